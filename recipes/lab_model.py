@@ -1,0 +1,308 @@
+"""Train the bundled lab model: a small Llama with a window of 512 tokens.
+
+    python recipes/lab_model.py --out runs/lab --tokens 15_000_000
+
+Half of every step is text (the Python standard library found on this machine, without the
+held-out files), half is retrieval: passkey, key-value, several needles, variable tracing, at
+lengths from 96 tokens to the whole window. A run continues where it was killed: every step
+draws its data from (seed, step), so a resumed run sees what an uninterrupted one would.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lengthwise.measure.text import read_text, standard_library_files
+from lengthwise.measure.tasks.passkey import NEEDLE, QUESTION
+
+WINDOW = 512
+VOCABULARY = 1536
+LENGTHS = (96, 128, 192, 256, 384, 512)  # of retrieval problems
+ROWS = 8  # rows of WINDOW tokens for each half of a step
+BOS, EOS = 0, 1
+
+
+def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with single digits; `<s>` is put before every text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Split(Regex(r"\n+"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", BOS)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=WINDOW,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+WORDS = (
+    "amber anchor apple arrow autumn badger bamboo barrel basil beacon birch bishop blossom boulder "
+    "breeze bridge bronze butter cabin candle canyon carbon castle cedar cellar cherry chimney "
+    "cobalt comet copper coral cotton crystal dagger daisy desert dragon eagle ember engine falcon "
+    "feather fern forest garden ginger glacier granite harbor hazel helmet hermit hollow indigo "
+    "island ivory jacket jasmine jungle kettle lagoon lantern lemon linen lizard magnet maple "
+    "marble meadow mirror monsoon mustard needle nickel oasis olive onyx orchid otter oyster paddle "
+    "palace panther paper pebble pepper pigeon pine planet plum pocket prairie quartz rabbit raven "
+    "ribbon river rocket saddle saffron salmon sapphire shadow silver spider spruce summit sunset "
+    "temple thunder tiger timber topaz tulip turtle valley velvet violet walnut willow winter zephyr"
+).split()
+
+
+def _digits(rng: random.Random) -> str:
+    return "".join(rng.choice("0123456789") for _ in range(5))
+
+
+def _passkey(rng: random.Random) -> tuple[list[str], list[tuple[str, str]]]:
+    key = _digits(rng)
+    return [NEEDLE.format(key=key)], [(QUESTION, f" {key}")]
+
+
+def _key_value(rng: random.Random) -> tuple[list[str], list[tuple[str, str]]]:
+    pairs = [(word, _digits(rng)) for word in rng.sample(WORDS, rng.choice((2, 4, 6)))]
+    asked = rng.sample(pairs, 2)
+    return [f"\n{w}: {d}\n" for w, d in pairs], [(f"\nThe value of {w} is", f" {d}") for w, d in asked]
+
+
+def _needles(rng: random.Random) -> tuple[list[str], list[tuple[str, str]]]:
+    facts = [(word, _digits(rng)) for word in rng.sample(WORDS, rng.choice((2, 3, 4)))]
+    needles = [f"\nThe magic number of the {w} is {d}.\n" for w, d in facts]
+    asked = rng.sample(facts, 2)
+    return needles, [(f"\nWhat is the magic number of the {w}? It is", f" {d}") for w, d in asked]
+
+
+def _tracing(rng: random.Random) -> tuple[list[str], list[tuple[str, str]]]:
+    first, second, third, other = rng.sample(WORDS, 4)
+    value, decoy = _digits(rng), _digits(rng)
+    chain = [f"\nVAR {first} = {value}\n", f"\nVAR {second} = VAR {first}\n"]
+    if rng.random() < 0.5:
+        chain.append(f"\nVAR {third} = VAR {second}\n")
+    needles = chain + [f"\nVAR {other} = {decoy}\n"]
+    last = third if len(chain) == 3 else second
+    return needles, [(f"\nThe value of VAR {last} is", f" {value}")]
+
+
+Problem = Callable[[random.Random], tuple[list[str], list[tuple[str, str]]]]
+PROBLEMS: tuple[Problem, ...] = (_passkey, _key_value, _needles, _tracing)
+
+
+class Data:
+    """Batches as a pure function of (seed, step)."""
+
+    def __init__(self, tokens: Tensor, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+        self.tokens, self.tokenizer, self.seed = tokens, tokenizer, seed
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def text(self, step: int) -> Tensor:
+        """[ROWS, WINDOW] tokens of running text, each row headed by `<s>`."""
+        g = torch.Generator().manual_seed(self.seed * 1_000_003 + 2 * step)
+        starts = torch.randint(0, len(self.tokens) - WINDOW, (ROWS,), generator=g)
+        rows = self.tokens[starts[:, None] + torch.arange(WINDOW - 1)]
+        return torch.cat([torch.full((ROWS, 1), BOS), rows.long()], dim=1)
+
+    def retrieval(self, step: int) -> tuple[Tensor, Tensor]:
+        """[n, length] problems filled to one length, and a mask of the answers' tokens."""
+        rng = random.Random(self.seed * 1_000_003 + 2 * step + 1)
+        length = rng.choice(LENGTHS)
+        rows, masks = [], []
+        for _ in range(ROWS * WINDOW // length):
+            row, mask = self._problem(rng, length)
+            rows.append(row)
+            masks.append(mask)
+        return torch.tensor(rows), torch.tensor(masks)
+
+    def _problem(self, rng: random.Random, length: int) -> tuple[list[int], list[bool]]:
+        while True:
+            needles, asked = rng.choice(PROBLEMS)(rng)
+            parts = [self.encode(needle) for needle in needles]
+            tail: list[int] = []
+            tail_mask: list[bool] = []
+            for question, answer in asked:
+                for ids, is_answer in ((self.encode(question), False), (self.encode(answer), True)):
+                    tail += ids
+                    tail_mask += [is_answer] * len(ids)
+            tail += [EOS]
+            tail_mask += [True]
+            room = length - 1 - len(tail) - sum(map(len, parts))
+            if room >= 0:
+                break
+        start = rng.randrange(len(self.tokens) - room)
+        filler = self.tokens[start : start + room].tolist()
+        if len(parts) > 1 and needles[0].startswith("\nVAR"):  # a chain keeps its order
+            cuts = sorted(rng.randint(0, room) for _ in parts)
+        else:
+            cuts = [rng.randint(0, room) for _ in parts]
+        row, at = [BOS], 0
+        for cut, part in sorted(zip(cuts, parts), key=lambda pair: pair[0]):
+            row += filler[at:cut] + part
+            at = cut
+        row += filler[at:]
+        mask = [False] * len(row) + tail_mask
+        return row + tail, mask
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalised by five Newton-Schulz steps, in float32.
+
+    Source: K. Jordan et al., Muon (2024); step scaled by 0.2 sqrt(max(rows, columns)) as in
+    Moonlight (arXiv:2502.16982), so that AdamW's learning rates fit. torch.optim.Muon iterates
+    in bfloat16, which a CPU without bfloat16 units emulates about fifty times more slowly.
+    """
+
+    def __init__(self, parameters: list[Tensor], lr: float, weight_decay: float) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(buffer, group["momentum"])
+                x = update.T if p.shape[0] > p.shape[1] else update
+                x = x / (x.norm() + 1e-7)
+                for _ in range(5):
+                    gram = x @ x.T
+                    x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+                update = x.T if p.shape[0] > p.shape[1] else x
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(p.shape)))
+
+
+def write_atomically(path: Path, save: Callable[[Path], None]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    save(temporary)
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tokens", type=int, default=15_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--muon-lr", type=float, default=3e-3)
+    parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--save-every", type=int, default=100, help="steps")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+
+    files = standard_library_files(held_out=False)
+    random.Random(arguments.seed).shuffle(files)
+    texts = [text for text in map(read_text, files) if text]
+    if not (out / "tokenizer.json").exists():
+        make_tokenizer(texts).save_pretrained(out)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+    if not (out / "tokens.pt").exists():
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        stream = torch.cat([torch.tensor(ids + [EOS], dtype=torch.int32) for ids in encoded])
+        write_atomically(out / "tokens.pt", lambda p: torch.save(stream, p))
+    data = Data(torch.load(out / "tokens.pt"), tokenizer, arguments.seed)
+
+    torch.manual_seed(arguments.seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=512, num_hidden_layers=6,
+        num_attention_heads=8, num_key_value_heads=4, head_dim=32, max_position_embeddings=WINDOW,
+        tie_word_embeddings=True, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    optimizers = [
+        Muon(hidden, lr=arguments.muon_lr, weight_decay=0.05),
+        torch.optim.AdamW(others, lr=arguments.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    peaks = [arguments.muon_lr, arguments.adam_lr]
+    step, steps = 0, arguments.tokens // (2 * ROWS * WINDOW)
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        step = state["step"]
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"]):
+            optimizer.load_state_dict(saved)
+
+    def save() -> None:
+        state = {
+            "step": step,
+            "model": model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        }
+        write_atomically(checkpoint, lambda p: torch.save(state, p))
+
+    log = open(out / "log.jsonl", "a", buffering=1)
+    began = time.time()
+    while step < steps:
+        # Warm up, hold, and fall to zero over the last 40%: a longer run only moves the fall.
+        scale = min(1.0, (step + 1) / 50, (steps - step) / (0.4 * steps))
+        for optimizer, peak in zip(optimizers, peaks):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * scale
+        text = data.text(step)
+        logits = model(input_ids=text, use_cache=False).logits[:, :-1]
+        text_loss = torch.nn.functional.cross_entropy(
+            logits.reshape(-1, VOCABULARY), text[:, 1:].reshape(-1)
+        )
+        text_loss.backward()
+        rows, answers = data.retrieval(step)
+        logits = model(input_ids=rows, use_cache=False).logits[:, :-1]
+        losses = torch.nn.functional.cross_entropy(
+            logits.reshape(-1, VOCABULARY), rows[:, 1:].reshape(-1), reduction="none"
+        )
+        answer_loss = losses[answers[:, 1:].reshape(-1)].mean()
+        (0.5 * losses.mean() + 0.5 * answer_loss).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        step += 1
+        line = {
+            "step": step, "tokens": step * 2 * ROWS * WINDOW, "text_loss": round(text_loss.item(), 4),
+            "answer_loss": round(answer_loss.item(), 4), "seconds": round(time.time() - began, 1),
+        }  # fmt: skip
+        if not math.isfinite(line["text_loss"]):
+            raise SystemExit(f"loss is {line['text_loss']} at step {step}; {checkpoint} is the last good state")
+        log.write(json.dumps(line) + "\n")
+        if step % 10 == 0:
+            left = (time.time() - began) / step * (steps - step) / 60
+            print(json.dumps(line), f"{left:.0f} min left", flush=True)
+        if step % arguments.save_every == 0 or step == steps:
+            save()
+    final = LlamaForCausalLM(config)
+    final.load_state_dict(model.state_dict())
+    final.to(torch.bfloat16).save_pretrained(out / "model")
+    tokenizer.save_pretrained(out / "model")
+
+
+if __name__ == "__main__":
+    main()

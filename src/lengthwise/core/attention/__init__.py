@@ -1,0 +1,264 @@
+"""`attend`: softmax attention over blocks of keys through a layout's regions."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lengthwise.core.attention.band import band
+from lengthwise.core.attention.chunked import chunked, coverage
+from lengthwise.core.attention.decode import decode
+from lengthwise.core.attention.flex import flex, has_compiler
+from lengthwise.core.attention.reference import reference
+from lengthwise.core.keys import KeyBlock, Queries, concatenate
+from lengthwise.core.partial import Partial, merge, sink
+from lengthwise.core.regions import OWN, Place, Region
+from lengthwise.core.rotary import Rotary
+
+__all__ = ["IMPLEMENTATIONS", "Choice", "attend", "attend_blocks", "choose", "place_keys", "place_queries"]
+
+IMPLEMENTATIONS = ("auto", "reference", "chunked", "sdpa", "flex", "decode")
+
+# Scores that `decode` may hold at once, and the pairs from which compiling for a CPU pays.
+DECODE_SCORES = 1 << 24
+FLEX_CPU_PAIRS = 1 << 36
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An implementation's name and the reason for it."""
+
+    name: str
+    reason: str
+
+
+def choose(
+    *,
+    device: str,
+    queries: int,
+    keys: int,
+    heads: int,
+    aligned: bool,
+    plain: bool,
+    needs_grad: bool,
+    compiler: bool,
+) -> Choice:
+    """The fastest implementation proven for a call; a pure function of its arguments.
+
+    Args:
+        device: `cpu` or `cuda`.
+        queries, keys, heads: The sizes of the call; queries and heads times the rows.
+        aligned: Whether positions are consecutive on both sides, without padding or documents.
+        plain: Whether the region is only a band: no predicate, score change or soft cap.
+        needs_grad: Whether anybody will differentiate.
+        compiler: Whether torch.compile can build kernels here.
+    """
+    if queries <= 16 and not needs_grad and queries * heads * keys <= DECODE_SCORES:
+        return Choice("decode", "few queries: one product that reads keys once per KV head")
+    if device == "cpu" and aligned and plain and not needs_grad:
+        return Choice("sdpa", "consecutive positions: torch's fused kernel on rectangles and triangles")
+    if device == "cuda" and compiler:
+        return Choice("flex", "one fused kernel for any predicate, forward and backward")
+    if device == "cpu" and not needs_grad and queries * heads * keys >= FLEX_CPU_PAIRS:
+        if compiler:
+            return Choice("flex", "the work ahead pays for tens of seconds of compilation")
+        return Choice("chunked", "FlexAttention would pay, but there is no C++ compiler here")
+    why = "it has a backward" if needs_grad else "padding, documents or a predicate need masks"
+    return Choice("chunked", f"plain torch tiles: {why}")
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    regions: Sequence[Region],
+    *,
+    q_positions: Tensor | None = None,
+    k_positions: Tensor | None = None,
+    q_segments: Tensor | None = None,
+    k_segments: Tensor | None = None,
+    rotary: Rotary | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    learned_sink: Tensor | None = None,
+    impl: str = "auto",
+) -> Partial:
+    """Softmax attention of un-rotated queries over un-rotated keys through disjoint regions.
+
+    Args:
+        q: Queries `[b, heads, t, d]`.
+        k, v: Keys `[b, kv_heads, n, d]` and values `[b, kv_heads, n, e]`; heads is a multiple
+            of kv_heads.
+        regions: Disjoint; each has its own apparent positions.
+        q_positions, k_positions: Logical positions `[b, t]`, and `[b, n]` or
+            `[b, kv_heads, n]`; -1 is padding. By default keys stand at 0 .. n - 1 and queries
+            at the last t of them.
+        q_segments, k_segments: Document numbers `[b, t]` and `[b, n]`; both or neither.
+        rotary: Frequencies for the apparent positions; None for a layer without positions.
+        scale: Multiplies scores; d ** -0.5 by default.
+        softcap: Scores become softcap * tanh(score / softcap) (Gemma 2).
+        learned_sink: One logit per head that takes part in the softmax with value 0 (gpt-oss).
+        impl: One of `IMPLEMENTATIONS`.
+
+    Raises:
+        ValueError: For an unknown `impl`, head counts that do not divide, or one-sided segments.
+    """
+    b, heads, t, _ = q.shape
+    n = k.shape[2]
+    if heads % k.shape[1]:
+        raise ValueError(f"heads must be a multiple of kv_heads {k.shape[1]}, got {heads}")
+    if (q_segments is None) != (k_segments is None):
+        raise ValueError("segments must be given for queries and keys, or for neither")
+    q_start = k_start = None
+    if k_positions is None:
+        k_positions, k_start = torch.arange(n, device=k.device).expand(b, 1, n), 0
+    elif k_positions.ndim == 2:
+        k_positions = k_positions[:, None]
+    if q_positions is None:
+        q_positions, q_start = torch.arange(n - t, n, device=q.device).expand(b, t), n - t
+    return attend_blocks(
+        Queries(q, q_positions, q_segments, q_start),
+        [KeyBlock(k, v, k_positions, k_segments, k_start)],
+        regions,
+        rotary=rotary,
+        stored=None,
+        scale=scale,
+        softcap=softcap,
+        learned_sink=learned_sink,
+        impl=impl,
+    )
+
+
+def attend_blocks(
+    queries: Queries,
+    blocks: Sequence[KeyBlock],
+    regions: Sequence[Region],
+    *,
+    rotary: Rotary | None,
+    stored: Place | None = OWN,
+    scale: float | None = None,
+    softcap: float | None = None,
+    learned_sink: Tensor | None = None,
+    impl: str = "auto",
+) -> Partial:
+    """As `attend`, over keys that storage holds in blocks.
+
+    Args:
+        stored: Where the keys of the blocks are rotated to already; None when they are not
+            rotated. A region that places keys there reads them as they are.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    scale = 1 / math.sqrt(queries.vectors.shape[-1]) if scale is None else scale
+    if impl == "reference":
+        whole = reference(
+            queries, concatenate(blocks), regions,
+            rotary=rotary, stored=stored, scale=scale, softcap=softcap,
+        )  # fmt: skip
+    else:
+        parts = []
+        for region in regions:
+            placed = place_queries(queries, region, rotary)
+            for block in blocks:
+                seen = reachable(region, queries, block)
+                if seen is not None:
+                    keys = place_keys(seen, region, rotary, stored)
+                    parts.append(_partial(placed, keys, region, scale, softcap, impl))
+        if not parts:
+            b, h, t, _ = queries.vectors.shape
+            width = blocks[0].values.shape[-1]
+            empty = queries.vectors.new_full((b, h, t), float("-inf"))
+            parts = [Partial(queries.vectors.new_zeros(b, h, t, width), empty)]
+        whole = merge(parts)
+    return whole if learned_sink is None else merge([whole, sink(learned_sink, whole)])
+
+
+def _partial(
+    queries: Queries,
+    block: KeyBlock,
+    region: Region,
+    scale: float,
+    softcap: float | None,
+    impl: str,
+) -> Partial:
+    aligned = queries.start is not None and block.start is not None and queries.segments is None
+    plain = region.also is None and region.score is None and softcap is None
+    plain = plain and block.values.shape[-1] == queries.vectors.shape[-1]
+    if impl == "auto":
+        b, h, t, _ = queries.vectors.shape
+        tensors = (queries.vectors, block.keys, block.values)
+        impl = choose(
+            device=queries.vectors.device.type,
+            queries=b * t,
+            keys=len(block),
+            heads=h,
+            aligned=aligned,
+            plain=plain,
+            needs_grad=torch.is_grad_enabled() and any(x.requires_grad for x in tensors),
+            compiler=has_compiler(),
+        ).name
+    if impl == "sdpa":
+        if not (aligned and plain and queries.vectors.device.type == "cpu"):
+            raise ValueError(
+                "impl='sdpa' takes plain bands at consecutive positions, keys as wide as values, "
+                "on a CPU; use 'chunked'"
+            )
+        return band(queries, block, region, scale=scale)
+    run = {"decode": decode, "chunked": chunked, "flex": flex}[impl]
+    return run(queries, block, region, scale=scale, softcap=softcap)
+
+
+def place_queries(queries: Queries, region: Region, rotary: Rotary | None) -> Queries:
+    """The queries rotated to their apparent positions in a region."""
+    if rotary is None:
+        return queries
+    places = region.q_place(queries.positions)[:, None]
+    return replace(queries, vectors=rotary.rotate(queries.vectors, places))
+
+
+def place_keys(
+    block: KeyBlock, region: Region, rotary: Rotary | None, stored: Place | None
+) -> KeyBlock:
+    """The keys rotated to their apparent positions in a region."""
+    if rotary is None or stored == region.k_place:
+        return block
+    places = region.k_place(block.positions)
+    if stored is None:
+        keys = rotary.rotate(block.keys, places)
+    else:
+        keys = rotary.shift(block.keys, places - stored(block.positions))
+    return replace(block, keys=keys)
+
+
+def reachable(region: Region, queries: Queries, block: KeyBlock) -> KeyBlock | None:
+    """The run of slots that any of the queries may see, or None if there is none."""
+    n = len(block)
+    if n == 0 or region.empty or coverage(region, queries, block) == "none":
+        return None
+    if queries.start is not None and block.start is not None:
+        low, high = 0, n
+        if region.far is not None:
+            low = max(low, queries.start - region.far + 1 - block.start)
+        high = min(high, queries.start + len(queries) - region.near - block.start)
+        low = max(low, region.first - block.start)
+        if region.last is not None:
+            high = min(high, region.last - block.start)
+    else:
+        positions = queries.positions
+        real = positions >= 0
+        lowest = torch.where(real, positions, positions.new_tensor(1 << 62)).amin(1)[:, None, None]
+        highest = positions.amax(1)[:, None, None]
+        seen = (block.positions >= region.first) & (block.positions <= highest - region.near)
+        if region.far is not None:
+            seen &= block.positions > lowest - region.far
+        if region.last is not None:
+            seen &= block.positions < region.last
+        slots = seen.any(0).any(0).nonzero()
+        if not len(slots):
+            return None
+        low, high = int(slots[0]), int(slots[-1]) + 1
+    if high <= low:
+        return None
+    return block if (low, high) == (0, n) else block.slots(low, high)

@@ -1,0 +1,66 @@
+"""The truth: one dense softmax over every key, with each region's scores at its own positions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lengthwise.core.keys import KeyBlock, Queries
+from lengthwise.core.partial import Partial
+from lengthwise.core.regions import Place, Region, same_segment, visible_pairs
+from lengthwise.core.rotary import Rotary
+
+
+def reference(
+    queries: Queries,
+    block: KeyBlock,
+    regions: Sequence[Region],
+    *,
+    rotary: Rotary | None,
+    stored: Place | None,
+    scale: float,
+    softcap: float | None = None,
+) -> Partial:
+    """Attention of all queries over one block of keys through all regions at once.
+
+    Memory and time grow with queries times keys: for tests and for reading. Arguments as in
+    `lengthwise.core.attention.attend`.
+    """
+    heads, kv_heads = queries.vectors.shape[1], block.keys.shape[1]
+    q_positions, k_positions = queries.positions, block.positions
+    values = block.values.repeat_interleave(heads // kv_heads, dim=1)
+    shape = (queries.vectors.shape[0], heads, len(queries), len(block))
+    scores = queries.vectors.new_full(shape, float("-inf"))
+    for region in regions:
+        q, k = queries.vectors, block.keys
+        if rotary is not None:
+            q = rotary.rotate(q, region.q_place(q_positions)[:, None])
+            places = region.k_place(k_positions)
+            if stored is None:
+                k = rotary.rotate(k, places)
+            else:
+                k = rotary.shift(k, places - stored(k_positions))
+        score = q @ k.repeat_interleave(heads // kv_heads, dim=1).transpose(-1, -2) * scale
+        if softcap is not None:
+            score = torch.tanh(score / softcap) * softcap
+        if region.score is not None:
+            score = apply_score(region, score, q_positions, k_positions)
+        seen = visible_pairs(region, q_positions, k_positions, heads)
+        together = same_segment(queries.segments, block.segments)
+        if together is not None:
+            seen = seen & together
+        scores = torch.where(seen, score, scores)
+    lse = torch.logsumexp(scores, dim=-1)
+    weights = torch.exp(scores - torch.where(lse.isneginf(), 0.0, lse)[..., None])
+    return Partial(weights @ values, lse)
+
+
+def apply_score(region: Region, score: Tensor, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+    """A region's own change of the scores `[b, h, q, k]`."""
+    assert region.score is not None
+    b = torch.arange(score.shape[0], device=score.device)[:, None, None, None]
+    h = torch.arange(score.shape[1], device=score.device)[None, :, None, None]
+    k = k_positions
+    if k.shape[1] > 1:
+        k = k.repeat_interleave(score.shape[1] // k.shape[1], dim=1)
+    return region.score(score, b, h, q_positions[:, None, :, None], k[:, :, None, :])

@@ -1,0 +1,77 @@
+"""Keys and values as storage hands them to attention: blocks with their logical positions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class KeyBlock:
+    """Some keys and values. Logical position is data, the physical slot is storage.
+
+    Attributes:
+        positions: Logical position of every slot, the same for all KV heads or one row for
+            each; -1 marks an empty slot.
+        segments: Document number of every slot, or None for one document.
+        start: If every row and head holds exactly the positions start, start + 1, ...: that
+            start. None otherwise. Then masks follow from arithmetic alone.
+    """
+
+    keys: Float[Tensor, "b kv n d"]
+    values: Float[Tensor, "b kv n e"]
+    positions: Int[Tensor, "b #kv n"]
+    segments: Int[Tensor, "b n"] | None = None
+    start: int | None = None
+
+    def __len__(self) -> int:
+        return self.keys.shape[2]
+
+    def slots(self, low: int, high: int) -> "KeyBlock":
+        """The slots low .. high - 1."""
+        return KeyBlock(
+            self.keys[:, :, low:high],
+            self.values[:, :, low:high],
+            self.positions[:, :, low:high],
+            None if self.segments is None else self.segments[:, low:high],
+            None if self.start is None else self.start + low,
+        )
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Query vectors with their logical positions; the other side of a `KeyBlock`."""
+
+    vectors: Float[Tensor, "b h t d"]
+    positions: Int[Tensor, "b t"]
+    segments: Int[Tensor, "b t"] | None = None
+    start: int | None = None
+
+    def __len__(self) -> int:
+        return self.vectors.shape[2]
+
+    def times(self, low: int, high: int) -> "Queries":
+        """The queries low .. high - 1."""
+        return Queries(
+            self.vectors[:, :, low:high],
+            self.positions[:, low:high],
+            None if self.segments is None else self.segments[:, low:high],
+            None if self.start is None else self.start + low,
+        )
+
+
+def concatenate(blocks: Sequence[KeyBlock]) -> KeyBlock:
+    """One block that holds the slots of all of them, in order."""
+    if len(blocks) == 1:
+        return blocks[0]
+    heads = max(block.positions.shape[1] for block in blocks)
+    segments = [block.segments for block in blocks]
+    return KeyBlock(
+        torch.cat([block.keys for block in blocks], dim=2),
+        torch.cat([block.values for block in blocks], dim=2),
+        torch.cat([block.positions.expand(-1, heads, -1) for block in blocks], dim=2),
+        None if segments[0] is None else torch.cat([s for s in segments if s is not None], dim=1),
+        None,
+    )

@@ -1,0 +1,139 @@
+"""Pages: fixed-size runs of logical positions, and attention over the pages that queries chose."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from lengthwise.core.attention import attend_blocks
+from lengthwise.core.keys import KeyBlock, Queries
+from lengthwise.core.partial import Partial
+from lengthwise.core.regions import Region
+
+# Queries whose chosen pages are read together; more share reads, fewer waste less on masks.
+QUERY_TILE = 128
+
+
+@dataclass(frozen=True)
+class Paging:
+    """Page c holds the positions first + c * size .. first + (c + 1) * size - 1.
+
+    Args:
+        size: Tokens in a page, at least 1.
+        first: Position of the first token of page 0; earlier tokens belong to no page.
+    """
+
+    size: int
+    first: int = 0
+
+    def page(self, positions: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+        """Page of every position; negative before page 0."""
+        return (positions - self.first).div(self.size, rounding_mode="floor")
+
+    def last(self, pages: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+        """The last position of every page."""
+        return self.first + (pages + 1) * self.size - 1
+
+
+class SlotMap:
+    """Where logical positions lie in storage: `slots[b, position]`, -1 where nothing arrived."""
+
+    def __init__(self) -> None:
+        self.slots: Tensor | None = None
+        self.arrived = 0
+
+    def note(self, positions: Int[Tensor, "b n"]) -> None:
+        """Take note of tokens in their order of arrival; padding takes a slot too."""
+        b, n = positions.shape
+        longest = int(positions.max()) + 1
+        held = 0 if self.slots is None else self.slots.shape[1]
+        if longest > held:
+            grown = positions.new_full((b, max(longest, 2 * held)), -1)
+            if self.slots is not None:
+                grown[:, :held] = self.slots
+            self.slots = grown
+        assert self.slots is not None
+        rows, times = (positions >= 0).nonzero(as_tuple=True)
+        self.slots[rows, positions[rows, times]] = times + self.arrived
+        self.arrived += n
+
+    def of(self, positions: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
+        """Slots of positions; -1 where the position is out of range or nothing arrived."""
+        assert self.slots is not None
+        limit = self.slots.shape[1]
+        inside = (positions >= 0) & (positions < limit)
+        return torch.where(inside, self.slots.gather(1, positions.clamp(0, limit - 1)), -1)
+
+    def select_rows(self, index: Tensor) -> None:
+        """Keep the rows `index` of the batch, in that order."""
+        if self.slots is not None:
+            self.slots = self.slots.index_select(0, index)
+
+    def bytes(self) -> int:
+        """Bytes allocated."""
+        return 0 if self.slots is None else self.slots.nbytes
+
+
+def attend_pages(
+    queries: Queries,
+    chosen: Bool[Tensor, "b t pages"],
+    paging: Paging,
+    slots: SlotMap,
+    gather: Callable[[Tensor], KeyBlock],
+    region: Region,
+    **kw: Any,
+) -> Partial:
+    """Attention of each query over the pages that it chose, within a region.
+
+    Pages chosen by any query of a tile are read once for the whole tile, and masks keep each
+    query to its own: what a query sees never depends on its neighbours.
+
+    Args:
+        gather: From slots `[b, m]` to keys.
+        kw: Keyword arguments of `attend_blocks`.
+    """
+    b, t, pages = chosen.shape
+    outs, lses = [], []
+    within = torch.arange(paging.size, device=chosen.device)
+    for low in range(0, t, QUERY_TILE):
+        high = min(low + QUERY_TILE, t)
+        mine = chosen[:, low:high]
+        union = mine.any(1)
+        most = int(union.sum(1).max())
+        # The union's pages first, in order; a row with fewer reads page -1, which is empty.
+        order = union.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        taken = torch.where(union.gather(1, order), order, -1)
+        positions = paging.first + taken[:, :, None] * paging.size + within
+        positions = torch.where(taken[:, :, None] >= 0, positions, -1).flatten(1)
+        block = gather(slots.of(positions))
+        tile = replace(queries.times(low, high), start=None)
+        mask = _chosen_by(mine, tile.positions, paging)
+        also = mask if region.also is None else _both(region.also, mask)
+        part = attend_blocks(tile, [block], [replace(region, also=also)], **kw)
+        outs.append(part.out)
+        lses.append(part.lse)
+    return Partial(torch.cat(outs, dim=2), torch.cat(lses, dim=2))
+
+
+def _chosen_by(chosen: Tensor, q_positions: Tensor, paging: Paging) -> Any:
+    """The predicate "this query chose this key's page", for queries at consecutive positions."""
+    start = torch.where(q_positions >= 0, q_positions - torch.arange(chosen.shape[1], device=chosen.device), -(1 << 60)).amax(1)
+    t, pages = chosen.shape[1:]
+
+    def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        time = (q - start[b]).clamp(0, t - 1)
+        page = paging.page(k)
+        valid = (q >= 0) & (page >= 0) & (page < pages)
+        return valid & chosen[b, time, page.clamp(0, pages - 1)]
+
+    return mask
+
+
+def _both(one: Any, other: Any) -> Any:
+    def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return one(b, h, q, k) & other(b, h, q, k)
+
+    return mask

@@ -1,0 +1,53 @@
+"""Attention is made of parts: the exact merge of softmax attentions over disjoint sets of keys."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Partial(NamedTuple):
+    """Softmax attention over some of the keys.
+
+    Attributes:
+        out: The values averaged with the softmax over these keys alone; 0 where a query sees none.
+        lse: The natural logarithm of the sum of exponentiated scores; -inf where a query sees none.
+    """
+
+    out: Float[Tensor, "b h q d"]
+    lse: Float[Tensor, "b h q"]
+
+
+def merge(parts: Sequence[Partial]) -> Partial:
+    """Attention over the union of disjoint key sets, from the attention over each of them.
+
+    Exact: out = sum_p out_p exp(lse_p - lse), lse = logsumexp_p(lse_p). Keys that stand in two
+    parts count twice. A query that sees no key in any part gets out = 0 and lse = -inf.
+
+    Raises:
+        ValueError: If there is no part.
+    """
+    if not parts:
+        raise ValueError("merge needs at least one part, got none")
+    if len(parts) == 1:
+        return parts[0]
+    lses = torch.stack([part.lse for part in parts])
+    peak = lses.amax(dim=0)
+    # A row that sees nothing has only -inf: subtract 0 there, so that no inf - inf appears.
+    shifted = torch.exp(lses - torch.where(peak.isneginf(), torch.zeros_like(peak), peak))
+    total = shifted.sum(dim=0)
+    weights = shifted / total.clamp_min(torch.finfo(total.dtype).tiny)
+    out = sum(
+        part.out * weight.unsqueeze(-1).to(part.out.dtype)
+        for part, weight in zip(parts, weights, strict=True)
+    )
+    assert isinstance(out, Tensor)
+    return Partial(out, torch.logsumexp(lses, dim=0))
+
+
+def sink(logit: Float[Tensor, " h"], like: Partial) -> Partial:
+    """A learned sink (gpt-oss): a key of score `logit` for each head, with value 0."""
+    lse = logit.to(like.lse)[None, :, None].expand_as(like.lse)
+    return Partial(torch.zeros_like(like.out), lse)

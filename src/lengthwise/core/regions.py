@@ -1,0 +1,172 @@
+"""Regions: which keys a query sees, and how far away they seem.
+
+A layout is a list of disjoint regions. A region is a band of distances, a band of key
+positions, optionally one more predicate, and two rules that give queries and keys their
+apparent positions. Bands are numbers rather than code, so that whole tiles can be proved
+visible or invisible without looking at a single key.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# FlexAttention's signatures, over logical positions instead of indices:
+# visible(batch, head, query_position, key_position) -> bool
+# score(score, batch, head, query_position, key_position) -> score
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class Place(Protocol):
+    """A rule from logical to apparent position, elementwise. Equal rules must compare equal."""
+
+    def __call__(self, positions: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Own:
+    """A token seems to stand where it stands."""
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        return positions
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Every token seems to stand at one position."""
+
+    position: int
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        return torch.full_like(positions, self.position)
+
+
+@dataclass(frozen=True)
+class Capped:
+    """A token seems to stand where it stands, but never beyond `limit`."""
+
+    limit: int
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        return positions.clamp(max=self.limit)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """`group` neighbours share one position: `position // group + shift`."""
+
+    group: int
+    shift: int = 0
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        return positions.div(self.group, rounding_mode="floor") + self.shift
+
+
+OWN = Own()
+
+
+@dataclass(frozen=True)
+class Region:
+    """The pairs with `near <= distance < far` and `first <= key position < last`.
+
+    Args:
+        near: Smallest distance (query position minus key position) that is seen, at least 0.
+        far: Distances below it are seen; None for no limit.
+        first: Keys from this logical position on.
+        last: Keys before this logical position; None for no limit.
+        q_place: Apparent positions of queries.
+        k_place: Apparent positions of keys.
+        also: A further predicate on (batch, head, query position, key position).
+        score: Changes a score (after scale and soft cap) from the same four and the score.
+        paged: Whether a selector may choose among the keys of this region.
+    """
+
+    near: int = 0
+    far: int | None = None
+    first: int = 0
+    last: int | None = None
+    q_place: Place = OWN
+    k_place: Place = OWN
+    also: MaskMod | None = None
+    score: ScoreMod | None = None
+    paged: bool = False
+
+    def visible(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        """Whether the query at logical position `q` sees the key at `k`; any broadcast shapes.
+
+        Empty slots and padding have position -1 and are never seen, nor do they see.
+        """
+        seen = (k >= self.first) & (q - k >= self.near)
+        if self.far is not None:
+            seen = seen & (q - k < self.far)
+        if self.last is not None:
+            seen = seen & (k < self.last)
+        if self.also is not None:
+            seen = seen & self.also(b, h, q, k)
+        return seen
+
+    def within(
+        self,
+        *,
+        near: int = 0,
+        far: int | None = None,
+        first: int = 0,
+        last: int | None = None,
+        paged: bool = False,
+    ) -> "Region":
+        """This region cut down to narrower bands."""
+        return replace(
+            self,
+            near=max(self.near, near),
+            far=_smaller(self.far, far),
+            first=max(self.first, first),
+            last=_smaller(self.last, last),
+            paged=paged,
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether no pair can be in it."""
+        return (self.far is not None and self.far <= self.near) or (
+            self.last is not None and self.last <= self.first
+        )
+
+
+def _smaller(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def visible_pairs(
+    region: Region, q_positions: Tensor, k_positions: Tensor, heads: int
+) -> Tensor:
+    """Which of the pairs a region shows, `[b, heads or 1, q, k]`, before segments.
+
+    Args:
+        q_positions: Logical positions `[b, q]`.
+        k_positions: Logical positions `[b, kv_heads or 1, k]`.
+        heads: Query heads, a multiple of the KV heads.
+    """
+    device = q_positions.device
+    b = torch.arange(q_positions.shape[0], device=device)[:, None, None, None]
+    h = torch.arange(heads, device=device)[None, :, None, None]
+    k = k_positions
+    if k.shape[1] > 1:
+        k = k.repeat_interleave(heads // k.shape[1], dim=1)
+    return region.visible(b, h, q_positions[:, None, :, None], k[:, :, None, :])
+
+
+def same_segment(q_segments: Tensor | None, k_segments: Tensor | None) -> Tensor | None:
+    """`[b, 1, q, k]` truth of belonging to one document, or None where there are no documents."""
+    if q_segments is None or k_segments is None:
+        return None
+    return (q_segments[:, :, None] == k_segments[:, None, :])[:, None]
+
+
+def disjoint(regions: Sequence[Region], length: int) -> bool:
+    """Whether no pair below `length` is in two regions (tests call it for every layout)."""
+    p = torch.arange(length)[None]
+    counted = sum(visible_pairs(r, p, p[:, None], 1).long() for r in regions)
+    return bool((torch.as_tensor(counted) <= 1).all())

@@ -1,0 +1,77 @@
+"""Rotary position embedding by apparent positions, whole or fractional.
+
+Where the numbers go, once for the whole project:
+- angle of pair n at position p is `p * inv_freq[n]`, computed in float32 (float64 stays float64);
+- a query and a key are both rotated by their own positions, so a score depends on p_q - p_k only;
+- `attention_factor` multiplies cos and sin, hence both queries and keys, hence scores by its square;
+- the softmax scale (usually head_dim ** -0.5) is no business of this file: `attend` applies it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+Pairing = Literal["half", "interleaved"]
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Frequencies, and how dimensions are paired.
+
+    Args:
+        inv_freq: Radians per token of each pair, `[pairs]`, or one row for each sequence of a
+            batch, `[b, pairs]`. The first `2 * pairs` dimensions of a head are rotated, the
+            others pass through.
+        attention_factor: Multiplies cos and sin (YaRN's temperature); 1 changes nothing.
+        pairing: `half` pairs dimension n with n + pairs (Llama), `interleaved` 2n with 2n + 1
+            (GPT-J).
+    """
+
+    inv_freq: Float[Tensor, "*b pairs"]
+    attention_factor: float = 1.0
+    pairing: Pairing = "half"
+
+    def rotate(
+        self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, "b #h t"]
+    ) -> Float[Tensor, "b h t d"]:
+        """Rotate every vector of `x` by its position; the result has the type of `x`."""
+        turned = self._turn(x, positions)
+        return turned if self.attention_factor == 1.0 else self._scaled(turned)
+
+    def shift(
+        self, x: Float[Tensor, "b h t d"], offsets: Shaped[Tensor, "b #h t"]
+    ) -> Float[Tensor, "b h t d"]:
+        """Move vectors that are rotated already by `offsets` more tokens.
+
+        The attention factor is in them since `rotate`, so it is not applied again.
+        """
+        return self._turn(x, offsets)
+
+    def _scaled(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
+        width = 2 * self.inv_freq.shape[-1]
+        head = x[..., :width] * self.attention_factor
+        return head if width == x.shape[-1] else torch.cat([head, x[..., width:]], dim=-1)
+
+    def _turn(
+        self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, "b #h t"]
+    ) -> Float[Tensor, "b h t d"]:
+        exact = torch.promote_types(x.dtype, torch.float32)
+        inv_freq = self.inv_freq.to(x.device, exact)
+        if inv_freq.ndim == 2:
+            inv_freq = inv_freq[:, None, None, :]
+        angles = positions.to(exact).unsqueeze(-1) * inv_freq
+        cos, sin = angles.cos(), angles.sin()
+        pairs = inv_freq.shape[-1]
+        head = x[..., : 2 * pairs].to(exact)
+        if self.pairing == "half":
+            a, b = head[..., :pairs], head[..., pairs:]
+            turned = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+        else:
+            a, b = head[..., 0::2], head[..., 1::2]
+            turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+        turned = turned.to(x.dtype)
+        rest = x[..., 2 * pairs :]
+        return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned

@@ -1,0 +1,1 @@
+"""A pretrained checkpoint past its window."""

@@ -1,0 +1,126 @@
+"""`adapt`: methods become one model that works as before, at lengths it was not built for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import PreTrainedModel
+
+from lengthwise.extend.engine import Axes, Engine
+from lengthwise.extend.layouts import Causal
+from lengthwise.extend.method import AXES, Layout, Method, Scaling, Selector, Store
+from lengthwise.extend.scaling import OwnScaling
+from lengthwise.extend.selectors import AllPages
+from lengthwise.extend.stores import FullStore
+from lengthwise.hf.binding import Binding
+from lengthwise.hf.cache import LengthwiseCache
+from lengthwise.hf.families import read_geometry, refuse_unsupported
+
+
+def compose(methods: tuple[Method, ...]) -> Axes:
+    """One method for each axis: those named, then what they bring, then the identities.
+
+    Raises:
+        ValueError: If two methods fill one axis, a need cannot be met, or something is no method.
+    """
+    filled: dict[str, Method] = {}
+    for method in methods:
+        if not isinstance(method, Method):
+            raise ValueError(f"adapt takes methods such as lw.YaRN(factor=4), got {method!r}")
+        other = filled.setdefault(method.axis, method)
+        if other is not method:
+            raise ValueError(
+                f"{type(other).__name__} and {type(method).__name__} both fill the "
+                f"{method.axis} axis; choose one"
+            )
+    for method in list(filled.values()):
+        for brought in method.brings():
+            filled.setdefault(brought.axis, brought)
+    identities = (OwnScaling(), Causal(), AllPages(), FullStore())
+    for identity in identities:
+        filled.setdefault(identity.axis, identity)
+    scaling, layout, selector, store = (filled[axis] for axis in AXES)
+    assert isinstance(scaling, Scaling) and isinstance(layout, Layout)
+    assert isinstance(selector, Selector) and isinstance(store, Store)
+    for method in filled.values():
+        missing = method.needs - store.offers
+        if missing:
+            raise ValueError(
+                f"{type(method).__name__} needs {', '.join(sorted(missing))}, which "
+                f"{type(store).__name__} does not keep; use FullStore"
+            )
+    return Axes(scaling, layout, selector, store)
+
+
+def adapt(model: PreTrainedModel, *methods: Method) -> PreTrainedModel:
+    """Fit methods into a transformers model, in place; `restore` takes them out again.
+
+    Without methods the model computes what it did before, through lengthwise's attention.
+
+    Args:
+        model: A causal language model of a supported family (`lengthwise.hf.families`).
+        methods: At most one for each axis, in any order.
+
+    Raises:
+        ValueError: If the model is adapted already or not supported, or the methods do not fit
+            it or each other.
+    """
+    if is_adapted(model):
+        raise ValueError("the model is adapted already; call lengthwise.restore(model) first")
+    refuse_unsupported(model)
+    axes = compose(methods)
+    geometry = read_geometry(model)
+    for method in (axes.scaling, axes.layout, axes.selector, axes.store):
+        method.check(geometry.window)
+    rotaries = [layer.rotary for i, layer in enumerate(geometry.layers) if not geometry.local(i)]
+    for rotary in rotaries:
+        if rotary is not None:
+            axes.scaling.check_base(rotary)
+    Binding(model, Engine(geometry, axes))
+    return model
+
+
+def restore(model: PreTrainedModel) -> PreTrainedModel:
+    """Take the methods out again: the model computes bit for bit what it did before `adapt`.
+
+    Raises:
+        ValueError: If the model is not adapted.
+    """
+    binding_of(model).undo(model)
+    return model
+
+
+@contextmanager
+def adapted(model: PreTrainedModel, *methods: Method) -> Iterator[PreTrainedModel]:
+    """`adapt` for the length of a `with` block, `restore` at its end whatever happens."""
+    adapt(model, *methods)
+    try:
+        yield model
+    finally:
+        restore(model)
+
+
+def new_cache(model: PreTrainedModel) -> LengthwiseCache:
+    """An empty cache for an adapted model, to pass as `past_key_values`.
+
+    Raises:
+        ValueError: If the model is not adapted.
+    """
+    return binding_of(model).new_cache()
+
+
+def is_adapted(model: PreTrainedModel) -> bool:
+    """Whether `adapt` was called and `restore` was not."""
+    return "_lengthwise" in model.__dict__
+
+
+def binding_of(model: PreTrainedModel) -> Binding:
+    """What ties an adapted model to its engine.
+
+    Raises:
+        ValueError: If the model is not adapted.
+    """
+    if not is_adapted(model):
+        raise ValueError("the model is not adapted; call lengthwise.adapt(model, …) first")
+    binding = model.__dict__["_lengthwise"]
+    assert isinstance(binding, Binding)
+    return binding

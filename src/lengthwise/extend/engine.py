@@ -1,0 +1,164 @@
+"""One layer's attention, composed of a scaling, a layout, a selector and a store."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lengthwise.core.attention import attend_blocks
+from lengthwise.core.geometry import Geometry
+from lengthwise.core.keys import KeyBlock, Queries
+from lengthwise.core.partial import merge, sink
+from lengthwise.core.regions import OWN, Place, Region
+from lengthwise.core.rotary import Rotary
+from lengthwise.extend.layouts.causal import Causal
+from lengthwise.extend.method import Layout, Scaling, Selector, SelectorState, Store, StoreState
+from lengthwise.extend.scaling.own import OwnScaling
+from lengthwise.extend.selectors.all_pages import AllPages
+from lengthwise.extend.stores.full import FullStore
+from lengthwise.extend.stores.streaming_llm import StreamingLLM
+from lengthwise.hf.positions import Step
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A point in the product of the four axes."""
+
+    scaling: Scaling
+    layout: Layout
+    selector: Selector
+    store: Store
+
+
+@dataclass
+class LayerState:
+    """What one layer remembers between forwards."""
+
+    store: StoreState
+    selector: SelectorState | None
+
+    def select_rows(self, index: Tensor) -> None:
+        """Keep the rows `index` of the batch, in that order."""
+        self.store.select_rows(index)
+        if self.selector is not None:
+            self.selector.select_rows(index)
+
+    @property
+    def croppable(self) -> bool:
+        """Whether tokens can be taken back."""
+        return self.selector is None and self.store.croppable
+
+    def crop(self, tokens: int) -> None:
+        """Forget the newest `tokens` tokens."""
+        self.store.crop(tokens)
+
+    def bytes(self) -> int:
+        """Bytes allocated."""
+        return self.store.bytes() + (0 if self.selector is None else self.selector.bytes())
+
+
+class Engine:
+    """Attention of an adapted model: `attend` for every layer of every forward."""
+
+    def __init__(self, geometry: Geometry, axes: Axes) -> None:
+        self.geometry, self.axes = geometry, axes
+        self._rotaries: dict[int, Rotary] = {}
+
+    @cached_property
+    def layers(self) -> list[Axes]:
+        """The axes of every layer; local layers of a mixed model keep the model's own."""
+        return [self._local_axes(i) or self.axes for i in range(len(self.geometry.layers))]
+
+    def _local_axes(self, layer: int) -> Axes | None:
+        window = self.geometry.layers[layer].window
+        if not self.geometry.local(layer) or window is None:
+            return None
+        return Axes(OwnScaling(), Causal(), AllPages(), StreamingLLM(sinks=0, window=window))
+
+    @cached_property
+    def regions(self) -> list[list[Region]]:
+        """The regions of every layer, cut by the model's window, the store and the selector."""
+        all_regions = []
+        for layer, axes in zip(self.geometry.layers, self.layers, strict=True):
+            regions = [
+                region.within(far=layer.window, paged=region.paged)
+                for region in axes.layout.regions()
+            ]
+            regions = axes.selector.restrict(axes.store.restrict(regions))
+            all_regions.append([region for region in regions if not region.empty])
+        return all_regions
+
+    def new_state(self, layer: int) -> LayerState:
+        """An empty memory for one layer."""
+        axes = self.layers[layer]
+        return LayerState(axes.store.state(), axes.selector.state())
+
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        step: Step,
+        state: LayerState | None,
+        *,
+        scale: float,
+        softcap: float | None,
+        learned_sink: Tensor | None,
+        impl: str = "auto",
+    ) -> Tensor:
+        """Attention output `[b, heads, t, d]` from un-rotated queries, keys and values.
+
+        Args:
+            state: The layer's memory; None for a forward without a cache.
+        """
+        axes = self.layers[layer]
+        rotary, stored = self._rotary(layer, step)
+        if rotary is not None and stored is not None:
+            k = rotary.rotate(k, stored(step.positions)[:, None])
+        new = KeyBlock(k, v, step.positions[:, None], step.segments, step.start)
+        queries = Queries(q, step.positions, step.segments, step.start)
+        if state is None and axes.selector.state() is not None:
+            state = self.new_state(layer)  # pages are looked up in a store
+        blocks = [new] if state is None else state.store.extend(new)
+        regions = self.regions[layer]
+        kw = {"rotary": rotary, "stored": stored, "scale": scale, "softcap": softcap, "impl": impl}
+        exact = [region for region in regions if not region.paged]
+        parts = [attend_blocks(queries, blocks, exact, **kw)]  # type: ignore[arg-type]
+        if state is not None and state.selector is not None:
+            parts += state.selector.attend(queries, state.store, regions, **kw)
+        if learned_sink is not None:
+            parts.append(sink(learned_sink, parts[0]))
+        return merge(parts).out
+
+    def _rotary(self, layer: int, step: Step) -> tuple[Rotary | None, Place | None]:
+        """A layer's rotation, and where it stores keys (None: un-rotated)."""
+        base = self.geometry.layers[layer].rotary
+        axes = self.layers[layer]
+        if base is None:
+            return None, OWN
+        static = axes.scaling.static and (base.static or not isinstance(axes.scaling, OwnScaling))
+        if not static:
+            return self._on(step, axes.scaling.rotary(base, self.geometry.window, step.lengths)), None
+        if layer not in self._rotaries:
+            rotary = axes.scaling.rotary(base, self.geometry.window, step.lengths)
+            self._rotaries[layer] = self._on(step, rotary)
+        return self._rotaries[layer], axes.layout.key_place
+
+    @staticmethod
+    def _on(step: Step, rotary: Rotary) -> Rotary:
+        inv_freq = rotary.inv_freq.to(step.positions.device)
+        return Rotary(inv_freq, rotary.attention_factor, rotary.pairing)
+
+    def keys_read(self, layer: int, length: int) -> int:
+        """Keys that the last query of a text of `length` tokens reads in one layer."""
+        positions = torch.arange(length)[None]
+        last = positions[:, -1:]
+        exact = 0
+        for region in self.regions[layer]:
+            if not region.paged:
+                zero = torch.zeros((), dtype=torch.long)
+                exact += int(region.visible(zero, zero, last[:, :, None], positions[:, None]).sum())
+        paged = any(region.paged for region in self.regions[layer])
+        return self.layers[layer].selector.keys_read(length) if paged else exact

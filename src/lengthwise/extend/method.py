@@ -1,0 +1,199 @@
+"""The four axes. A method is a frozen dataclass that fills one axis or two.
+
+    Scaling   how does an apparent position become an angle?     identity: OwnScaling
+    Layout    which keys does a query see, and how far away?     identity: Causal
+    Selector  which pages of keys does a query read?             identity: AllPages
+    Store     which keys are kept, and in what form?             identity: FullStore
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lengthwise.core.geometry import RotaryBase
+from lengthwise.core.keys import KeyBlock, Queries
+from lengthwise.core.partial import Partial
+from lengthwise.core.regions import OWN, Place, Region
+from lengthwise.core.rotary import Rotary
+
+AXES = ("scaling", "layout", "selector", "store")
+
+
+class Method(ABC):
+    """Anything that `adapt` takes.
+
+    Attributes:
+        axis: The axis it fills.
+        needs: What it asks of the other axes; see `Store.offers`.
+    """
+
+    axis: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def brings(self) -> "tuple[Method, ...]":
+        """Methods for other axes that come with this one where the person names none."""
+        return ()
+
+    def check(self, window: int) -> None:
+        """Raise ValueError when the method makes no sense for a trained window (tokens)."""
+
+
+class Scaling(Method):
+    """From apparent position to angle.
+
+    Attributes:
+        static: Whether frequencies stay what they are as the text grows. Then keys can be
+            stored rotated; otherwise they are rotated anew whenever they are read.
+    """
+
+    axis = "scaling"
+    static: ClassVar[bool] = True
+
+    @abstractmethod
+    def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
+        """Frequencies for a layer.
+
+        Args:
+            base: The layer's own rotary embedding.
+            window: The trained window in tokens.
+            lengths: Tokens of each row so far, `[b]`; static methods ignore it.
+        """
+
+    def check_base(self, base: RotaryBase) -> None:
+        """Raise ValueError for a layer that this scaling cannot start from."""
+        if base.kind != "default":
+            raise ValueError(
+                f"{type(self).__name__} starts from unscaled rotary frequencies, but this model "
+                f"already carries rope_type {base.kind!r}; use a layout such as SelfExtend instead"
+            )
+
+
+class Layout(Method):
+    """Which keys a query sees, and how far away they seem.
+
+    Attributes:
+        key_place: Where keys are rotated to when they are stored: the place at which most of
+            them are read, so that reading costs no rotation.
+    """
+
+    axis = "layout"
+    key_place: ClassVar[Place] = OWN
+
+    @abstractmethod
+    def regions(self) -> tuple[Region, ...]:
+        """Disjoint regions; together they hold every pair that the layout shows."""
+
+
+class Selector(Method):
+    """Which pages of keys a query reads."""
+
+    axis = "selector"
+
+    @abstractmethod
+    def restrict(self, regions: Sequence[Region]) -> list[Region]:
+        """The regions, with those among whose keys this selector chooses marked `paged`."""
+
+    @abstractmethod
+    def state(self) -> "SelectorState | None":
+        """Fresh summaries for one layer, or None if there is nothing to choose."""
+
+    def keys_read(self, length: int) -> int:
+        """Keys that the last query of a text of `length` tokens reads from paged regions."""
+        return length
+
+
+class SelectorState(ABC):
+    """The summaries of one layer's pages."""
+
+    @abstractmethod
+    def attend(
+        self, queries: Queries, store: "StoreState", regions: Sequence[Region], **kw: Any
+    ) -> list[Partial]:
+        """Take note of the newest keys, then attend the chosen pages of the paged regions.
+
+        `kw` are the keyword arguments of `attend_blocks`.
+        """
+
+    @abstractmethod
+    def select_rows(self, index: Tensor) -> None:
+        """Keep the rows `index` of the batch, in that order."""
+
+    @abstractmethod
+    def bytes(self) -> int:
+        """Bytes allocated."""
+
+
+class Store(Method):
+    """Which keys are kept, in what form and where.
+
+    Attributes:
+        offers: What a selector or another method may count on; `all keys` means that nothing
+            is ever dropped.
+    """
+
+    axis = "store"
+    offers: ClassVar[frozenset[str]] = frozenset()
+
+    def restrict(self, regions: Sequence[Region]) -> list[Region]:
+        """The regions, without the pairs whose keys this store has dropped by then."""
+        return list(regions)
+
+    @abstractmethod
+    def state(self) -> "StoreState":
+        """An empty store for one layer."""
+
+    @abstractmethod
+    def kept(self, length: int) -> int:
+        """Tokens per KV head that are held after `length` tokens were read."""
+
+
+class StoreState(ABC):
+    """The keys and values of one layer.
+
+    Attributes:
+        croppable: Whether `crop` works.
+    """
+
+    croppable: ClassVar[bool] = False
+
+    @abstractmethod
+    def extend(self, new: KeyBlock) -> list[KeyBlock]:
+        """Take in new keys; return blocks that hold them and everything older a query may see.
+
+        The blocks are valid until the next call. A key stands in exactly one of them. Under
+        autograd the new keys are returned as they are and kept without their history.
+        """
+
+    @abstractmethod
+    def select_rows(self, index: Tensor) -> None:
+        """Keep the rows `index` of the batch, in that order (beam search)."""
+
+    @abstractmethod
+    def bytes(self) -> int:
+        """Bytes allocated for keys, values and positions."""
+
+    def gather(self, slots: Tensor) -> KeyBlock:
+        """The keys in the slots `[b, m]`, counted in order of arrival; -1 gives an empty slot."""
+        raise ValueError(f"{type(self).__name__} drops keys, so pages of them cannot be looked up")
+
+    def crop(self, tokens: int) -> None:
+        """Forget the newest `tokens` tokens (assisted decoding)."""
+        raise ValueError(
+            f"{type(self).__name__} cannot take back tokens; use FullStore for assisted decoding"
+        )
+
+
+def at_least(owner: str, name: str, value: float, least: float) -> None:
+    """Raise ValueError unless `value` is a finite number of at least `least`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < least:
+        raise ValueError(f"{owner}: {name} must be at least {least}, got {value!r}")
+
+
+def whole(owner: str, name: str, value: int, least: int) -> None:
+    """Raise ValueError unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{owner}: {name} must be a whole number of at least {least}, got {value!r}")

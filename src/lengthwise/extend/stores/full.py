@@ -1,0 +1,147 @@
+"""Everything is kept: the identity of the store axis."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lengthwise.core.keys import KeyBlock
+from lengthwise.extend.method import Store, StoreState
+
+SMALLEST_BLOCK, LARGEST_BLOCK = 256, 16384
+
+
+@dataclass(frozen=True)
+class FullStore(Store):
+    """Keep all keys and values, in blocks that grow without copying the past.
+
+    A new block is as large as everything before it, within 256 and 16,384 tokens, so appending
+    a token never moves older ones and at most half of the memory waits to be filled.
+
+    Reduces to: the untouched model.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"all keys"})
+
+    def state(self) -> "FullState":
+        return FullState()
+
+    def kept(self, length: int) -> int:
+        return length
+
+
+@dataclass
+class _Buffer:
+    """One allocation; slots from `used` on are free."""
+
+    keys: Tensor
+    values: Tensor
+    positions: Tensor
+    segments: Tensor | None
+    start: int | None
+    used: int = 0
+
+    def block(self) -> KeyBlock:
+        whole = KeyBlock(self.keys, self.values, self.positions, self.segments, self.start)
+        return whole if self.used == self.keys.shape[2] else whole.slots(0, self.used)
+
+    def tensors(self) -> list[Tensor]:
+        named = [self.keys, self.values, self.positions, self.segments]
+        return [tensor for tensor in named if tensor is not None]
+
+
+class FullState(StoreState):
+    """Blocks of one layer."""
+
+    croppable: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.buffers: list[_Buffer] = []
+
+    def extend(self, new: KeyBlock) -> list[KeyBlock]:
+        if new.keys.requires_grad or new.values.requires_grad:
+            older = [buffer.block() for buffer in self.buffers]
+            self._append(new)
+            return [*older, new]
+        self._append(new)
+        return [buffer.block() for buffer in self.buffers]
+
+    @torch.no_grad()
+    def _append(self, new: KeyBlock) -> None:
+        done, total = 0, len(new)
+        while done < total:
+            last = self.buffers[-1] if self.buffers else None
+            if last is None or last.used == last.keys.shape[2]:
+                last = self._grow(new.slots(done, total))
+            count = min(total - done, last.keys.shape[2] - last.used)
+            piece = new.slots(done, done + count)
+            into = slice(last.used, last.used + count)
+            last.keys[:, :, into] = piece.keys
+            last.values[:, :, into] = piece.values
+            last.positions[:, :, into] = piece.positions
+            if last.segments is not None and piece.segments is not None:
+                last.segments[:, into] = piece.segments
+            if last.used == 0:
+                last.start = piece.start
+            elif last.start is None or piece.start != last.start + last.used:
+                last.start = None
+            last.used += count
+            done += count
+
+    def _grow(self, coming: KeyBlock) -> _Buffer:
+        held = sum(buffer.used for buffer in self.buffers)
+        room = max(SMALLEST_BLOCK, min(held, LARGEST_BLOCK))
+        size = -(-max(room, len(coming)) // SMALLEST_BLOCK) * SMALLEST_BLOCK
+        b, kv, _, d = coming.keys.shape
+        heads = coming.positions.shape[1]
+        segments = None if coming.segments is None else coming.segments.new_zeros(b, size)
+        buffer = _Buffer(
+            coming.keys.new_empty(b, kv, size, d),
+            coming.values.new_empty(b, kv, size, coming.values.shape[-1]),
+            coming.positions.new_empty(b, heads, size),
+            segments,
+            None,
+        )
+        self.buffers.append(buffer)
+        return buffer
+
+    def gather(self, slots: Tensor) -> KeyBlock:
+        first = self.buffers[0].block()
+        b, kv, _, d = first.keys.shape
+        m = slots.shape[1]
+        keys, values = first.keys.new_zeros(b, kv, m, d), first.values.new_zeros(b, kv, m, first.values.shape[-1])
+        positions = first.positions.new_full((b, 1, m), -1)
+        offset = 0
+        for buffer in self.buffers:
+            here = (slots >= offset) & (slots < offset + buffer.used)
+            local = (slots - offset).clamp(0, buffer.used - 1)
+            index = local[:, None, :, None]
+            inside = here[:, None, :, None]
+            keys = torch.where(inside, buffer.keys.gather(2, index.expand(b, kv, m, d)), keys)
+            width = values.shape[-1]
+            values = torch.where(inside, buffer.values.gather(2, index.expand(b, kv, m, width)), values)
+            found = buffer.positions[:, :1].gather(2, local[:, None])
+            positions = torch.where(here[:, None], found, positions)
+            offset += buffer.used
+        return KeyBlock(keys, values, positions)
+
+    def select_rows(self, index: Tensor) -> None:
+        for buffer in self.buffers:
+            buffer.keys = buffer.keys.index_select(0, index)
+            buffer.values = buffer.values.index_select(0, index)
+            buffer.positions = buffer.positions.index_select(0, index)
+            if buffer.segments is not None:
+                buffer.segments = buffer.segments.index_select(0, index)
+
+    def crop(self, tokens: int) -> None:
+        while tokens and self.buffers:
+            last = self.buffers[-1]
+            count = min(tokens, last.used)
+            last.used -= count
+            tokens -= count
+            if last.used == 0:
+                self.buffers.pop()
+
+    def bytes(self) -> int:
+        return sum(t.nbytes for buffer in self.buffers for t in buffer.tensors())

@@ -1,0 +1,87 @@
+"""Logical positions of the tokens of one forward, from what transformers was given."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """What all layers of one forward share.
+
+    Attributes:
+        positions: Logical positions of the new tokens `[b, t]`, -1 for padding.
+        segments: Documents of the new tokens `[b, t]`, or None.
+        start: The first position, if every row holds start, start + 1, ...; else None.
+        lengths: Real tokens of every row so far, the new ones included, `[b]`.
+    """
+
+    positions: Tensor
+    segments: Tensor | None
+    start: int | None
+    lengths: Tensor
+
+
+def make_step(
+    *,
+    rows: int,
+    count: int,
+    seen: int,
+    lengths: Tensor | None,
+    mask: Tensor | None,
+    position_ids: Tensor | None,
+    segments: Tensor | None,
+    device: torch.device,
+) -> Step:
+    """Positions by these rules, first match wins:
+
+    1. a 2-D mask with zeros: real tokens of a row count from 0, padding is -1. `position_ids`
+       are not needed then (transformers derives its own from the mask in `generate`);
+    2. `position_ids`: taken as they are;
+    3. otherwise rows go on from the tokens seen.
+
+    Positions never stand for documents: `segment_ids` do.
+
+    Raises:
+        ValueError: For a mask that is not 2-D or has another length than the tokens seen and
+            new, and for positions that repeat within a row without `segment_ids`.
+    """
+    before = torch.zeros(rows, dtype=torch.long, device=device) if lengths is None else lengths
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.ndim != 2:
+            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(
+                f"an adapted model takes a 2-D attention mask of ones and zeros, got {shape}; "
+                "pass documents as segment_ids"
+            )
+        if mask.shape[1] != seen + count:
+            raise ValueError(
+                f"attention_mask must cover the {seen} tokens seen and the {count} new ones, "
+                f"got {mask.shape[1]} columns"
+            )
+        real = mask.to(device=device, dtype=torch.bool)
+        if not bool(real.all()):
+            # Counting goes on from the row's own length: the past of the mask may be padded.
+            fresh = real[:, seen:]
+            positions = (before[:, None] + fresh.cumsum(1) - 1).masked_fill(~fresh, -1)
+            return Step(positions, segments, None, before + fresh.sum(1))
+    if position_ids is not None:
+        positions = position_ids.to(device).expand(rows, count)
+        return _explicit(positions, segments, before)
+    agreed = lengths is None or bool((before == before[0]).all())
+    positions = before[:, None] + torch.arange(count, device=device)
+    start = int(before[0]) if agreed else None
+    return Step(positions, segments, start, before + count)
+
+
+def _explicit(positions: Tensor, segments: Tensor | None, before: Tensor) -> Step:
+    steps = positions.diff(dim=1)
+    lengths = torch.maximum(before, positions.amax(1) + 1)
+    if segments is None and bool((steps <= 0).any()):
+        raise ValueError(
+            "position_ids start again within a row; pass segment_ids to say where documents begin"
+        )
+    first = int(positions[0, 0])
+    consecutive = bool((steps == 1).all()) and bool((positions[:, 0] == first).all())
+    return Step(positions, segments, first if consecutive else None, lengths)

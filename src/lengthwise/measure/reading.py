@@ -1,0 +1,91 @@
+"""Feeding a long text to a model in chunks, so that memory grows with the cache alone."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CHUNK = 512  # tokens per forward pass
+
+
+def read(
+    model: PreTrainedModel, ids: Tensor, chunk: int = CHUNK, every_logit: bool = False
+) -> Iterator[tuple[Tensor, Any]]:
+    """Read `ids` `[b, t]` chunk by chunk; yield each chunk's logits and the cache so far.
+
+    The model makes its own cache, so this reads with plain and with adapted models.
+
+    Args:
+        chunk: Tokens per forward pass, at least 1.
+        every_logit: Logits `[b, chunk, vocabulary]` of every token instead of the last one.
+
+    Raises:
+        ValueError: A chunk below 1, or a model in training mode, whose dropout would be measured.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 token, got {chunk!r}")
+    if model.training:
+        raise ValueError("the model is in training mode; call model.eval() before measuring")
+    cache = None
+    for part in ids.to(model.device).split(chunk, dim=1):
+        out = model(
+            input_ids=part,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=0 if every_logit else 1,
+        )
+        cache = out.past_key_values
+        yield out.logits, cache
+
+
+@torch.no_grad()
+def greedy(model: PreTrainedModel, ids: Tensor, new: int, chunk: int = CHUNK) -> Tensor:
+    """The `new` likeliest next tokens after each row of `ids` `[b, t]`, as `[b, new]` on the CPU.
+
+    Rows have one length: no padding. Nothing stops at an end token; see `until_end`.
+    """
+    for logits, cache in read(model, ids, chunk):
+        pass
+    tokens = [logits[:, -1].argmax(-1)]
+    for _ in range(new - 1):
+        out = model(input_ids=tokens[-1][:, None], past_key_values=cache, use_cache=True)
+        tokens.append(out.logits[:, -1].argmax(-1))
+    return torch.stack(tokens, dim=1).cpu()
+
+
+def until_end(tokens: list[int], model: PreTrainedModel) -> list[int]:
+    """The tokens before the first that ends a generation of this model."""
+    config = model.generation_config
+    ends = config.eos_token_id if config is not None else None
+    stops = set(ends if isinstance(ends, list) else [ends])
+    for i, token in enumerate(tokens):
+        if token in stops:
+            return tokens[:i]
+    return tokens
+
+
+def first_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that the tokenizer puts before every text (`<s>`), or None if it puts none."""
+    ids = tokenizer("a")["input_ids"]
+    return ids[0] if ids and ids[0] == tokenizer.bos_token_id else None
+
+
+def trained_window(model: PreTrainedModel) -> int:
+    """Tokens that the model was trained to read at once, before any extension.
+
+    Raises:
+        ValueError: The configuration does not say.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    window = rope.get("original_max_position_embeddings") or getattr(
+        config, "max_position_embeddings", None
+    )
+    if not window:
+        raise ValueError(
+            f"{type(model).__name__} names no trained window (max_position_embeddings); "
+            "give it with window="
+        )
+    return int(window)

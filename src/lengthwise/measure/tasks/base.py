@@ -1,0 +1,49 @@
+"""What a task is: it makes items of an exact length and scores the answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question.
+
+    Attributes:
+        prompt: The text to continue.
+        answer: The text that counts as right.
+        length: Tokens of the prompt, with the special tokens that the tokenizer adds, plus the
+            tokens allowed for the answer: exactly the length asked for.
+        depths: Where the facts that the answer needs begin, as fractions of the surrounding text.
+        record: Everything the generator drew; an oracle can answer from it.
+    """
+
+    prompt: str
+    answer: str
+    length: int
+    depths: tuple[float, ...]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """Makes items and scores answers. Implemented by frozen dataclasses."""
+
+    @property
+    def allowance(self) -> int:
+        """Tokens allowed for the answer."""
+
+    def build(
+        self, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int
+    ) -> list[Item]:
+        """`count` items of exactly `length` tokens; the same arguments give the same items."""
+
+    def score(self, text: str, item: Item) -> float:
+        """How right the text that followed the prompt is, from 0 to 1."""
+
+
+def token_count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Tokens of a text with the special tokens that the tokenizer adds to a prompt."""
+    # verbose=False: the warning about the trained window would tell nothing here.
+    return len(tokenizer(text, verbose=False)["input_ids"])
