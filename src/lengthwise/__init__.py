@@ -1,14 +1,65 @@
-"""lengthwise: language models at lengths they were not built for."""
+"""lengthwise: language models at lengths they were not built for.
 
-from lengthwise.extend.adapt import adapt, adapted, new_cache, restore
-from lengthwise.extend.layouts import (
-    CacheSlots,
-    Causal,
-    FarAsOne,
-    LMInfinite,
-    SelfExtend,
-    SlidingWindow,
-)
-from lengthwise.extend.scaling import NTK, PI, DynamicNTK, OwnScaling, YaRN
-from lengthwise.extend.selectors import AllPages, InfLLM
-from lengthwise.extend.stores import FullStore, StreamingLLM
+    model, tokenizer = lw.load("demo")
+    lw.adapt(model, lw.YaRN(factor=8), lw.StreamingLLM(window=256))
+
+Every method is here by its paper's name: `lw.YaRN`, `lw.SelfExtend`; `lengthwise methods` lists
+them all.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lengthwise.extend.adapt import adapt as adapt
+    from lengthwise.extend.adapt import adapted as adapted
+    from lengthwise.extend.adapt import new_cache as new_cache
+    from lengthwise.extend.adapt import restore as restore
+    from lengthwise.extend.checkpoint import load as load
+    from lengthwise.extend.checkpoint import save as save
+    from lengthwise.extend.explain import explain as explain
+    from lengthwise.extend.layouts import *  # noqa: F403
+    from lengthwise.extend.scaling import *  # noqa: F403
+    from lengthwise.extend.selectors import *  # noqa: F403
+    from lengthwise.extend.stores import *  # noqa: F403
+
+# Names are looked up when they are first used (PEP 562): importing torch and transformers takes
+# seconds, and `lengthwise --help` needs neither.
+_VERBS = {
+    "adapt": "lengthwise.extend.adapt",
+    "adapted": "lengthwise.extend.adapt",
+    "explain": "lengthwise.extend.explain",
+    "load": "lengthwise.extend.checkpoint",
+    "new_cache": "lengthwise.extend.adapt",
+    "restore": "lengthwise.extend.adapt",
+    "save": "lengthwise.extend.checkpoint",
+}
+_FAMILIES = ("scaling", "layouts", "selectors", "stores")
+
+
+def _home(name: str) -> Any:
+    """The module that exports `name`, or None."""
+    if name in _VERBS:
+        return import_module(_VERBS[name])
+    if name.startswith("_"):
+        return None
+    families = (import_module(f"lengthwise.extend.{family}") for family in _FAMILIES)
+    return next((family for family in families if name in family.__all__), None)
+
+
+def __getattr__(name: str) -> Any:
+    home = _home(name)
+    if home is None:
+        raise AttributeError(f"module 'lengthwise' has no attribute {name!r}")
+    value = getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    methods = [
+        name
+        for family in _FAMILIES
+        for name in import_module(f"lengthwise.extend.{family}").__all__
+    ]
+    return sorted([*(name for name in globals() if name.startswith("__")), *_VERBS, *methods])

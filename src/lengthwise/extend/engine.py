@@ -119,15 +119,20 @@ class Engine:
             k = rotary.rotate(k, stored(step.positions)[:, None])
         new = KeyBlock(k, v, step.positions[:, None], step.segments, step.start)
         queries = Queries(q, step.positions, step.segments, step.start)
+        if step.segments is not None and axes.selector.state() is not None:
+            raise ValueError(f"{type(axes.selector).__name__} cannot read packed documents yet")
         if state is None and axes.selector.state() is not None:
             state = self.new_state(layer)  # pages are looked up in a store
         blocks = [new] if state is None else state.store.extend(new)
         regions = self.regions[layer]
         kw = {"rotary": rotary, "stored": stored, "scale": scale, "softcap": softcap, "impl": impl}
         exact = [region for region in regions if not region.paged]
-        parts = [attend_blocks(queries, blocks, exact, **kw)]  # type: ignore[arg-type]
-        if state is not None and state.selector is not None:
-            parts += state.selector.attend(queries, state.store, regions, **kw)
+        pages = None if state is None else state.selector
+        alone = pages is None and learned_sink is None
+        parts = [attend_blocks(queries, blocks, exact, need_lse=not alone, **kw)]  # type: ignore[arg-type]
+        if pages is not None:
+            assert state is not None
+            parts += pages.attend(queries, state.store, regions, **kw)
         if learned_sink is not None:
             parts.append(sink(learned_sink, parts[0]))
         return merge(parts).out

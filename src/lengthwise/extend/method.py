@@ -62,6 +62,17 @@ class Scaling(Method):
             lengths: Tokens of each row so far, `[b]`; static methods ignore it.
         """
 
+    def rope_parameters(self, base: RotaryBase, window: int) -> dict[str, Any] | None:
+        """The same scaling in transformers' own words, or None where it has none for it.
+
+        With it a saved checkpoint needs no lengthwise: transformers, vLLM and SGLang read it.
+        """
+        return None
+
+    def reach(self, window: int) -> int:
+        """Tokens that a saved checkpoint should claim as its window."""
+        return window
+
     def check_base(self, base: RotaryBase) -> None:
         """Raise ValueError for a layer that this scaling cannot start from."""
         if base.kind != "default":
@@ -85,6 +96,17 @@ class Layout(Method):
     @abstractmethod
     def regions(self) -> tuple[Region, ...]:
         """Disjoint regions; together they hold every pair that the layout shows."""
+
+    @abstractmethod
+    def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """The layout as its paper's table has it, one pair at a time: the tests' oracle.
+
+        Args:
+            q, k: Logical positions that broadcast, with k <= q.
+
+        Returns:
+            Whether the pair is seen, and its apparent distance in tokens.
+        """
 
 
 class Selector(Method):
@@ -144,6 +166,10 @@ class Store(Method):
     @abstractmethod
     def state(self) -> "StoreState":
         """An empty store for one layer."""
+
+    @abstractmethod
+    def reference(self, q: Tensor, k: Tensor) -> Tensor:
+        """Whether the query at position `q` still finds the key at `k`: the tests' oracle."""
 
     @abstractmethod
     def kept(self, length: int) -> int:

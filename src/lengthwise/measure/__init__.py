@@ -1,0 +1,33 @@
+"""How far a model really reads, and at what cost."""
+
+from lengthwise.measure.loss import in_window_losses, losses_by_position
+from lengthwise.measure.report import findings, headline, print_report, write_report
+from lengthwise.measure.results import REFERENCE, Cell, Results, Row, grid
+from lengthwise.measure.runner import TASKS, run
+from lengthwise.measure.speed import Cost, cost
+from lengthwise.measure.statistics import Interval, bootstrap_mean, wilson
+from lengthwise.measure.tasks import Item, Passkey, Task
+
+__all__ = [
+    "REFERENCE",
+    "TASKS",
+    "Cell",
+    "Cost",
+    "Interval",
+    "Item",
+    "Passkey",
+    "Results",
+    "Row",
+    "Task",
+    "bootstrap_mean",
+    "cost",
+    "findings",
+    "grid",
+    "headline",
+    "in_window_losses",
+    "losses_by_position",
+    "print_report",
+    "run",
+    "wilson",
+    "write_report",
+]

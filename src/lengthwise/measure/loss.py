@@ -62,7 +62,7 @@ def in_window_losses(
         return losses_by_position(model, ids, chunk)
     lead = 0 if head is None else 1
     size = window - lead  # tokens of the text in one window
-    starts = list(range(lead, length - size, window // 2)) + [length - size]
+    starts = [*range(lead, length - size, window // 2), length - size]
     out = torch.empty(ids.shape[0], length - 1)
     rows_at_once = max(1, 8 * chunk // window)
     for row in range(ids.shape[0]):
@@ -72,7 +72,7 @@ def in_window_losses(
             parts = torch.stack([ids[row, s : s + size] for s in batch])
             if head is not None:
                 parts = torch.cat([torch.full((len(batch), 1), head), parts.cpu()], dim=1)
-            for s, losses in zip(batch, losses_by_position(model, parts, chunk)):
+            for s, losses in zip(batch, losses_by_position(model, parts, chunk), strict=True):
                 # losses[j] belongs to the text's token s - lead + 1 + j.
                 known = done - (s - lead)
                 out[row, done : s - lead + len(losses)] = losses[known:]

@@ -1,5 +1,6 @@
 """The most memory that tensors held during a piece of work."""
 
+import gc
 from contextlib import suppress
 from types import TracebackType
 
@@ -25,6 +26,8 @@ class PeakBytes:
         self._alive = 0
 
     def __enter__(self) -> "PeakBytes":
+        # What earlier work left in reference cycles must not be freed, and counted, later on.
+        gc.collect()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -57,7 +60,7 @@ class PeakBytes:
     def _add_reports(self) -> None:
         for thread in torch.autograd._disable_profiler_legacy():
             for event in thread:
-                if event.kind() == "memory_alloc":
+                if str(event.kind()) == "memory_alloc":
                     self._alive += event.cpu_memory_usage()
                     self.bytes = max(self.bytes or 0, self._alive)
 

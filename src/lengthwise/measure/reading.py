@@ -22,8 +22,11 @@ def read(
         every_logit: Logits `[b, chunk, vocabulary]` of every token instead of the last one.
 
     Raises:
-        ValueError: A chunk below 1, or a model in training mode, whose dropout would be measured.
+        ValueError: No token, a chunk below 1, or a model in training mode, whose dropout would
+            be measured.
     """
+    if ids.shape[1] < 1:
+        raise ValueError("there is no token to read")
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 token, got {chunk!r}")
     if model.training:
@@ -40,14 +43,20 @@ def read(
         yield out.logits, cache
 
 
+def read_to_end(model: PreTrainedModel, ids: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Any]:
+    """The logits `[b, 1, vocabulary]` after the last token of `ids` `[b, t]`, and the cache."""
+    for logits, cache in read(model, ids, chunk):
+        pass
+    return logits, cache
+
+
 @torch.no_grad()
 def greedy(model: PreTrainedModel, ids: Tensor, new: int, chunk: int = CHUNK) -> Tensor:
     """The `new` likeliest next tokens after each row of `ids` `[b, t]`, as `[b, new]` on the CPU.
 
     Rows have one length: no padding. Nothing stops at an end token; see `until_end`.
     """
-    for logits, cache in read(model, ids, chunk):
-        pass
+    logits, cache = read_to_end(model, ids, chunk)
     tokens = [logits[:, -1].argmax(-1)]
     for _ in range(new - 1):
         out = model(input_ids=tokens[-1][:, None], past_key_values=cache, use_cache=True)

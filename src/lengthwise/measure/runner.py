@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lengthwise.extend.adapt import adapted
+from lengthwise.extend.adapt import adapted, is_adapted
 from lengthwise.extend.method import Method
 from lengthwise.measure.environment import fingerprint, hardware, versions
 from lengthwise.measure.loss import block_means, block_size, in_window_losses, losses_by_position
@@ -100,7 +100,9 @@ class _Bench:
                 self.tokenizer.decode(until_end(row, self.model), skip_special_tokens=True)
                 for row in new.tolist()
             ]
-        scores = [self.passkey.score(reply, item) for reply, item in zip(replies, items)]
+        scores = [
+            self.passkey.score(reply, item) for reply, item in zip(replies, items, strict=True)
+        ]
         interval = wilson(sum(scores), len(scores))
         return {
             "score": interval.value,
@@ -154,8 +156,9 @@ def run(
         console: Where progress is shown; None is the terminal.
 
     Raises:
-        ValueError: An unknown task or method, a text too short for the plan, an output of another
-            plan. A cell that raises ValueError is no error: it is recorded as refused.
+        ValueError: A model that is adapted already, an unknown task or method, a text too short
+            for the plan, an output of another plan. A cell that raises ValueError is no error:
+            it is recorded as refused.
         KeyboardInterrupt: Passed on, after saying how to go on.
     """
     console = console or Console()
@@ -164,6 +167,8 @@ def run(
     for key, value in counts.items():
         if value < 1:
             raise ValueError(f"{key} must be at least 1, got {value!r}")
+    if is_adapted(model):
+        raise ValueError("run adapts the model itself; call lengthwise.restore(model) first")
     window = window or trained_window(model)
     bench = _Bench(model, tokenizer, text, window, counts | {"seed": seed})
     cells = _with_references(cells)
@@ -206,8 +211,8 @@ def _check_specs(file: ResultsFile, specs: Mapping[str, str]) -> None:
     for row in file.results.rows:
         if specs.get(row.method, row.spec) != row.spec:
             raise ValueError(
-                f"{file.path} measured {row.method!r} as {row.spec or 'the plain model'}, now it is "
-                f"{specs[row.method] or 'the plain model'}; give it another name"
+                f"{file.path} measured {row.method!r} as {row.spec or 'the plain model'}, now it "
+                f"is {specs[row.method] or 'the plain model'}; give it another name"
             )
 
 
@@ -231,7 +236,11 @@ def _measure_all(
     if len(left) < len(cells):
         done = len(cells) - len(left)
         console.print(f"{file.path}: {done} of {len(cells)} measurements are there already")
-    columns = (TextColumn("{task.description:<40}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
+    columns = (
+        TextColumn("{task.description:<40}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+    )
     progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
     try:
         with progress:

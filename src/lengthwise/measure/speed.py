@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lengthwise.measure.peak import PeakBytes
-from lengthwise.measure.reading import CHUNK, read
+from lengthwise.measure.reading import CHUNK, read, read_to_end
 
 
 @dataclass(frozen=True)
@@ -59,25 +59,29 @@ def cost(model: PreTrainedModel, ids: Tensor, steps: int = 16, chunk: int = CHUN
     On a CPU the text is read twice: counting bytes would disturb the clock.
 
     Raises:
-        ValueError: Fewer than one step or an empty text.
+        ValueError: Fewer than one step, or no token to read.
     """
-    if steps < 1 or ids.shape[1] < 1:
-        raise ValueError(f"a cost needs a token to read and a step, got {ids.shape[1]} and {steps}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps!r}")
     device = model.device
-    # The first call of a process pays for thread pools and kernels that no later one pays for.
-    for _ in read(model, ids[:, :2], chunk):
-        pass
+    _settle(model, ids)
     if device.type == "cuda":
         with PeakBytes(device) as peak:
             first, seconds, held = _timed(model, ids, steps, chunk)
     else:
         first, seconds, held = _timed(model, ids, steps, chunk)
+        _settle(model, ids)
         with PeakBytes(device) as peak:
             for logits, cache in read(model, ids, chunk):
                 peak.mark()
             token = logits[:, -1].argmax(-1)[:, None]
             model(input_ids=token, past_key_values=cache, use_cache=True)
     return Cost(first, 1 / median(seconds), held, peak.bytes)
+
+
+def _settle(model: PreTrainedModel, ids: Tensor) -> None:
+    """Read two tokens: pays for thread pools and kernels, and lets go of an earlier cache."""
+    read_to_end(model, ids[:, :2])
 
 
 def _timed(
@@ -87,8 +91,7 @@ def _timed(
     device = model.device
     _wait(device)
     began = time.perf_counter()
-    for logits, cache in read(model, ids, chunk):
-        pass
+    logits, cache = read_to_end(model, ids, chunk)
     token = logits[:, -1].argmax(-1)[:, None]
     _wait(device)
     first = time.perf_counter() - began

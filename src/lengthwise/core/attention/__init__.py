@@ -44,6 +44,7 @@ def choose(
     plain: bool,
     needs_grad: bool,
     compiler: bool,
+    one_part: bool = False,
 ) -> Choice:
     """The fastest implementation proven for a call; a pure function of its arguments.
 
@@ -54,6 +55,7 @@ def choose(
         plain: Whether the region is only a band: no predicate, score change or soft cap.
         needs_grad: Whether anybody will differentiate.
         compiler: Whether torch.compile can build kernels here.
+        one_part: Whether nothing will be merged, so that nobody reads the log-sum-exp.
     """
     if queries <= 16 and not needs_grad and queries * heads * keys <= DECODE_SCORES:
         return Choice("decode", "few queries: one product that reads keys once per KV head")
@@ -61,7 +63,8 @@ def choose(
         return Choice("sdpa", "consecutive positions: torch's fused kernel on rectangles and triangles")
     if device == "cuda" and compiler:
         return Choice("flex", "one fused kernel for any predicate, forward and backward")
-    if device == "cpu" and not needs_grad and queries * heads * keys >= FLEX_CPU_PAIRS:
+    heavy = queries * heads * keys >= FLEX_CPU_PAIRS
+    if device == "cpu" and heavy and one_part and not needs_grad:
         if compiler:
             return Choice("flex", "the work ahead pays for tens of seconds of compilation")
         return Choice("chunked", "FlexAttention would pay, but there is no C++ compiler here")
@@ -142,10 +145,13 @@ def attend_blocks(
     softcap: float | None = None,
     learned_sink: Tensor | None = None,
     impl: str = "auto",
+    need_lse: bool = True,
 ) -> Partial:
     """As `attend`, over keys that storage holds in blocks.
 
     Args:
+        need_lse: Whether anybody reads the log-sum-exp; without it, it may be NaN where the
+            attention was one part, which allows compiled FlexAttention on a CPU.
         stored: Where the keys of the blocks are rotated to already; None when they are not
             rotated. A region that places keys there reads them as they are.
     """
@@ -158,14 +164,21 @@ def attend_blocks(
             rotary=rotary, stored=stored, scale=scale, softcap=softcap,
         )  # fmt: skip
     else:
-        parts = []
-        for region in regions:
-            placed = place_queries(queries, region, rotary)
-            for block in blocks:
-                seen = reachable(region, queries, block)
-                if seen is not None:
-                    keys = place_keys(seen, region, rotary, stored)
-                    parts.append(_partial(placed, keys, region, scale, softcap, impl))
+        seen = [
+            (region, keys)
+            for region in regions
+            for keys in [reachable(region, queries, block) for block in blocks]
+            if keys is not None
+        ]
+        alone = len(seen) == 1 and learned_sink is None and not need_lse
+        parts, placed = [], {}
+        for region, block in seen:
+            if region.q_place not in placed:
+                placed[region.q_place] = place_queries(queries, region, rotary)
+            keys = place_keys(block, region, rotary, stored)
+            parts.append(
+                _partial(placed[region.q_place], keys, region, scale, softcap, impl, alone)
+            )
         if not parts:
             b, h, t, _ = queries.vectors.shape
             width = blocks[0].values.shape[-1]
@@ -182,6 +195,7 @@ def _partial(
     scale: float,
     softcap: float | None,
     impl: str,
+    alone: bool,
 ) -> Partial:
     aligned = queries.start is not None and block.start is not None and queries.segments is None
     plain = region.also is None and region.score is None and softcap is None
@@ -198,6 +212,7 @@ def _partial(
             plain=plain,
             needs_grad=torch.is_grad_enabled() and any(x.requires_grad for x in tensors),
             compiler=has_compiler(),
+            one_part=alone,
         ).name
     if impl == "sdpa":
         if not (aligned and plain and queries.vectors.device.type == "cpu"):
@@ -206,6 +221,11 @@ def _partial(
                 "on a CPU; use 'chunked'"
             )
         return band(queries, block, region, scale=scale)
+    if impl == "flex" and queries.vectors.device.type == "cpu" and not alone:
+        raise ValueError(
+            "impl='flex' on a CPU returns no log-sum-exp, so it takes one region over one block "
+            "with need_lse=False; use 'chunked'"
+        )
     run = {"decode": decode, "chunked": chunked, "flex": flex}[impl]
     return run(queries, block, region, scale=scale, softcap=softcap)
 

@@ -1,7 +1,8 @@
 """Attention through one region with compiled FlexAttention: any predicate, one fused kernel.
 
-On a GPU it runs forward and backward; on a CPU forward only (torch 2.13), after tens of
-seconds of C++ compilation.
+On a GPU it runs forward and backward and returns the log-sum-exp. On a CPU (torch 2.13) it runs
+forward only, after tens of seconds of C++ compilation, and keeps the log-sum-exp to itself: there
+it serves attention that is one part and needs no merge.
 """
 
 import functools
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
@@ -54,7 +55,8 @@ def flex(
 
     device = queries.vectors.device
     mask = create_block_mask(mask_mod, b, h, t, n, device=device)
-    out, lse = _compiled()(
+    on_cpu = device.type == "cpu"
+    out = _compiled()(
         queries.vectors.contiguous(),
         block.keys.contiguous(),
         block.values.contiguous(),
@@ -62,11 +64,14 @@ def flex(
         block_mask=mask,
         scale=scale,
         enable_gqa=group > 1,
-        return_lse=True,
+        return_aux=None if on_cpu else AuxRequest(lse=True),
     )
     # A row without keys: FlexAttention's own convention differs between releases.
     blind = ~_sees_something(mask_mod, b, h, t, n, device)
-    return Partial(out.masked_fill(blind[..., None], 0.0), lse.masked_fill(blind, float("-inf")))
+    if on_cpu:
+        return Partial(out.masked_fill(blind[..., None], 0.0), out.new_full((b, h, t), float("nan")))
+    out, aux = out
+    return Partial(out.masked_fill(blind[..., None], 0.0), aux.lse.masked_fill(blind, float("-inf")))
 
 
 def _sees_something(mask_mod: Any, b: int, h: int, t: int, n: int, device: torch.device) -> Tensor:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from lengthwise.core.regions import Region
 from lengthwise.extend.method import Layout
 
@@ -15,3 +18,6 @@ class Causal(Layout):
 
     def regions(self) -> tuple[Region, ...]:
         return (Region(paged=True),)
+
+    def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(q - k, dtype=torch.bool), q - k

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from lengthwise.core.regions import Fixed, Place, Region
 from lengthwise.extend.method import Layout, whole
 
@@ -40,3 +43,6 @@ class FarAsOne(Layout):
             near=self.window, q_place=Fixed(self.window - 1), k_place=Fixed(0), paged=True
         )
         return near, far
+
+    def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(q - k, dtype=torch.bool), (q - k).clamp(max=self.window - 1)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from lengthwise.core.regions import Fixed, Region
 from lengthwise.extend.method import Layout, whole
 
@@ -37,3 +39,6 @@ class LMInfinite(Layout):
             near=self.window, last=self.sinks, q_place=Fixed(self.window), k_place=Fixed(0)
         )
         return near, sinks
+
+    def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return (q - k < self.window) | (k < self.sinks), (q - k).clamp(max=self.window)

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from lengthwise.core.regions import Grouped, Place, Region
 from lengthwise.extend.method import Layout, whole
 
@@ -55,6 +58,10 @@ class SelfExtend(Layout):
             paged=True,
         )
         return near, far
+
+    def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        far = q // self.group - k // self.group + self.window - self.window // self.group
+        return torch.ones_like(q - k, dtype=torch.bool), torch.where(q - k < self.window, q - k, far)
 
     def check(self, window: int) -> None:
         if self.window >= window:

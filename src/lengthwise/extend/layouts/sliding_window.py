@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from lengthwise.core.regions import Region
 from lengthwise.extend.method import Layout, whole
 
@@ -31,3 +33,6 @@ class SlidingWindow(Layout):
 
     def regions(self) -> tuple[Region, ...]:
         return (Region(far=self.window, paged=True),)
+
+    def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return q - k < self.window, q - k

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from lengthwise.core.regions import Capped, Region
 from lengthwise.extend.method import Layout, whole
 
@@ -37,3 +40,8 @@ class CacheSlots(Layout):
             near=self.window, last=self.sinks, q_place=Capped(self.sinks + self.window - 1)
         )
         return near, sinks
+
+    def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        slot = q.clamp(max=self.sinks + self.window - 1)
+        near = q - k < self.window
+        return near | (k < self.sinks), torch.where(near, q - k, slot - k)

@@ -1,7 +1,7 @@
 """Dynamic NTK scaling: the base grows with the text, and no cached key goes stale."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, arange, float32
 
@@ -44,3 +44,6 @@ class DynamicNTK(Scaling):
         theta = base.theta * grown ** (base.dim / (base.dim - 2))
         exponents = arange(0, base.dim, 2, dtype=float32, device=lengths.device) / base.dim
         return Rotary(theta[:, None] ** -exponents, pairing=base.pairing)
+
+    def rope_parameters(self, base: RotaryBase, window: int) -> dict[str, Any]:
+        return {"rope_type": "dynamic", "factor": self.factor, "rope_theta": base.theta}

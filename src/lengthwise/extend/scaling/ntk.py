@@ -1,6 +1,7 @@
 """NTK-aware scaling: a larger base, so that fast pairs stay and slow pairs are interpolated."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, arange, float32
 
@@ -33,6 +34,14 @@ class NTK(Scaling):
         at_least("NTK", "factor", self.factor, 1)
 
     def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
-        theta = base.theta * self.factor ** (base.dim / (base.dim - 2))
-        inv_freq = theta ** -(arange(0, base.dim, 2, dtype=float32) / base.dim)
+        inv_freq = self._theta(base) ** -(arange(0, base.dim, 2, dtype=float32) / base.dim)
         return Rotary(inv_freq, pairing=base.pairing)
+
+    def _theta(self, base: RotaryBase) -> float:
+        return base.theta * self.factor ** (base.dim / (base.dim - 2))
+
+    def rope_parameters(self, base: RotaryBase, window: int) -> dict[str, Any]:
+        return {"rope_type": "default", "rope_theta": self._theta(base)}
+
+    def reach(self, window: int) -> int:
+        return int(window * self.factor)

@@ -1,6 +1,7 @@
 """Position interpolation: squeeze positions into the trained window."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, arange, float32
 
@@ -32,3 +33,9 @@ class PI(Scaling):
     def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
         inv_freq = base.theta ** -(arange(0, base.dim, 2, dtype=float32) / base.dim)
         return Rotary(inv_freq / self.factor, pairing=base.pairing)
+
+    def rope_parameters(self, base: RotaryBase, window: int) -> dict[str, Any]:
+        return {"rope_type": "linear", "factor": self.factor, "rope_theta": base.theta}
+
+    def reach(self, window: int) -> int:
+        return int(window * self.factor)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, arange, float32
 
@@ -52,5 +53,18 @@ class YaRN(Scaling):
         pairs = arange(base.dim // 2, dtype=float32)
         interpolated = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
         inv_freq = base.theta ** -(2 * pairs / base.dim)
-        inv_freq = inv_freq * (1 - interpolated) + inv_freq / self.factor * interpolated
+        inv_freq = inv_freq * (1 - interpolated * (1 - 1 / self.factor))
         return Rotary(inv_freq, 0.1 * math.log(self.factor) + 1, base.pairing)
+
+    def rope_parameters(self, base: RotaryBase, window: int) -> dict[str, Any]:
+        return {
+            "rope_type": "yarn",
+            "factor": self.factor,
+            "original_max_position_embeddings": window,
+            "beta_fast": self.beta_fast,
+            "beta_slow": self.beta_slow,
+            "rope_theta": base.theta,
+        }
+
+    def reach(self, window: int) -> int:
+        return int(window * self.factor)

@@ -27,6 +27,9 @@ class FullStore(Store):
     def state(self) -> "FullState":
         return FullState()
 
+    def reference(self, q: Tensor, k: Tensor) -> Tensor:
+        return torch.ones_like(q - k, dtype=torch.bool)
+
     def kept(self, length: int) -> int:
         return length
 

@@ -67,6 +67,9 @@ class StreamingLLM(Store):
     def state(self) -> "RollingState":
         return RollingState(self.sinks, self.window)
 
+    def reference(self, q: Tensor, k: Tensor) -> Tensor:
+        return (k < self.sinks) | (q - k < self.window)
+
     def kept(self, length: int) -> int:
         return min(length, self.sinks + self.window)
 

@@ -3,11 +3,17 @@
 from dataclasses import dataclass
 
 from lengthwise.measure.report import svg
-from lengthwise.measure.report.numbers import Span, depth_cells, excess_spans, loss_spans
+from lengthwise.measure.report.numbers import (
+    Span,
+    depth_cells,
+    excess_spans,
+    loss_spans,
+    signed,
+)
 from lengthwise.measure.results import REFERENCE, Results
 
 WIDTH = 980
-LEFT, RIGHT = 58, 210  # room for the axis and for the lines' names
+LEFT, RIGHT = 58, 200  # room for the axis and for the lines' names
 COLOURS = 8
 
 
@@ -46,7 +52,9 @@ def _position_axis(results: Results, length: int, x: svg.Scale, top: float, bott
         edge = x(window)
         parts.append(svg.rectangle(LEFT, top, edge - LEFT, bottom - top, "window"))
         parts.append(svg.line(edge, top - 6, edge, bottom, "edge"))
-        parts.append(svg.text(edge - 8, top - 10, f"trained window: {window:,} tokens", "note", "end"))
+        parts.append(
+            svg.text(edge - 8, top - 10, f"trained window: {window:,} tokens", "note", "end")
+        )
     tick = float(window)
     while tick / 2 >= x.low:
         tick /= 2
@@ -55,10 +63,13 @@ def _position_axis(results: Results, length: int, x: svg.Scale, top: float, bott
             parts.append(svg.line(x(tick), bottom, x(tick), bottom + 5, "tick"))
             parts.append(svg.text(x(tick), bottom + 19, f"{tick:,.0f}", "axis", "middle"))
             if tick > window:
-                words = f"{tick / window:.0f}× window"
-                parts.append(svg.text(x(tick), top - 10, words.split()[0], "note", "middle"))
+                parts.append(svg.text(x(tick), top - 10, f"{tick / window:.0f}×", "note", "middle"))
         tick *= 2
-    parts.append(svg.text((x.first + x.last) / 2, bottom + 38, "position in the text, tokens", "axis", "middle"))
+    parts.append(
+        svg.text(
+            (x.first + x.last) / 2, bottom + 38, "position in the text, tokens", "axis", "middle"
+        )
+    )
     return parts
 
 
@@ -73,14 +84,17 @@ def _value_axis(y: svg.Scale, ticks: list[float], label: str, plus: bool = False
     return parts
 
 
-def _names(lines: list[_Line], places: list[float], words: list[str], bottom: float) -> list[str]:
+def _names(
+    lines: list[_Line], places: list[float], numbers: list[str], top: float, bottom: float
+) -> list[str]:
     """The lines' names beside their ends, pushed apart and joined to them."""
     parts = []
-    ends = svg.spread(places, 18, 40, bottom)
-    for line, place, end, word in zip(lines, places, ends, words):
-        x = WIDTH - RIGHT
+    x = WIDTH - RIGHT
+    ends = svg.spread(places, 18, top + 4, bottom)
+    for line, place, end, number in zip(lines, places, ends, numbers, strict=True):
+        name = line.name if len(line.name) <= 18 else line.name[:17] + "…"
         parts.append(svg.path([(x + 2, place), (x + 14, end), (x + 20, end)], f"lead {line.kind}"))
-        parts.append(svg.text(x + 25, end + 4, word, f"name {line.kind}"))
+        parts.append(svg.text(x + 25, end + 4, f"{name} {number}", f"name {line.kind}"))
     return parts
 
 
@@ -89,16 +103,16 @@ def loss_chart(results: Results, length: int) -> str:
     lines = _lines(results, length, excess=False)
     top, bottom = 52, 380
     values = [value for line in lines for _, value in line.points]
-    ticks = svg.round_steps(min(values), max(values), 6)
-    pad = 0.06 * (max(values) - min(values) or 1)
+    pad = 0.05 * (max(values) - min(values) or 1)
     y = svg.Scale(min(values) - pad, max(values) + pad, bottom, top)
+    ticks = svg.round_steps(y.low, y.high, 6)
     x = svg.Scale(_first(lines), length, LEFT, WIDTH - RIGHT, log=True)
     parts = _position_axis(results, length, x, top, bottom)
     parts += _value_axis(y, ticks, "loss, nats per token (lower is better)")
-    for line in sorted(lines, key=lambda line: line.kind == "reference", reverse=True):
+    for line in sorted(lines, key=lambda line: line.kind == "reference"):  # dashes on top
         parts += _draw(line, x, y)
-    words = [f"{line.name} {line.points[-1][1]:.2f}" for line in lines]
-    parts += _names(lines, [y(line.points[-1][1]) for line in lines], words, bottom)
+    ends = [line.points[-1][1] for line in lines]
+    parts += _names(lines, [y(end) for end in ends], [f"{end:.2f}" for end in ends], top, bottom)
     return svg.picture(WIDTH, bottom + 46, "Loss by position for every method", parts)
 
 
@@ -112,13 +126,14 @@ def excess_chart(results: Results, length: int) -> str:
     parts += _value_axis(
         y, [-0.2, 0, 0.2, 0.4, 0.6, 0.8, 1.0], "loss above the same tokens inside the window", True
     )
-    parts.append(f'<clipPath id="close"><rect x="{LEFT}" y="{top}" width="{WIDTH - RIGHT - LEFT}" height="{bottom - top}"/></clipPath>')
+    frame = svg.rectangle(LEFT, top, WIDTH - RIGHT - LEFT, bottom - top, "")
     drawn = [piece for line in lines for piece in _draw(line, x, y, band=True)]
-    parts.append(f'<g clip-path="url(#close)">{"".join(drawn)}</g>')
+    parts.append(f'<clipPath id="close{length}">{frame}</clipPath>')
+    parts.append(f'<g clip-path="url(#close{length})">{"".join(drawn)}</g>')
     ends = [line.points[-1][1] for line in lines]
-    words = [f"{line.name} {end:+.2f}" + (" ↑" if end > 1.05 else "") for line, end in zip(lines, ends)]
+    numbers = [signed(end) + (" ↑" if end > y.high else "") for end in ends]
     places = [min(max(y(end), top), bottom) for end in ends]
-    parts += _names(lines, places, words, bottom)
+    parts += _names(lines, places, numbers, top, bottom)
     return svg.picture(WIDTH, bottom + 46, "Loss above the reference inside the window", parts)
 
 
@@ -131,21 +146,23 @@ def _draw(line: _Line, x: svg.Scale, y: svg.Scale, band: bool = False) -> list[s
     certain = [span for span in line.spans if span.certain] if band else []
     if len(certain) > 1:
         middles = [(span.start + span.end) / 2 for span in certain]
-        upper = [(x(m), y(span.mean.high)) for m, span in zip(middles, certain)]
-        lower = [(x(m), y(span.mean.low)) for m, span in zip(middles, certain)]
+        upper = [(x(m), y(span.mean.high)) for m, span in zip(middles, certain, strict=True)]
+        lower = [(x(m), y(span.mean.low)) for m, span in zip(middles, certain, strict=True)]
         parts.append(svg.path(upper + lower[::-1], f"band {line.kind}", close=True))
     # On to the right edge, where the name stands.
     points = [(x(a), y(b)) for a, b in line.points]
     parts.append(svg.path([*points, (x.last, points[-1][1])], f"curve {line.kind}"))
-    for span, point in zip(line.spans, points):
-        title = f"{line.name}: {span.mean.value:.3f} nats at positions {span.start:,} to {span.end:,}"
+    for span, point in zip(line.spans, points, strict=True):
+        title = (
+            f"{line.name}: {span.mean.value:.3f} nats at positions {span.start:,} to {span.end:,}"
+        )
         parts.append(svg.dot(*point, f"mark {line.kind}", title))
     return parts
 
 
 def passkey_map(results: Results, method: str, lengths: list[int], rows: int) -> str:
     """Passkeys found by length (across) and depth (down), with a row for all depths."""
-    cell_w, cell_h, left, top, gap = 74, 34, 46, 26, 10
+    cell_w, cell_h, left, top, gap = 62, 32, 46, 26, 10
     width = left + cell_w * len(lengths) + 4
     bottom = top + rows * cell_h
     parts = [svg.text(left - 8, top - 10, "depth", "axis", "end")]
@@ -169,10 +186,8 @@ def passkey_map(results: Results, method: str, lengths: list[int], rows: int) ->
                     f"{cell.found} of {cell.count}; 95% interval {cell.interval.low:.0%} to "
                     f"{cell.interval.high:.0%}"
                 )
-                parts.append(
-                    _heat(x, top + i * cell_h, cell_w, cell_h, cell.interval.value, title)
-                )
-        bounds = f"{values['low']:.0%}–{values['high']:.0%}"
+                parts.append(_heat(x, top + i * cell_h, cell_w, cell_h, cell.interval.value, title))
+        bounds = f"{100 * values['low']:.0f}–{values['high']:.0%}"
         count = f"{sum(values['scores']):.0f} of {len(values['scores'])}"
         title = f"{method}, {length:,} tokens: {count}; 95% interval {bounds}"
         parts.append(_heat(x, bottom + gap, cell_w, cell_h, values["score"], title))
@@ -183,5 +198,11 @@ def passkey_map(results: Results, method: str, lengths: list[int], rows: int) ->
 def _heat(x: float, y: float, width: float, height: float, share: float, title: str) -> str:
     strong = " strong" if share > 0.55 else ""
     return svg.rectangle(
-        x + 1, y + 1, width - 2, height - 2, "heat", f'rx="3" fill-opacity="{0.07 + 0.93 * share:.2f}"', title
+        x + 1,
+        y + 1,
+        width - 2,
+        height - 2,
+        "heat",
+        f'rx="3" fill-opacity="{0.07 + 0.93 * share:.2f}"',
+        title,
     ) + svg.text(x + width / 2, y + height / 2 + 4.5, f"{share:.0%}", "share" + strong, "middle")

@@ -1,6 +1,6 @@
 """What was seen, in plain words."""
 
-from lengthwise.measure.report.numbers import Span, far_excess, plain_name, size, windows
+from lengthwise.measure.report.numbers import Span, far_excess, plain_name, signed, size, windows
 from lengthwise.measure.results import REFERENCE, Results
 
 CLOSE = 0.1  # nats per token that count as no loss
@@ -12,9 +12,12 @@ def headline(results: Results) -> str:
     plain = plain_name(results)
     lengths = results.lengths("loss")
     if lengths and lengths[-1] > window:
-        at = f"At {windows(lengths[-1], window)} of text"
+        first = windows(max(window, lengths[-1] // 2), window).split()[0]
+        at = f"Between {first} and {windows(lengths[-1], window)} of text"
         excess = _excesses(results, lengths[-1])
-        best = min((m for m in excess if m != plain), key=lambda m: excess[m].mean.value, default=None)
+        best = min(
+            (m for m in excess if m != plain), key=lambda m: excess[m].mean.value, default=None
+        )
         if plain in excess and best is not None:
             if excess[best].mean.value < excess[plain].mean.value - CLOSE:
                 return (
@@ -42,7 +45,7 @@ def findings(results: Results) -> list[str]:
         sentences += _cost(results)
     refused = [row for row in results.rows if row.refused]
     if refused:
-        sentences.append(f"{len(refused)} of {len(results.rows)} measurements were refused.")
+        sentences.append(f"Refused: {len(refused)} of {len(results.rows)} measurements, see below.")
     return sentences
 
 
@@ -57,12 +60,6 @@ def _kept(excess: Span) -> str:
     return f"loses {excess.mean.value:.1f} nats per token"
 
 
-def _signed(span: Span) -> str:
-    mean = span.mean
-    bounds = f" [{mean.low:+.2f}, {mean.high:+.2f}]" if span.certain else ""
-    return f"{mean.value:+.2f}{bounds}"
-
-
 def _join(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
@@ -72,21 +69,24 @@ def _loss(results: Results, length: int) -> list[str]:
     excess = _excesses(results, length)
     if not excess or length <= window:
         return []
-    order = sorted(excess, key=lambda method: excess[method].mean.value)
-    close = [f"{m} ({_signed(excess[m])})" for m in order if excess[m].mean.value <= CLOSE]
-    far = [f"{m} ({_signed(excess[m])})" for m in order if excess[m].mean.value > CLOSE]
-    begin = max(window, length // 2)
-    where = (
-        f"From position {begin:,} to {length:,}, in nats per token above the untouched model "
-        "reading the same tokens inside its window (95% intervals)"
-    )
-    words = []
+    means = {method: excess[method].mean.value for method in excess}
+    order = sorted(means, key=lambda method: means[method])
+    close = [f"{m} ({signed(means[m])})" for m in order if means[m] <= CLOSE]
+    far = [m for m in order if means[m] > CLOSE]
+    where = f"From position {max(window, length // 2):,} to {length:,}"
+    reference = "the untouched model reading the same tokens inside its window"
+    sentences = []
     if close:
-        words.append(f"{_join(close)} {'stay' if len(close) > 1 else 'stays'} within {CLOSE}")
+        verb = "stays" if len(close) == 1 else "stay"
+        sentences.append(
+            f"{where}, {_join(close)} {verb} within {CLOSE} nats per token of {reference}."
+        )
     if far:
-        words.append(f"{_join(far)} {'do' if len(far) > 1 else 'does'} not" if close else
-                     f"{_join(far)} {'lose' if len(far) > 1 else 'loses'} more than {CLOSE}")  # fmt: skip
-    return [f"{where}: {'; '.join(words)}."]
+        first = f"{far[0]} loses {means[far[0]]:.2f} nats per token"
+        rest = [f"{m} {means[m]:.2f}" for m in far[1:]]
+        start = "There, " if close else f"{where}, against {reference}, "
+        sentences.append(f"{start}{_join([first, *rest])}.")
+    return sentences
 
 
 def _passkey(results: Results) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def _spans(
             losses[:, start:end].numel(),
             bootstrap_mean(losses[:, start:end].flatten(), torch.Generator().manual_seed(0)),
         )
-        for start, end in zip(edges, edges[1:])
+        for start, end in pairwise(edges)
     ]
 
 
@@ -112,12 +113,17 @@ def depth_cells(values: Mapping[str, Any], rows: int) -> list[DepthCell | None]:
     for i in range(rows):
         scores = [
             score
-            for score, depth in zip(values["scores"], values["depths"])
+            for score, depth in zip(values["scores"], values["depths"], strict=True)
             if min(int(depth * rows), rows - 1) == i
         ]
         low, high = i / rows, (i + 1) / rows
         cells.append(DepthCell(low, high, int(sum(scores)), len(scores)) if scores else None)
     return cells
+
+
+def signed(value: float) -> str:
+    """A difference with its sign and two decimals; what rounds to zero is +0.00."""
+    return f"{round(value, 2) + 0.0:+.2f}"
 
 
 def size(count: float | None) -> str:

@@ -85,12 +85,13 @@ def path(points: Sequence[tuple[float, float]], kind: str, close: bool = False) 
 
 
 def dot(x: float, y: float, kind: str, title: str) -> str:
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="{kind}"><title>{escape(title)}</title></circle>'
+    inner = f"<title>{escape(title)}</title>"
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="{kind}">{inner}</circle>'
 
 
 def picture(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    """A whole drawing that scales with the page; `title` is what a screen reader says."""
+    """A whole drawing that shrinks with the page; `title` is what a screen reader says."""
     return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img" '
         f'aria-label="{escape(title, quote=True)}">{"".join(parts)}</svg>'
     )

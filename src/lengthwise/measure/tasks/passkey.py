@@ -4,6 +4,7 @@ import random
 import re
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
@@ -100,7 +101,9 @@ class Passkey:
             )
         spread = [i / (count - 1) if count > 1 else 0.5 for i in range(count)]
         depths = spread if self.depth is None else [self.depth] * count
-        return [self._item(tokenizer, length, *pair, rng) for pair in zip(keys, depths)]
+        return [
+            self._item(tokenizer, length, *pair, rng) for pair in zip(keys, depths, strict=True)
+        ]
 
     def _item(
         self,
@@ -115,13 +118,13 @@ class Passkey:
         def prompt(filler: str) -> str:
             return _insert(filler, needle, depth)[0] + QUESTION
 
+        def count(filler: str) -> int:
+            return token_count(tokenizer, prompt(filler)) + self.allowance
+
         for _ in range(_OFFSETS):
             offset = self._line_start(rng)
-            found = fit(
-                lambda text: token_count(tokenizer, prompt(text)) + self.allowance,
-                lambda characters: self._from(offset, characters),
-                length,
-            )
+            filler = partial(self._from, offset)
+            found = fit(count, filler, length)
             # A filler that holds the number by chance would give the answer away twice.
             if found is not None and key not in found:
                 return Item(

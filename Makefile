@@ -1,0 +1,86 @@
+# Two commands do all the set-up:  make demo  and  make test
+# Another interpreter:             make demo PYTHON=/path/to/python3.12
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+PIP  := $(PY) -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
+
+TORCH   := $(shell grep '^torch==' constraints.txt)
+PYTHON  ?=
+PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3)
+RECENT  := import sys; sys.exit(sys.version_info < (3, 11))
+
+# Somebody's own environment must not leak into this one.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET
+
+# $(call timed,what is happening,command)
+define timed
+@echo "$(1)"; start=$$(date +%s); $(2) && echo "  done in $$(( $$(date +%s) - start )) s"
+endef
+
+.PHONY: help demo test check bench clean distclean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo       install, then show the bundled model beyond its window (3 minutes)"
+	@echo "make test       install with the development tools, then run the tests"
+	@echo "make check      lint, types and tests: what continuous integration runs"
+	@echo "make bench      run every benchmark, one after the other"
+	@echo "make clean      remove caches and build outputs"
+	@echo "make distclean  remove $(VENV) as well"
+
+demo: $(VENV)/.package
+	@$(VENV)/bin/lengthwise demo
+
+test: $(VENV)/.dev
+	@$(PY) -m pytest -n 2
+
+check: $(VENV)/.dev
+	@echo "ruff check";  $(PY) -m ruff check .
+	@echo "ruff format"; $(PY) -m ruff format --check .
+	@echo "mypy src";    $(PY) -m mypy src
+	@echo "pytest";      $(PY) -m pytest -n 2
+
+bench: $(VENV)/.dev
+	@set -e; for file in benchmarks/[!_]*.py; do echo "$$file"; $(PY) "$$file"; done
+
+clean:
+	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@for folder in src tests benchmarks recipes; do \
+	    if [ -d $$folder ]; then find $$folder -name __pycache__ -type d -prune -exec rm -rf {} +; fi; \
+	done
+
+distclean: clean
+	@rm -rf $(VENV)
+
+# Each stamp marks one finished step, so that a second call does nothing and a call after an
+# interruption goes on where the first one stopped.
+
+# An environment that works is kept; one that an interruption left half made is made anew.
+$(VENV)/.made:
+	@if ! $(PY) -c 'import pip; $(RECENT)' >/dev/null 2>&1; then \
+	    for python in $(PYTHONS); do \
+	        if $$python -c '$(RECENT)' >/dev/null 2>&1; then found=$$python; break; fi; \
+	    done; \
+	    if [ -z "$$found" ]; then \
+	        echo "lengthwise needs Python 3.11 or later and found none as: $(PYTHONS)." \
+	             "Name one with: make PYTHON=/path/to/python3.11" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Creating $(VENV) with $$($$found --version)"; \
+	    $$found -m venv --clear $(VENV); \
+	fi
+	@touch $@
+
+# torch comes first and alone: by far the largest download, in one step that can be taken up again.
+$(VENV)/.torch: $(VENV)/.made constraints.txt
+	$(call timed,Installing $(TORCH) (the largest part: minutes on a slow line),$(PIP) '$(TORCH)')
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.torch pyproject.toml constraints.txt
+	$(call timed,Installing lengthwise and what it needs (about a minute),$(PIP) -e .)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(call timed,Installing lengthwise and its development tools (about a minute),$(PIP) -e '.[dev]')
+	@touch $(VENV)/.package $@

@@ -1,0 +1,195 @@
+"""Checkpoints in and out: plain ones where transformers can say it, ours where it cannot."""
+
+import dataclasses
+import json
+import os
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from lengthwise.extend import layouts, scaling, selectors, stores
+from lengthwise.extend.adapt import adapt, binding_of, is_adapted
+from lengthwise.extend.engine import Axes
+from lengthwise.extend.layouts import Causal
+from lengthwise.extend.method import Method
+from lengthwise.extend.selectors import AllPages
+from lengthwise.extend.stores import FullStore
+
+BLOCK = "lengthwise"
+FORMAT = 1
+
+
+def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedModel, Tokenizer]:
+    """A causal language model and its tokenizer, adapted again if it was saved adapted.
+
+    Weights load from safetensors only, and remote code never runs unless `trust_remote_code=True`
+    is passed. `demo` names the bundled lab model.
+
+    Args:
+        path_or_hub_id: A checkpoint's directory, or a name on the Hugging Face hub.
+        kw: Passed on to transformers, `dtype=torch.bfloat16` for instance.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or its weights are missing or damaged.
+    """
+    name = str(path_or_hub_id)
+    if name == "demo":
+        name = str(files("lengthwise") / "assets" / "lab")
+    path = Path(name)
+    if path.exists():
+        _check_directory(path)
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"no checkpoint at {name}: there is no such directory")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **kw)
+    except OSError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot load {name!r}: {first}") from error
+    block = getattr(model.config, BLOCK, None)
+    return (adapt(model, *read_methods(block)) if block else model), tokenizer
+
+
+def _check_directory(path: Path) -> None:
+    if not path.is_dir() or not (path / "config.json").is_file():
+        raise ValueError(f"no checkpoint at {path}: it has no config.json")
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        raise ValueError(f"{path} has no *.safetensors; other weight formats can run code and are refused")
+    for file in weights:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{file} is damaged or cut short: {error}") from error
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    directory: str | os.PathLike[str],
+    *,
+    force: bool = False,
+) -> str:
+    """Write a checkpoint that loads with its methods; all of it appears, or none.
+
+    A scaling that transformers can express is written as plain `rope_parameters`, and any engine
+    reads it. Everything else goes into a `lengthwise` block of config.json, which `load` applies.
+
+    Returns:
+        One sentence that says which engines will read the checkpoint as meant.
+
+    Raises:
+        ValueError: If the directory exists and `force` is not set.
+    """
+    target = Path(directory)
+    if target.exists() and not force:
+        raise ValueError(f"{target} exists; choose another directory or pass force=True (--force)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        note = _write_methods(model, fresh / "config.json")
+        if target.exists():
+            os.replace(target, old)
+        os.replace(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return note
+
+
+def _write_methods(model: PreTrainedModel, config_file: Path) -> str:
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config.pop(BLOCK, None)
+    note = "A plain checkpoint: every engine reads it as it was."
+    if is_adapted(model):
+        engine = binding_of(model).engine
+        window = engine.geometry.window
+        plain = _plain_rope(engine.axes, engine)
+        if plain is not None:
+            _replace_rope(config, plain, engine)
+            config["max_position_embeddings"] = engine.axes.scaling.reach(window)
+            note = "A plain checkpoint: transformers, vLLM and SGLang read it without lengthwise."
+        elif methods := write_methods(engine.axes):
+            config[BLOCK] = {"format": FORMAT, "methods": methods}
+            named = " + ".join(entry["method"] for entry in methods)
+            note = (
+                f"Only lengthwise.load applies {named}; other engines will read the checkpoint "
+                "as the unadapted model."
+            )
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    config_file.write_text(text, encoding="utf-8")
+    return note
+
+
+def _plain_rope(axes: Axes, engine: Any) -> dict[str, Any] | None:
+    """transformers' own words for these axes, if scaling is all there is."""
+    if (axes.layout, axes.selector, axes.store) != (Causal(), AllPages(), FullStore()):
+        return None
+    layers = engine.geometry.layers
+    mixed = any(engine.geometry.local(index) for index in range(len(layers)))
+    if mixed and engine.geometry.family != "gemma3_text":
+        return None  # one rotary embedding for all layers: others would scale the local ones too
+    bases = [
+        layer.rotary
+        for index, layer in enumerate(layers)
+        if layer.rotary is not None and not engine.geometry.local(index)
+    ]
+    return axes.scaling.rope_parameters(bases[0], engine.geometry.window) if bases else None
+
+
+def _replace_rope(config: dict[str, Any], plain: dict[str, Any], engine: Any) -> None:
+    """Put the parameters where this configuration keeps them, and carry a partial rotation."""
+    old = config["rope_parameters"]
+    if "full_attention" in old:  # one entry for each layer type (Gemma 3)
+        config["rope_parameters"] = {**old, "full_attention": plain}
+        return
+    kept = {key: old[key] for key in ("partial_rotary_factor",) if key in old}
+    config["rope_parameters"] = {**plain, **kept}
+
+
+def write_methods(axes: Axes) -> list[dict[str, Any]]:
+    """Methods as JSON: those that are not identities, by name and arguments."""
+    identities = (scaling.OwnScaling(), Causal(), AllPages(), FullStore())
+    chosen = (axes.scaling, axes.layout, axes.selector, axes.store)
+    return [
+        {"method": type(method).__name__, **dataclasses.asdict(method)}  # type: ignore[call-overload]
+        for method in chosen
+        if method not in identities
+    ]
+
+
+def read_methods(block: dict[str, Any]) -> list[Method]:
+    """The other way round.
+
+    Raises:
+        ValueError: If the block is of another format or names something unknown.
+    """
+    if block.get("format") != FORMAT:
+        raise ValueError(
+            f"config.json has a lengthwise block of format {block.get('format')!r}; this version "
+            f"reads format {FORMAT}"
+        )
+    methods = []
+    for entry in block.get("methods", []):
+        arguments = dict(entry)
+        name = arguments.pop("method", None)
+        rooms = (scaling, layouts, selectors, stores)
+        found = [getattr(room, name) for room in rooms if name in room.__all__]
+        if not found:
+            raise ValueError(f"config.json names the method {name!r}, which this version lacks")
+        try:
+            methods.append(found[0](**arguments))
+        except TypeError as error:
+            raise ValueError(f"config.json: {name}: {error}") from error
+    return methods

@@ -1,0 +1,120 @@
+"""A layer without a model: random queries, keys and values, run through an engine or by hand."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lengthwise.core.geometry import Geometry, LayerGeometry, RotaryBase
+from lengthwise.extend.adapt import compose
+from lengthwise.extend.engine import Axes, Engine, LayerState
+from lengthwise.extend.method import Method
+from lengthwise.hf.positions import Step
+
+WINDOW = 64  # trained window of the imaginary model
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One attention layer of an imaginary model.
+
+    Args:
+        heads, kv_heads, head_dim: Shape; heads is a multiple of kv_heads.
+        rotary_dim: Dimensions that are rotated, even.
+        dtype: float64 for exactness, float32 for the type that people use.
+        impl: The attention implementation; see `lengthwise.core.attention`.
+    """
+
+    heads: int = 6
+    kv_heads: int = 2
+    head_dim: int = 16
+    rotary_dim: int = 16
+    dtype: torch.dtype = torch.float64
+    impl: str = "auto"
+    base: RotaryBase = field(init=False)
+
+    def __post_init__(self) -> None:
+        inv_freq = 100.0 ** -(torch.arange(0, self.rotary_dim, 2).float() / self.rotary_dim)
+        base = RotaryBase(self.rotary_dim, 100.0, "default", lambda length: (inv_freq, 1.0), True)
+        object.__setattr__(self, "base", base)
+
+    def tensors(self, rows: int, length: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Random q `[rows, heads, length, d]`, k and v `[rows, kv_heads, length, d]`."""
+        g = torch.Generator().manual_seed(seed)
+        shape = (rows, self.heads + 2 * self.kv_heads, length, self.head_dim)
+        x = torch.randn(shape, generator=g, dtype=torch.float64).to(self.dtype)
+        return x.split([self.heads, self.kv_heads, self.kv_heads], dim=1)  # type: ignore[return-value]
+
+    def engine(self, *methods: Method, window: int | None = None) -> Engine:
+        """The engine of one layer; `window` is the model's own sliding window."""
+        size = torch.empty((), dtype=self.dtype).element_size()
+        layer = LayerGeometry(self.base, window)
+        shape = (self.heads, self.kv_heads, self.head_dim)
+        return Engine(Geometry("bench", WINDOW, (layer,), *shape, size), compose(methods))
+
+    def run(
+        self,
+        engine: Engine,
+        tensors: tuple[Tensor, Tensor, Tensor],
+        chunks: list[int] | None = None,
+        padding: list[int] | None = None,
+        state: LayerState | None = None,
+    ) -> Tensor:
+        """Attention outputs `[rows, heads, length, d]`.
+
+        Args:
+            chunks: Sizes of successive forwards over one cache; None is one forward without.
+            padding: Left padding of each row, in tokens that are part of the tensors.
+            state: The cache to use, so that the caller can look at it afterwards.
+        """
+        q, k, v = tensors
+        rows, _, length, _ = q.shape
+        pads = torch.tensor(padding or [0] * rows)
+        if chunks is not None and state is None:
+            state = engine.new_state(0)
+        outs, at = [], 0
+        for size in chunks or [length]:
+            times = torch.arange(at, at + size)
+            positions = (times - pads[:, None]).clamp(min=-1)
+            step = Step(positions, None, None if padding else at, (at + size - pads).clamp(min=0))
+            piece = (x[:, :, at : at + size] for x in (q, k, v))
+            outs.append(
+                engine.attend(
+                    0, *piece, step, state, scale=1 / math.sqrt(self.head_dim), softcap=None,
+                    learned_sink=None, impl=self.impl,
+                )
+            )  # fmt: skip
+            at += size
+        return torch.cat(outs, dim=2)
+
+    def by_hand(self, axes: Axes, tensors: tuple[Tensor, Tensor, Tensor], pages: Tensor | None = None) -> Tensor:
+        """The same in one dense softmax, pair by pair, from the methods' `reference` tables.
+
+        A second spelling on purpose: complex numbers and distances, no regions, no rotation of
+        queries or keys by themselves.
+
+        Args:
+            pages: Pairs that the selector reads `[rows, length, length]`; None reads all.
+        """
+        q, k, v = (x.double() for x in tensors)
+        rows, _, length, _ = q.shape
+        k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        i, j = torch.arange(length)[:, None], torch.arange(length)[None]
+        seen, distance = axes.layout.reference(i, j)
+        seen = seen & axes.store.reference(i, j) & (j <= i)
+        rotary = axes.scaling.rotary(self.base, WINDOW, torch.full((rows,), length))
+        inv_freq = rotary.inv_freq.double().expand(rows, -1)
+        half = self.rotary_dim // 2
+        qc = torch.complex(q[..., :half], q[..., half : 2 * half])
+        kc = torch.complex(k[..., :half], k[..., half : 2 * half])
+        turn = torch.polar(torch.ones(()).double(), distance[..., None] * inv_freq[:, None, None])
+        scores = torch.einsum("bhip,bhjp,bijp->bhij", qc, kc.conj(), turn).real
+        scores = scores * rotary.attention_factor**2
+        scores = scores + q[..., 2 * half :] @ k[..., 2 * half :].transpose(-1, -2)
+        mask = seen.expand(rows, 1, length, length)
+        if pages is not None:
+            mask = mask & pages[:, None]
+        scores = (scores / math.sqrt(self.head_dim)).masked_fill(~mask, float("-inf"))
+        return torch.softmax(scores, dim=-1) @ v

@@ -1,0 +1,65 @@
+"""Every test runs offline, on one thread, from the same seeds."""
+
+import os
+
+# Before torch and transformers are imported, and inherited by the commands that tests start.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import ipaddress
+import random
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+
+# Examples are drawn alike in every run, and a slow machine fails nothing.
+settings.register_profile("lengthwise", derandomize=True, deadline=None)
+settings.load_profile("lengthwise")
+
+
+def is_local(address: Any) -> bool:
+    """Whether a socket address stays on this machine (a loopback address or a Unix socket)."""
+    if not isinstance(address, tuple):
+        return True
+    host = address[0]
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name that would have to be looked up
+        return False
+
+
+def refusing(connect: Any) -> Any:
+    """The given `socket.connect`, for local addresses only."""
+
+    def connect_locally(self: socket.socket, address: Any) -> Any:
+        if not is_local(address):
+            raise RuntimeError(f"a test asked for the network at {address}: tests run offline")
+        return connect(self, address)
+
+    return connect_locally
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, refusing(getattr(socket.socket, name)))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def same_seeds() -> None:
+    # Ours take a generator; this is for what transformers draws from the global one.
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

@@ -1,0 +1,148 @@
+"""Every fenced block of README.md, CONTRIBUTING.md and docs/ does what it says.
+
+Python blocks run in the order of the page in one namespace, shell blocks run between them in the
+same empty folder. `make` lines are only checked to name a target. A block that must not run (it
+trains, downloads or waits) is headed by `<!-- not run: reason -->`; its names are still checked.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+SHELL = {"console", "sh"}
+SHOWN = {"text", "json", "jsonl", "toml", "html", "mermaid", "makefile"}  # nothing to run
+FENCE = re.compile(r"^( *)(`{3,})([\w-]*)[^\n`]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
+EXEMPT = re.compile(r"<!-- not run: \S.*-->\s*\Z")
+
+# The commands that pip installed beside this interpreter; not resolved, for it may be a link.
+COMMANDS = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    code: str
+    line: int  # of the first line of code, from 1
+    runs: bool
+
+
+def blocks_of(text: str) -> list[Block]:
+    """The fenced blocks of a page in Markdown."""
+    found = []
+    for match in FENCE.finditer(text):
+        indent, _, language, code = match.groups()
+        code = re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
+        line = text.count("\n", 0, match.start()) + 2
+        found.append(Block(language, code, line, not EXEMPT.search(text[: match.start()])))
+    return found
+
+
+def commands_of(code: str) -> list[str]:
+    """The commands of a shell block: prompts and continuations joined, output and remarks gone."""
+    lines = code.replace("\\\n", " ").splitlines()
+    if any(line.startswith("$ ") for line in lines):
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(COMMANDS), os.environ.get("PATH", "")])
+    return subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path, "COLUMNS": "200"},  # wide, or help texts are cut
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def check_make(command: str) -> None:
+    rules = (ROOT / "Makefile").read_text(encoding="utf-8")
+    words = command.split("#")[0].split()[1:]
+    for target in (word for word in words if "=" not in word and not word.startswith("-")):
+        assert re.search(rf"^{re.escape(target)}:", rules, re.MULTILINE), f"no target {target}"
+
+
+def check_lengthwise(command: str, folder: Path) -> None:
+    """A line that is not run names a command and options that exist."""
+    name = command.split()[1]
+    help_text = run(f"lengthwise {name} --help", folder)
+    assert help_text.returncode == 0, help_text.stderr
+    plain = re.sub(r"\x1b\[[\d;]*m", "", help_text.stdout)
+    for option in re.findall(r"(?<=\s)--[\w-]+", command):
+        assert re.search(rf"{option}(?![\w-])", plain), f"{name} has no option {option}"
+
+
+def run_shell(block: Block, folder: Path) -> None:
+    for command in commands_of(block.code):
+        if command.startswith("make "):
+            check_make(command)
+        elif command.startswith("lengthwise ") and not block.runs:
+            check_lengthwise(command, folder)
+        elif command.startswith("lengthwise "):
+            done = run(command, folder)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        else:
+            assert not block.runs, f"{command!r}: mark the block <!-- not run: reason -->"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_of_the_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks_of(page.read_text(encoding="utf-8")):
+        where = f"{page.name}, line {block.line}"
+        if block.language == "python":
+            # The empty lines make a traceback name the line of the page.
+            program = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
+            if block.runs:
+                exec(program, namespace)
+        elif block.language in SHELL:
+            try:
+                run_shell(block, tmp_path)
+            except AssertionError as error:
+                raise AssertionError(f"{where}: {error}") from None
+        else:
+            assert block.language in SHOWN, f"{where}: unknown language {block.language!r}"
+
+
+def test_the_readme_has_something_to_run() -> None:
+    blocks = blocks_of(README.read_text(encoding="utf-8"))
+    assert any(block.language == "python" and block.runs for block in blocks)
+    assert any(block.language in SHELL for block in blocks)
+
+
+def test_blocks_are_found_with_their_lines_and_reasons() -> None:
+    page = "# A\n\n```python\nx = 1\n```\n\n<!-- not run: slow -->\n```sh\nmake demo\n```\n"
+    assert blocks_of(page) == [
+        Block("python", "x = 1\n", 4, True),
+        Block("sh", "make demo\n", 9, False),
+    ]
+    assert blocks_of("<!-- not run: -->\n```sh\nls\n```\n")[0].runs  # a reason must be given
+
+
+def test_commands_are_told_from_output() -> None:
+    assert commands_of("$ lengthwise methods \\\n    yarn\nYaRN\n") == [
+        "lengthwise methods      yarn"
+    ]
+    assert commands_of("# a remark\nmake demo\n\nmake test\n") == ["make demo", "make test"]
+
+
+def test_a_target_that_does_not_exist_is_noticed() -> None:
+    check_make("make demo PYTHON=python3.12  # a remark")
+    with pytest.raises(AssertionError, match="no target fly"):
+        check_make("make fly")
