@@ -1,6 +1,6 @@
 """Train the bundled lab model: a small Llama with a window of 512 tokens.
 
-    python recipes/lab_model.py --out runs/lab --tokens 15_000_000
+    python recipes/lab_model.py --out runs/lab --tokens 11_000_000
 
 Half of every step is text (the Python standard library found on this machine, without the
 held-out files), half is retrieval: passkey, key-value, several needles, variable tracing, at
@@ -207,7 +207,7 @@ def write_atomically(path: Path, save: Callable[[Path], None]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, default=15_000_000)
+    parser.add_argument("--tokens", type=int, default=11_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--muon-lr", type=float, default=3e-3)
     parser.add_argument("--adam-lr", type=float, default=3e-3)
@@ -260,7 +260,11 @@ def main() -> None:
         }
         write_atomically(checkpoint, lambda p: torch.save(state, p))
 
-    log = open(out / "log.jsonl", "a", buffering=1)
+    log_file = out / "log.jsonl"
+    if log_file.exists():  # drop the lines after the checkpoint: those steps are taken again
+        kept = [line for line in log_file.read_text().splitlines() if json.loads(line)["step"] <= step]
+        log_file.write_text("".join(line + "\n" for line in kept))
+    log = open(log_file, "a", buffering=1)  # noqa: SIM115
     began = time.time()
     while step < steps:
         # Warm up, hold, and fall to zero over the last 40%: a longer run only moves the fall.

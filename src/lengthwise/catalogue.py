@@ -199,14 +199,14 @@ def _plain_letters(name: str) -> str:
 def _build(cls: type[Method], given: Mapping[str, str]) -> Method:
     name = cls.__name__
     options = _options(cls)
-    for option in given:
-        if option not in options:
-            near = get_close_matches(option, options, n=1, cutoff=0.5)
+    for key in given:
+        if key not in options:
+            near = get_close_matches(key, options, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}? " if near else ""
             listed = ", ".join(map(str, options.values())) or "none"
-            raise ValueError(f"{name} has no option {option!r}; {hint}Its options: {listed}")
+            raise ValueError(f"{name} has no option {key!r}; {hint}Its options: {listed}")
     types = typing.get_type_hints(cls)
-    values = {option: _read(name, options[option], types, text) for option, text in given.items()}
+    values = {key: _read(name, options[key], types, text) for key, text in given.items()}
     if "budget" in values:
         return _within_budget(cls, values)
     for option in options.values():
@@ -226,9 +226,7 @@ def _read(name: str, option: Option, types: Mapping[str, Any], text: str) -> Any
         return read(text)
     except ValueError:
         bounds = f", {option.range}" if option.range else ""
-        raise ValueError(
-            f"{name}: {option.name} must be {called}{bounds}, got {text!r}"
-        ) from None
+        raise ValueError(f"{name}: {option.name} must be {called}{bounds}, got {text!r}") from None
 
 
 def _within_budget(cls: Any, values: dict[str, Any]) -> Method:

@@ -36,9 +36,11 @@ class Budget:
             raise ValueError(f"bytes must be at least 1, got {self.bytes}")
         if self.kept_ratio is not None and not 0 < self.kept_ratio <= 1:
             raise ValueError(f"kept_ratio must be above 0 and at most 1, got {self.kept_ratio}")
-        flat = [w for row in self.weights or [] for w in (row if isinstance(row, Sequence) else [row])]
-        if any(not w >= 0 for w in flat) or (flat and not sum(flat) > 0):
-            raise ValueError(f"weights must be 0 or more and not all 0, got {self.weights}")
+        flat = [
+            w for row in self.weights or [] for w in (row if isinstance(row, Sequence) else [row])
+        ]
+        if any(not 0 <= w < math.inf for w in flat) or (flat and not sum(flat) > 0):
+            raise ValueError(f"weights must be 0 or more, finite and not all 0, got {self.weights}")
 
     def per_head(
         self, *, seen: int, layers: int, kv_heads: int, bytes_per_token: int
@@ -63,7 +65,10 @@ class Budget:
                 least = bytes_per_token * layers * kv_heads
                 raise ValueError(f"bytes must be at least {least} (one token), got {self.bytes}")
         shares = self._shares(layers, kv_heads)
-        return [[max(1, min(seen, math.floor(mean * share))) for share in row] for row in shares]
+        # 0.29 of 100 tokens are 28.999999999999996 in binary fractions, and 29 in words.
+        return [
+            [max(1, min(seen, math.floor(mean * share + 1e-9))) for share in row] for row in shares
+        ]
 
     def _shares(self, layers: int, kv_heads: int) -> list[list[float]]:
         if self.weights is None:

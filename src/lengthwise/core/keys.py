@@ -22,7 +22,7 @@ class KeyBlock:
 
     keys: Float[Tensor, "b kv n d"]
     values: Float[Tensor, "b kv n e"]
-    positions: Int[Tensor, "b #kv n"]
+    positions: Int[Tensor, " b #kv n"]
     segments: Int[Tensor, "b n"] | None = None
     start: int | None = None
 

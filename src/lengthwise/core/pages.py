@@ -119,12 +119,17 @@ def attend_pages(
 
 
 def _chosen_by(chosen: Tensor, q_positions: Tensor, paging: Paging) -> Any:
-    """The predicate "this query chose this key's page", for queries at consecutive positions."""
-    start = torch.where(q_positions >= 0, q_positions - torch.arange(chosen.shape[1], device=chosen.device), -(1 << 60)).amax(1)
-    t, pages = chosen.shape[1:]
+    """The predicate "this query chose this key's page"; a row repeats no position."""
+    b, t, pages = chosen.shape
+    # Time of every position, because padding may stand between two queries.
+    base = torch.where(q_positions >= 0, q_positions, q_positions.amax()).amin().clamp(min=0)
+    span = int(q_positions.amax() - base) + 1
+    times = q_positions.new_zeros(b, max(span, 1))
+    rows, at = (q_positions >= 0).nonzero(as_tuple=True)
+    times[rows, q_positions[rows, at] - base] = at
 
     def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        time = (q - start[b]).clamp(0, t - 1)
+        time = times[b, (q - base).clamp(0, times.shape[1] - 1)]
         page = paging.page(k)
         valid = (q >= 0) & (page >= 0) & (page < pages)
         return valid & chosen[b, time, page.clamp(0, pages - 1)]

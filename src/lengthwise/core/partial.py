@@ -34,17 +34,28 @@ def merge(parts: Sequence[Partial]) -> Partial:
     if len(parts) == 1:
         return parts[0]
     lses = torch.stack([part.lse for part in parts])
-    peak = lses.amax(dim=0)
-    # A row that sees nothing has only -inf: subtract 0 there, so that no inf - inf appears.
-    shifted = torch.exp(lses - torch.where(peak.isneginf(), torch.zeros_like(peak), peak))
+    # A row that sees nothing has only -inf: no inf - inf and no log 0 may appear there, neither
+    # here nor in a gradient (torch.logsumexp has NaN for it).
+    peak = lses.detach().amax(dim=0)
+    peak = torch.where(peak.isneginf(), torch.zeros_like(peak), peak)
+    shifted = torch.exp(lses - peak)
     total = shifted.sum(dim=0)
-    weights = shifted / total.clamp_min(torch.finfo(total.dtype).tiny)
+    seen = total > 0
+    total = torch.where(seen, total, torch.ones_like(total))
+    weights = shifted / total
     out = sum(
         part.out * weight.unsqueeze(-1).to(part.out.dtype)
         for part, weight in zip(parts, weights, strict=True)
     )
     assert isinstance(out, Tensor)
-    return Partial(out, torch.logsumexp(lses, dim=0))
+    return Partial(out, torch.where(seen, peak + total.log(), float("-inf")))
+
+
+def nothing(q: Float[Tensor, "b h q d"], width: int) -> Partial:
+    """The part without keys, for queries `q` and values of `width` dimensions."""
+    # As everywhere, the log-sum-exp is at least float32: bfloat16 would weigh parts wrongly.
+    lse = q.new_full(q.shape[:3], float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32))
+    return Partial(q.new_zeros(*q.shape[:3], width), lse)
 
 
 def sink(logit: Float[Tensor, " h"], like: Partial) -> Partial:

@@ -139,9 +139,7 @@ def _smaller(a: int | None, b: int | None) -> int | None:
     return b if a is None else a if b is None else min(a, b)
 
 
-def visible_pairs(
-    region: Region, q_positions: Tensor, k_positions: Tensor, heads: int
-) -> Tensor:
+def visible_pairs(region: Region, q_positions: Tensor, k_positions: Tensor, heads: int) -> Tensor:
     """Which of the pairs a region shows, `[b, heads or 1, q, k]`, before segments.
 
     Args:

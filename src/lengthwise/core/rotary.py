@@ -3,7 +3,7 @@
 Where the numbers go, once for the whole project:
 - angle of pair n at position p is `p * inv_freq[n]`, computed in float32 (float64 stays float64);
 - a query and a key are both rotated by their own positions, so a score depends on p_q - p_k only;
-- `attention_factor` multiplies cos and sin, hence both queries and keys, hence scores by its square;
+- `attention_factor` multiplies cos and sin of queries and of keys, hence scores by its square;
 - the softmax scale (usually head_dim ** -0.5) is no business of this file: `attend` applies it.
 """
 
@@ -35,14 +35,14 @@ class Rotary:
     pairing: Pairing = "half"
 
     def rotate(
-        self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, "b #h t"]
+        self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, " b #h t"]
     ) -> Float[Tensor, "b h t d"]:
         """Rotate every vector of `x` by its position; the result has the type of `x`."""
         turned = self._turn(x, positions)
         return turned if self.attention_factor == 1.0 else self._scaled(turned)
 
     def shift(
-        self, x: Float[Tensor, "b h t d"], offsets: Shaped[Tensor, "b #h t"]
+        self, x: Float[Tensor, "b h t d"], offsets: Shaped[Tensor, " b #h t"]
     ) -> Float[Tensor, "b h t d"]:
         """Move vectors that are rotated already by `offsets` more tokens.
 
@@ -56,7 +56,7 @@ class Rotary:
         return head if width == x.shape[-1] else torch.cat([head, x[..., width:]], dim=-1)
 
     def _turn(
-        self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, "b #h t"]
+        self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, " b #h t"]
     ) -> Float[Tensor, "b h t d"]:
         exact = torch.promote_types(x.dtype, torch.float32)
         inv_freq = self.inv_freq.to(x.device, exact)

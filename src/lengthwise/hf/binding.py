@@ -3,21 +3,24 @@
 An adapted model keeps its own modules. Its rotary embedding is replaced by the identity, so
 queries and keys arrive un-rotated; its attention function is ours; a hook before each forward
 works out logical positions, because they are the one thing that no cache or mask function is
-told. Facts of transformers that this rests on are tests: tests/hf/test_transformers_facts.py.
+told, and hands them down as a keyword. Facts of transformers that this rests on are tests:
+tests/hf/test_transformers_facts.py.
 """
 
+import copy
 import functools
 import inspect
+from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.cache_utils import Cache
 from transformers.masking_utils import AttentionMaskInterface
 
 from lengthwise.hf.cache import LengthwiseCache
-from lengthwise.hf.families import attention_modules, decoder
+from lengthwise.hf.families import decoder
 from lengthwise.hf.positions import Step, make_step
 
 NAME = "lengthwise"
@@ -29,13 +32,24 @@ class IdentityRotary(nn.Module):
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
         self.original = original
+        # Frequencies that follow the length change whenever they are asked: ask a copy.
+        self.asked = copy.deepcopy(original)
 
     def forward(
         self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         origin = position_ids.new_zeros(1, 1)
-        cos, sin = self.original(x[:1, :1], origin, *args, **kwargs)
+        cos, sin = self.asked(x[:1, :1], origin, *args, **kwargs)
         return torch.ones_like(cos), torch.zeros_like(sin)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one forward hands to every layer; it travels as the keyword `lengthwise`."""
+
+    engine: Any
+    step: Step
+    cache: LengthwiseCache | None
 
 
 class Binding:
@@ -44,44 +58,37 @@ class Binding:
     Args:
         engine: Has `new_state(layer)` and `attend(layer, q, k, v, step, state, scale=…,
             softcap=…, learned_sink=…)`; see `lengthwise.extend.engine.Engine`.
+
+    Raises:
+        ValueError: If the model shares its configuration with an adapted one.
     """
 
     def __init__(self, model: PreTrainedModel, engine: Any) -> None:
+        if model.config._attn_implementation == NAME:
+            raise ValueError(
+                "the configuration of this model belongs to an adapted model or was copied from "
+                "one; build the model from a configuration of its own"
+            )
         self.engine = engine
-        self.step: Step | None = None
-        self.cache: LengthwiseCache | None = None
-        self._base = decoder(model)
+        self._base, self._config = decoder(model), model.config
         self._signature = inspect.signature(self._base.forward)
         self._attention_before = model.config._attn_implementation
         self._generate_before = model.__dict__.get("generate")
-        self._base.rotary_emb = IdentityRotary(self._base.rotary_emb)  # type: ignore[arg-type]
-        for index, module in enumerate(attention_modules(model)):
-            object.__setattr__(module, "_lengthwise", (self, index))
-        self._hook = self._base.register_forward_pre_hook(self._before, with_kwargs=True)
         model.set_attn_implementation(NAME)
-        generate = model.generate
-
-        @functools.wraps(generate)
-        def generate_with_cache(*args: Any, **kwargs: Any) -> Any:
-            config = kwargs.get("generation_config") or model.generation_config
-            use_cache = kwargs.get("use_cache", config.use_cache)
-            if kwargs.get("past_key_values") is None and use_cache is not False:
-                kwargs["past_key_values"] = self.new_cache()
-            return generate(*args, **kwargs)
-
-        model.generate = generate_with_cache  # type: ignore[method-assign]
+        self._base.rotary_emb = IdentityRotary(self._base.rotary_emb)  # type: ignore[arg-type]
+        self._hook = self._base.register_forward_pre_hook(self._before, with_kwargs=True)
+        # A method and not a closure: a deep copy of the model must generate with the copy.
+        model.generate = MethodType(generate, model)
         object.__setattr__(model, "_lengthwise", self)
 
     def undo(self, model: PreTrainedModel) -> None:
         """Give the model back as it was."""
         self._hook.remove()
-        self._base.rotary_emb = self._base.rotary_emb.original  # type: ignore[union-attr, assignment]
-        for module in attention_modules(model):
-            del module._lengthwise
+        self._base.rotary_emb = self._base.rotary_emb.original  # type: ignore[union-attr]
         model.set_attn_implementation(self._attention_before)
         del model.generate
         if self._generate_before is not None:
-            model.generate = self._generate_before  # type: ignore[method-assign]
+            model.generate = self._generate_before
         del model._lengthwise
 
     def new_cache(self) -> LengthwiseCache:
@@ -94,15 +101,26 @@ class Binding:
         bound = self._signature.bind_partial(*args, **kwargs)
         given = bound.arguments
         extra = dict(given.pop("kwargs", {}))
+        ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
+        if (ids is None) == (embeds is None):
+            return None  # transformers has its own words for it
+        weights = extra.get("output_attentions")
+        if self._config.output_attentions if weights is None else weights:
+            raise ValueError(
+                "an adapted model merges attention from parts and has no attention weights to "
+                "return; leave output_attentions out"
+            )
         segments = extra.pop("segment_ids", None)
         cache = self._own_cache(given)
-        if cache is not None:
-            given["past_key_values"] = cache
-        elif not torch.is_grad_enabled() or given.get("use_cache") is False:
-            given.pop("past_key_values", None)
-        new = given.get("input_ids")
-        new = given["inputs_embeds"] if new is None else new
-        self.step = make_step(
+        given["use_cache"], given["past_key_values"] = cache is not None, cache
+        if cache is not None and cache.get_seq_length() and cache.packed != (segments is not None):
+            raise ValueError(
+                "segment_ids must go with every forward on a cache or with none: the tokens seen "
+                f"came {'with' if cache.packed else 'without'} them"
+            )
+        new = embeds if ids is None else ids
+        assert isinstance(new, Tensor)
+        step = make_step(
             rows=new.shape[0],
             count=new.shape[1],
             seen=0 if cache is None else cache.get_seq_length(),
@@ -112,34 +130,45 @@ class Binding:
             segments=segments,
             device=new.device,
         )
-        self.cache = cache
         if cache is not None:
-            cache.lengths = self.step.lengths
-        return (), {**given, **extra}
+            cache.expect(step.lengths, packed=segments is not None)
+        return (), {**given, **extra, NAME: Call(self.engine, step, cache)}
 
     def _own_cache(self, given: dict[str, Any]) -> LengthwiseCache | None:
-        cache = given.get("past_key_values")
-        if cache is None:
-            wanted = given.get("use_cache")
-            wanted = self._base.config.use_cache if wanted is None else wanted
-            if not wanted or torch.is_grad_enabled():
-                # Training keeps no memory beyond the forward; transformers must not make one.
-                given["use_cache"] = False
-                return None
-            return self.new_cache()
-        if isinstance(cache, LengthwiseCache):
-            if cache.owner is not self:
+        cache, wanted = given.get("past_key_values"), given.get("use_cache")
+        if self._base.training and self._base.is_activation_checkpointing:
+            if cache is not None:
                 raise ValueError(
-                    "this cache belongs to another model or adaptation; take one from "
-                    "lengthwise.new_cache(model)"
+                    "gradient checkpointing runs layers twice and cannot go on from "
+                    "past_key_values; leave them out"
                 )
-            return cache
-        if isinstance(cache, Cache) and cache.get_seq_length() == 0:
-            return self.new_cache()
-        raise ValueError(
-            f"an adapted model cannot continue from a filled {type(cache).__name__}; "
-            "start with lengthwise.new_cache(model)"
-        )
+            return None
+        if cache is None:
+            if wanted is None:  # by default, training keeps nothing beyond the forward
+                wanted = self._config.use_cache and not self._base.training
+            return self.new_cache() if wanted else None
+        if not isinstance(cache, LengthwiseCache):
+            raise ValueError(
+                f"an adapted model takes its own cache and not a {type(cache).__name__}; start "
+                "with lengthwise.new_cache(model)"
+            )
+        if cache.owner is not self:
+            raise ValueError(
+                "this cache belongs to another model or adaptation; take one from "
+                "lengthwise.new_cache(model)"
+            )
+        return cache
+
+
+def generate(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+    """transformers' `generate` with the cache of the adapted model, unless one is passed."""
+    binding: Binding = self.__dict__["_lengthwise"]
+    config = args[1] if len(args) > 1 else kwargs.get("generation_config")
+    use_cache = kwargs.get("use_cache", (config or self.generation_config).use_cache)
+    if kwargs.get("past_key_values") is None and use_cache is not False:
+        kwargs["past_key_values"] = binding.new_cache()
+    before = binding._generate_before or functools.partial(type(self).generate, self)
+    return before(*args, **kwargs)
 
 
 def attention(
@@ -152,22 +181,24 @@ def attention(
     dropout: float = 0.0,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    lengthwise: Call | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function for an adapted layer; `[b, t, heads, d]` comes back."""
-    bound = getattr(module, "_lengthwise", None)
-    if bound is None:
-        raise ValueError("attn_implementation 'lengthwise' is set by lengthwise.adapt, not by name")
+    if lengthwise is None:
+        raise ValueError(
+            "attn_implementation 'lengthwise' is set by lengthwise.adapt, not by name; two models "
+            "need two configurations"
+        )
     if dropout:
         raise ValueError(f"an adapted model has no attention dropout, got {dropout}; set it to 0")
-    binding, layer = bound
-    cache = binding.cache
-    out = binding.engine.attend(
+    cache, layer = lengthwise.cache, module.layer_idx
+    out = lengthwise.engine.attend(
         layer,
         query,
         key,
         value,
-        binding.step,
+        lengthwise.step,
         None if cache is None else cache.layers[layer].state,
         scale=module.scaling if scaling is None else scaling,
         softcap=softcap,

@@ -20,10 +20,11 @@ class StateLayer(CacheLayerMixin):
         super().__init__()
         self.state = state
         self.seen = 0
+        self.expected = False  # whether an adapted model has announced new tokens
         self.is_initialized = True
 
     @property
-    def is_croppable(self) -> bool:  # type: ignore[override]
+    def is_croppable(self) -> bool:
         """Whether tokens can be taken back (assisted decoding)."""
         return bool(self.state.croppable)
 
@@ -34,6 +35,12 @@ class StateLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Count the new tokens and hand them on as they are."""
+        if not self.expected:
+            raise ValueError(
+                "this cache serves only the adapted model that lengthwise.new_cache made it for; "
+                "leave it out or adapt the model"
+            )
+        self.expected = False
         self.seen += key_states.shape[-2]
         return key_states, value_states
 
@@ -51,9 +58,8 @@ class StateLayer(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest tokens; transformers passes their number as a negative one."""
-        count = abs(tokens_to_remove)
-        self.state.crop(count)
-        self.seen -= count
+        self.state.crop(-tokens_to_remove)
+        self.seen += tokens_to_remove
 
 
 class LengthwiseCache(Cache):
@@ -68,12 +74,24 @@ class LengthwiseCache(Cache):
         super().__init__(layers=[StateLayer(state) for state in states])
         self.owner = owner
         self.lengths: Tensor | None = None  # real tokens of each row so far, [b]
+        self.packed = False  # whether the tokens seen came with segment_ids
+
+    def expect(self, lengths: Tensor, packed: bool) -> None:
+        """Announce a forward, after which rows have these lengths.
+
+        Args:
+            lengths: Real tokens of each row, the new ones included, `[b]`.
+            packed: Whether they come with segment_ids.
+        """
+        self.lengths, self.packed = lengths, packed
+        for layer in self.layers:
+            layer.expected = True
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams."""
         if self.lengths is not None:
             for layer in self.layers:
-                layer.state.select_rows(beam_idx)  # type: ignore[union-attr]
+                layer.state.select_rows(beam_idx)
             self.lengths = self.lengths.index_select(0, beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -91,10 +109,28 @@ class LengthwiseCache(Cache):
         return torch.arange(len(self.lengths), device=self.lengths.device)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the newest tokens of every row."""
+        """Forget the newest tokens of every row (assisted decoding).
+
+        Args:
+            tokens_to_remove: Minus their number, as in transformers.
+
+        Raises:
+            ValueError: If it is positive, or a layer has dropped what would come back.
+        """
+        if tokens_to_remove > 0:
+            raise ValueError(
+                f"tokens_to_remove must be minus the number of tokens, got {tokens_to_remove}"
+            )
+        if tokens_to_remove == 0:
+            return
+        if not self.is_croppable:
+            raise ValueError(
+                "this cache cannot take back tokens: a layer drops old keys or summarises pages; "
+                "generate without assisted decoding or prompt lookup"
+            )
         super().crop(tokens_to_remove)
         if self.lengths is not None:
-            self.lengths = (self.lengths - abs(tokens_to_remove)).clamp(min=0)
+            self.lengths = (self.lengths + tokens_to_remove).clamp(min=0)
 
     def reset(self) -> None:
         """Refused: a fresh cache is as cheap."""
@@ -102,4 +138,4 @@ class LengthwiseCache(Cache):
 
     def bytes(self) -> int:
         """Bytes allocated for keys, values, positions and summaries, over all layers."""
-        return sum(layer.state.bytes() for layer in self.layers)  # type: ignore[union-attr]
+        return sum(layer.state.bytes() for layer in self.layers)

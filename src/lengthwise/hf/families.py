@@ -9,21 +9,25 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from lengthwise.core.geometry import Geometry, LayerGeometry, RotaryBase
 
-# model_type -> where a decoder layer keeps its attention. All of them rotate the two halves of a
-# head against each other, call the attention interface once a layer, and have one rotary module.
-FAMILIES = {
-    "llama": "self_attn",
-    "mistral": "self_attn",
-    "qwen2": "self_attn",
-    "qwen3": "self_attn",
-    "gemma2": "self_attn",
-    "gemma3_text": "self_attn",
-    "gpt_oss": "self_attn",
-    "phi3": "self_attn",
-    "gpt_neox": "attention",
-    "olmo2": "self_attn",
-    "smollm3": "self_attn",
-}
+# By model_type. All of them rotate the two halves of a head against each other, call the attention
+# interface once a layer, hand keywords down to it, and have one rotary module.
+FAMILIES = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "gpt_oss",
+    "phi3",
+    "gpt_neox",
+    "olmo2",
+    "smollm3",
+)
+
+# Who reads `sliding_window` at all: a configuration may carry one that its model ignores.
+WINDOW_BY_LAYER_TYPE = ("qwen2", "qwen3", "gemma2", "gemma3_text", "gpt_oss", "smollm3")
+WINDOW_EVERYWHERE = ("mistral", "phi3")
 
 # Rope types whose frequencies follow the length of the text.
 MOVING = ("dynamic", "longrope")
@@ -35,19 +39,28 @@ class UnsupportedModelError(ValueError):
 
 def refuse_unsupported(model: PreTrainedModel) -> None:
     """Raise `UnsupportedModelError` with the reason unless the model can be adapted."""
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedModelError(
+            f"adapt takes a transformers model, got {type(model).__name__}; adapt the model "
+            "inside a wrapper"
+        )
     config = model.config
-    kind = getattr(config, "model_type", type(model).__name__)
+    kind = config.model_type
     if kind in FAMILIES:
+        if not model.can_generate():
+            raise UnsupportedModelError(
+                f"{type(model).__name__} is not supported: it is no causal language model"
+            )
         if getattr(config, "use_bidirectional_attention", None):
             raise UnsupportedModelError(f"{kind} with bidirectional attention is not supported")
         return
     supported = ", ".join(FAMILIES)
     if getattr(config, "is_encoder_decoder", False):
         why = "it is an encoder-decoder"
-    elif not getattr(config, "rope_parameters", None):
-        why = "it has no rotary positions"
     elif hasattr(config, "text_config"):
         why = "it is multimodal; load its text model alone"
+    elif not any(getattr(config, name, None) for name in ("rope_parameters", "rotary_dim")):
+        why = "it has no rotary positions"
     else:
         why = "its attention has not been checked"
     raise UnsupportedModelError(f"{kind} is not supported: {why}; supported are {supported}")
@@ -58,28 +71,21 @@ def decoder(model: PreTrainedModel) -> nn.Module:
     return model.base_model
 
 
-def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """The attention module of every layer, in order."""
-    name = FAMILIES[model.config.model_type]
-    return [getattr(layer, name) for layer in decoder(model).layers]  # type: ignore[union-attr]
-
-
 def read_geometry(model: PreTrainedModel) -> Geometry:
     """Layers, heads, windows and rotary embeddings of a supported, un-adapted model."""
     config = model.config
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     count = config.num_hidden_layers
-    types = getattr(config, "layer_types", None) or [None] * count
+    types = config.layer_types if config.model_type in WINDOW_BY_LAYER_TYPE else [None] * count
     bases: dict[str | None, RotaryBase] = {}
     layers = []
     for index, kind in enumerate(types):
         key = kind if config.model_type == "gemma3_text" else None
         if key not in bases:
             bases[key] = _rotary_base(model, key)
-        # transformers windows a layer either by its type or, without types, all of them.
-        slides = kind in (None, "sliding_attention")
-        window = getattr(config, "sliding_window", None) if slides else None
+        slides = kind == "sliding_attention" or config.model_type in WINDOW_EVERYWHERE
+        window = config.sliding_window if slides else None
         positions = getattr(config, "no_rope_layers", None)
         rotated = positions is None or bool(positions[index])
         layers.append(LayerGeometry(bases[key] if rotated else None, window))
@@ -102,14 +108,13 @@ def _rotary_base(model: PreTrainedModel, layer_type: str | None) -> RotaryBase:
     moving = any(name in kind for name in MOVING)
     default: Any = module.compute_default_rope_parameters  # type: ignore[union-attr]
     function: Any = default if kind == "default" else ROPE_INIT_FUNCTIONS[kind]
-    extra = {"layer_type": layer_type} if layer_type else {}
+    layer: dict[str, Any] = {"layer_type": layer_type} if layer_type else {}
 
     def own(length: int) -> tuple[Tensor, float]:
-        if moving and length:
-            extra["seq_len"] = length
-        inv_freq, factor = function(config, **extra)
+        so_far = {"seq_len": length} if moving else {}
+        inv_freq, factor = function(config, **layer, **so_far)
         return inv_freq.float(), float(factor)
 
-    inv_freq, _ = own(0)
+    inv_freq, _ = own(1)
     theta = float(parameters["rope_theta"])
     return RotaryBase(2 * inv_freq.shape[-1], theta, kind, own, static=not moving)

@@ -37,7 +37,8 @@ def make_step(
     """Positions by these rules, first match wins:
 
     1. a 2-D mask with zeros: real tokens of a row count from 0, padding is -1. `position_ids`
-       are not needed then (transformers derives its own from the mask in `generate`);
+       are not needed then and may only count the same tokens from elsewhere, as those that
+       transformers derives in `generate` do;
     2. `position_ids`: taken as they are;
     3. otherwise rows go on from the tokens seen.
 
@@ -45,8 +46,16 @@ def make_step(
 
     Raises:
         ValueError: For a mask that is not 2-D or has another length than the tokens seen and
-            new, and for positions that repeat within a row without `segment_ids`.
+            new, for positions that disagree with a padded mask or that come again without
+            `segment_ids`, and for `segment_ids` of another shape than the tokens.
     """
+    if segments is not None:
+        if tuple(segments.shape) != (rows, count):
+            raise ValueError(
+                f"segment_ids must hold a document number for each of {rows} x {count} tokens, "
+                f"got shape {tuple(segments.shape)}"
+            )
+        segments = segments.to(device)
     before = torch.zeros(rows, dtype=torch.long, device=device) if lengths is None else lengths
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.ndim != 2:
@@ -65,6 +74,8 @@ def make_step(
             # Counting goes on from the row's own length: the past of the mask may be padded.
             fresh = real[:, seen:]
             positions = (before[:, None] + fresh.cumsum(1) - 1).masked_fill(~fresh, -1)
+            if position_ids is not None:
+                _agree(position_ids.to(device).expand(rows, count) - positions, fresh)
             return Step(positions, segments, None, before + fresh.sum(1))
     if position_ids is not None:
         positions = position_ids.to(device).expand(rows, count)
@@ -75,12 +86,25 @@ def make_step(
     return Step(positions, segments, start, before + count)
 
 
+def _agree(shift: Tensor, fresh: Tensor) -> None:
+    """Raise unless the real tokens of every row are shifted by one number."""
+    highest = shift.masked_fill(~fresh, torch.iinfo(shift.dtype).min).amax(1)
+    lowest = shift.masked_fill(~fresh, torch.iinfo(shift.dtype).max).amin(1)
+    if bool((highest > lowest).any()):
+        raise ValueError(
+            "position_ids and a padded attention_mask disagree: real tokens of a row follow each "
+            "other without gaps; leave one of the two out"
+        )
+
+
 def _explicit(positions: Tensor, segments: Tensor | None, before: Tensor) -> Step:
     steps = positions.diff(dim=1)
     lengths = torch.maximum(before, positions.amax(1) + 1)
-    if segments is None and bool((steps <= 0).any()):
+    again = bool((steps <= 0).any()) or bool((positions[:, 0] < before).any())
+    if segments is None and again:
         raise ValueError(
-            "position_ids start again within a row; pass segment_ids to say where documents begin"
+            "position_ids start again, within a row or below the tokens seen; pass segment_ids to "
+            "say where documents begin"
         )
     first = int(positions[0, 0])
     consecutive = bool((steps == 1).all()) and bool((positions[:, 0] == first).all())

@@ -89,7 +89,7 @@ class Results:
         return cls(plan, rows)
 
     def methods(self, task: str) -> list[str]:
-        """Names of the methods that were measured on a task, in the plan's order."""
+        """Names of the methods that were measured on a task, in the order of their first cells."""
         return list(dict.fromkeys(r.method for r in self.rows if r.task == task and not r.refused))
 
     def lengths(self, task: str) -> list[int]:

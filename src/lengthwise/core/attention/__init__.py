@@ -13,16 +13,24 @@ from lengthwise.core.attention.decode import decode
 from lengthwise.core.attention.flex import flex, has_compiler
 from lengthwise.core.attention.reference import reference
 from lengthwise.core.keys import KeyBlock, Queries, concatenate
-from lengthwise.core.partial import Partial, merge, sink
+from lengthwise.core.partial import Partial, merge, nothing, sink
 from lengthwise.core.regions import OWN, Place, Region
 from lengthwise.core.rotary import Rotary
 
-__all__ = ["IMPLEMENTATIONS", "Choice", "attend", "attend_blocks", "choose", "place_keys", "place_queries"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "Choice",
+    "attend",
+    "attend_blocks",
+    "choose",
+    "place_keys",
+    "place_queries",
+]
 
 IMPLEMENTATIONS = ("auto", "reference", "chunked", "sdpa", "flex", "decode")
 
-# Scores that `decode` may hold at once, and the pairs from which compiling for a CPU pays.
-DECODE_SCORES = 1 << 24
+# Queries up to which a step counts as decoding, and pairs from which compiling for a CPU pays.
+DECODE_QUERIES = 16
 FLEX_CPU_PAIRS = 1 << 36
 
 
@@ -50,17 +58,20 @@ def choose(
 
     Args:
         device: `cpu` or `cuda`.
-        queries, keys, heads: The sizes of the call; queries and heads times the rows.
+        queries, keys: Of one row.
+        heads: Query heads times the rows of the batch.
         aligned: Whether positions are consecutive on both sides, without padding or documents.
         plain: Whether the region is only a band: no predicate, score change or soft cap.
         needs_grad: Whether anybody will differentiate.
         compiler: Whether torch.compile can build kernels here.
         one_part: Whether nothing will be merged, so that nobody reads the log-sum-exp.
     """
-    if queries <= 16 and not needs_grad and queries * heads * keys <= DECODE_SCORES:
+    if queries <= DECODE_QUERIES and not needs_grad:
         return Choice("decode", "few queries: one product that reads keys once per KV head")
     if device == "cpu" and aligned and plain and not needs_grad:
-        return Choice("sdpa", "consecutive positions: torch's fused kernel on rectangles and triangles")
+        return Choice(
+            "sdpa", "consecutive positions: torch's fused kernel on rectangles and triangles"
+        )
     if device == "cuda" and compiler:
         return Choice("flex", "one fused kernel for any predicate, forward and backward")
     heavy = queries * heads * keys >= FLEX_CPU_PAIRS
@@ -180,10 +191,7 @@ def attend_blocks(
                 _partial(placed[region.q_place], keys, region, scale, softcap, impl, alone)
             )
         if not parts:
-            b, h, t, _ = queries.vectors.shape
-            width = blocks[0].values.shape[-1]
-            empty = queries.vectors.new_full((b, h, t), float("-inf"))
-            parts = [Partial(queries.vectors.new_zeros(b, h, t, width), empty)]
+            parts = [nothing(queries.vectors, blocks[0].values.shape[-1])]
         whole = merge(parts)
     return whole if learned_sink is None else merge([whole, sink(learned_sink, whole)])
 
@@ -200,17 +208,18 @@ def _partial(
     aligned = queries.start is not None and block.start is not None and queries.segments is None
     plain = region.also is None and region.score is None and softcap is None
     plain = plain and block.values.shape[-1] == queries.vectors.shape[-1]
+    tensors = (queries.vectors, block.keys, block.values)
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if impl == "auto":
         b, h, t, _ = queries.vectors.shape
-        tensors = (queries.vectors, block.keys, block.values)
         impl = choose(
             device=queries.vectors.device.type,
-            queries=b * t,
+            queries=t,
             keys=len(block),
-            heads=h,
+            heads=b * h,
             aligned=aligned,
             plain=plain,
-            needs_grad=torch.is_grad_enabled() and any(x.requires_grad for x in tensors),
+            needs_grad=needs_grad,
             compiler=has_compiler(),
             one_part=alone,
         ).name
@@ -220,6 +229,8 @@ def _partial(
                 "impl='sdpa' takes plain bands at consecutive positions, keys as wide as values, "
                 "on a CPU; use 'chunked'"
             )
+        if needs_grad:
+            raise ValueError("impl='sdpa' has no gradient for the log-sum-exp; use 'chunked'")
         return band(queries, block, region, scale=scale)
     if impl == "flex" and queries.vectors.device.type == "cpu" and not alone:
         raise ValueError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lengthwise.core.keys import KeyBlock, Queries
-from lengthwise.core.partial import Partial, merge
+from lengthwise.core.partial import Partial, merge, nothing
 from lengthwise.core.regions import Region
 
 TILE = 512
@@ -45,19 +45,15 @@ def band(queries: Queries, block: KeyBlock, region: Region, *, scale: float) -> 
         # Near triangle: slots lead .. head - 1, of which query i sees the first i.
         if head > lead:
             parts.append(_near_triangle(q, k, v, low, high, lead, first, last, scale))
-        whole = merge([part for part in parts if part is not None] or [_nothing(q, v, low, high)])
+        whole = merge(
+            [part for part in parts if part is not None]
+            or [nothing(q[:, :, low:high], v.shape[-1])]
+        )
         outs.append(whole.out)
         lses.append(whole.lse)
     if len(outs) == 1:
         return Partial(outs[0], lses[0])
     return Partial(torch.cat(outs, dim=2), torch.cat(lses, dim=2))
-
-
-def _nothing(q: Tensor, v: Tensor, low: int, high: int) -> Partial:
-    b, h = q.shape[:2]
-    return Partial(
-        q.new_zeros(b, h, high - low, v.shape[-1]), q.new_full((b, h, high - low), float("-inf"))
-    )
 
 
 def _rectangle(
@@ -73,7 +69,15 @@ def _rectangle(
 
 
 def _near_triangle(
-    q: Tensor, k: Tensor, v: Tensor, low: int, high: int, lead: int, first: int, last: int, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    low: int,
+    high: int,
+    lead: int,
+    first: int,
+    last: int,
+    scale: float,
 ) -> Partial | None:
     # Query low sees none of these slots, low + 1 sees one, and so on.
     start, stop = max(lead, first), min(high - 1 - low + lead, last)
@@ -86,7 +90,15 @@ def _near_triangle(
 
 
 def _far_triangle(
-    q: Tensor, k: Tensor, v: Tensor, low: int, high: int, rear: int, first: int, last: int, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    low: int,
+    high: int,
+    rear: int,
+    first: int,
+    last: int,
+    scale: float,
 ) -> Partial | None:
     # Query i sees the slots rear + (i - low) .. tail - 1: seen from behind, a causal triangle.
     tail = rear + (high - 1 - low)
@@ -124,6 +136,8 @@ def _padded(part: Partial, rows_before: int, rows: int, rows_after: int = 0) -> 
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    # The kernel steps through the last dimension by one number, whatever its stride says.
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, causal, scale=scale
     )

@@ -5,12 +5,14 @@ arXiv:2205.14135, algorithms 1 and 4), with a gradient for the log-sum-exp too, 
 `merge` differentiates through it.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from lengthwise.core.attention.reference import apply_score
+from lengthwise.core.attention.reference import apply_score, at_least_float32
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import Region, same_segment, visible_pairs
@@ -41,12 +43,12 @@ class _Chunked(torch.autograd.Function):
         scale: float,
         softcap: float | None,
     ) -> tuple[Tensor, Tensor]:
-        ctx.meta = (queries, block, region, scale, softcap)
         b, h, t, _ = q.shape
-        out = q.new_zeros(b, h, t, v.shape[-1])
-        lse = q.new_full((b, h, t), float("-inf"))
+        out = at_least_float32(q.new_zeros(b, h, t, v.shape[-1]))
+        lse = out.new_full((b, h, t), float("-inf"))
         for ts in _tiles(t, Q_TILE):
-            o, peak, total = out[:, :, ts], lse[:, :, ts].clone(), lse.new_zeros(b, h, ts.stop - ts.start)
+            o, peak = out[:, :, ts], lse[:, :, ts].clone()
+            total = torch.zeros_like(peak)
             for ns in _tiles(k.shape[2], K_TILE):
                 score = _score(queries, block, region, ts, ns, scale, softcap)
                 if score is None:
@@ -56,14 +58,22 @@ class _Chunked(torch.autograd.Function):
                 weight = torch.exp(score - safe[..., None])
                 decay = torch.exp(peak - safe)
                 total = total * decay + weight.sum(-1)
-                o.mul_(decay[..., None]).add_(_times_values(weight, v[:, :, ns]))
+                o.mul_(decay[..., None]).add_(_times_values(weight.to(v.dtype), v[:, :, ns]))
                 peak = new_peak
             o.div_(total.clamp_min(torch.finfo(total.dtype).tiny)[..., None])
             lse[:, :, ts] = peak + total.log()
+        out = out.to(q.dtype)
+        # Tensors go through save_for_backward alone, so that checkpointing can drop them.
+        gone = q.new_empty(0)
+        ctx.meta = (
+            replace(queries, vectors=gone), replace(block, keys=gone, values=gone),
+            region, scale, softcap,
+        )  # fmt: skip
         ctx.save_for_backward(q, k, v, out, lse)
         return out, lse
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_out, d_lse = grads
         q, k, v, out, lse = ctx.saved_tensors
@@ -72,10 +82,11 @@ class _Chunked(torch.autograd.Function):
             raise ValueError(
                 "impl='chunked' has no backward through a region's own score; use impl='reference'"
             )
+        queries, block = replace(queries, vectors=q), replace(block, keys=k, values=v)
         group = q.shape[1] // k.shape[1]
-        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        dq, dk, dv = (torch.zeros_like(at_least_float32(x)) for x in (q, k, v))
         # d score = weight * (d weight - delta + d lse), where delta = sum_k weight * d weight.
-        delta = (out * d_out).sum(-1) - d_lse
+        delta = at_least_float32(out * d_out).sum(-1) - d_lse
         finite = torch.where(lse.isneginf(), 0.0, lse)
         for ts in _tiles(q.shape[2], Q_TILE):
             for ns in _tiles(k.shape[2], K_TILE):
@@ -84,16 +95,16 @@ class _Chunked(torch.autograd.Function):
                     continue
                 weight = torch.exp(score - finite[:, :, ts, None])
                 grad = d_out[:, :, ts]
-                dv[:, :, ns] += _per_kv_head(weight.transpose(-1, -2) @ grad, group)
+                dv[:, :, ns] += _per_kv_head(weight.to(v.dtype).transpose(-1, -2) @ grad, group)
                 d_weight = grad @ v[:, :, ns].repeat_interleave(group, dim=1).transpose(-1, -2)
                 d_score = weight * (d_weight - delta[:, :, ts, None])
                 if softcap is not None:
                     seen = torch.where(score.isneginf(), 0.0, score)
                     d_score = d_score * (1 - (seen / softcap) ** 2)
-                d_score = d_score * scale
+                d_score = (d_score * scale).to(q.dtype)
                 dq[:, :, ts] += d_score @ k[:, :, ns].repeat_interleave(group, dim=1)
                 dk[:, :, ns] += _per_kv_head(d_score.transpose(-1, -2) @ q[:, :, ts], group)
-        return dq, dk, dv, None, None, None, None, None
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None, None, None
 
 
 def _tiles(length: int, size: int) -> list[slice]:
@@ -116,8 +127,8 @@ def _score(
         return None
     b, h, t, d = q.vectors.shape
     kv = k.keys.shape[1]
-    score = (q.vectors.reshape(b, kv, h // kv * t, d) @ k.keys.transpose(-1, -2)).view(b, h, t, len(k))
-    score = score * scale
+    score = q.vectors.reshape(b, kv, h // kv * t, d) @ k.keys.transpose(-1, -2)
+    score = at_least_float32(score.view(b, h, t, len(k))) * scale
     if softcap is not None:
         score = torch.tanh(score / softcap) * softcap
     if region.score is not None:

@@ -1,6 +1,7 @@
 """A few queries over many keys: keys and values are read once per KV head."""
 
 import torch
+from torch import Tensor
 
 from lengthwise.core.attention.chunked import coverage
 from lengthwise.core.attention.reference import apply_score
@@ -8,11 +9,15 @@ from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import Region, same_segment, visible_pairs
 
+# Keys at a time: their scores stay in cache, and in memory that the allocator hands out again.
+# One temporary for 131,072 keys costs more in page faults than the attention itself.
+TILE = 4096
+
 
 def decode(
     queries: Queries, block: KeyBlock, region: Region, *, scale: float, softcap: float | None
 ) -> Partial:
-    """Attention of placed queries over placed keys; extra memory is queries times keys.
+    """Attention of placed queries over placed keys.
 
     The heads that share a KV head become columns of one product. Keys stand on its left,
     because a tall matrix times a few columns streams through memory at full speed, while the
@@ -20,19 +25,52 @@ def decode(
     """
     b, h, t, d = queries.vectors.shape
     kv, n = block.keys.shape[1], len(block)
-    columns = queries.vectors.reshape(b, kv, h // kv * t, d).transpose(-1, -2)
-    score = (block.keys @ columns).transpose(-1, -2).reshape(b, h, t, n) * scale
+    columns = (queries.vectors * scale).reshape(b, kv, h // kv * t, d).transpose(-1, -2)
+    peak = total = out = None
+    for low in range(0, n, TILE):
+        tile = block if n <= TILE else block.slots(low, min(low + TILE, n))
+        score = _score(queries, tile, region, columns, softcap)
+        highest = score.amax(-2, keepdim=True)
+        if peak is None or total is None or out is None:
+            peak = highest
+            # A query that has seen nothing yet: subtract 0, so that no inf - inf appears.
+            weights = score.sub_(_finite(peak)).exp_()
+            total = weights.sum(-2, keepdim=True)
+            out = weights.transpose(-1, -2) @ tile.values
+            continue
+        higher = torch.maximum(peak, highest)
+        decay = (peak - _finite(higher)).exp_()
+        weights = score.sub_(_finite(higher)).exp_()
+        total = total * decay + weights.sum(-2, keepdim=True)
+        out = out * decay.transpose(-1, -2) + weights.transpose(-1, -2) @ tile.values
+        peak = higher
+    assert peak is not None and total is not None and out is not None
+    out = out / total.clamp_min(torch.finfo(total.dtype).tiny).transpose(-1, -2)
+    lse = peak + total.log()
+    return Partial(out.reshape(b, h, t, -1), lse.reshape(b, h, t))
+
+
+def _score(
+    queries: Queries, tile: KeyBlock, region: Region, columns: Tensor, softcap: float | None
+) -> Tensor:
+    """Scores `[b, kv_heads, keys, group * t]`, -inf where not seen; free to be written over."""
+    score = tile.keys @ columns
+    together = same_segment(queries.segments, tile.segments)
+    plain = softcap is None and region.score is None and together is None
+    if plain and coverage(region, queries, tile) == "all":
+        return score
+    b, h, t, _ = queries.vectors.shape
+    usual = score.transpose(-1, -2).reshape(b, h, t, len(tile))
     if softcap is not None:
-        score = torch.tanh(score / softcap) * softcap
+        usual = torch.tanh(usual / softcap) * softcap
     if region.score is not None:
-        score = apply_score(region, score, queries.positions, block.positions)
-    together = same_segment(queries.segments, block.segments)
-    if coverage(region, queries, block) != "all" or together is not None:
-        seen = visible_pairs(region, queries.positions, block.positions, h)
-        if together is not None:
-            seen = seen & together
-        score = score.masked_fill(~seen, float("-inf"))
-    lse = torch.logsumexp(score, dim=-1)
-    weights = torch.exp(score - torch.where(lse.isneginf(), 0.0, lse)[..., None])
-    out = weights.view(b, kv, h // kv * t, n) @ block.values
-    return Partial(out.view(b, h, t, -1), lse)
+        usual = apply_score(region, usual, queries.positions, tile.positions)
+    seen = visible_pairs(region, queries.positions, tile.positions, h)
+    if together is not None:
+        seen = seen & together
+    usual = usual.masked_fill(~seen, float("-inf"))
+    return usual.reshape(b, score.shape[1], -1, len(tile)).transpose(-1, -2).contiguous()
+
+
+def _finite(peak: Tensor) -> Tensor:
+    return torch.where(peak.isneginf(), 0.0, peak)

@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
-from lengthwise.core.regions import Region
+from lengthwise.core.regions import Region, same_segment, visible_pairs
+
+TILE = 128  # pairs are skipped or masked in squares of this size
 
 
+@functools.cache
 def has_compiler() -> bool:
     """Whether torch.compile can build CPU kernels here."""
     return any(shutil.which(name) for name in ("g++", "clang++"))
@@ -53,9 +56,8 @@ def flex(
             score = region.score(score, b, h, q_position, k_position)
         return score
 
-    device = queries.vectors.device
-    mask = create_block_mask(mask_mod, b, h, t, n, device=device)
-    on_cpu = device.type == "cpu"
+    mask, blind = _block_mask(queries, block, region, mask_mod)
+    on_cpu = queries.vectors.device.type == "cpu"
     out = _compiled()(
         queries.vectors.contiguous(),
         block.keys.contiguous(),
@@ -67,20 +69,47 @@ def flex(
         return_aux=None if on_cpu else AuxRequest(lse=True),
     )
     # A row without keys: FlexAttention's own convention differs between releases.
-    blind = ~_sees_something(mask_mod, b, h, t, n, device)
     if on_cpu:
-        return Partial(out.masked_fill(blind[..., None], 0.0), out.new_full((b, h, t), float("nan")))
+        return Partial(
+            out.masked_fill(blind[..., None], 0.0), out.new_full((b, h, t), float("nan"))
+        )
     out, aux = out
-    return Partial(out.masked_fill(blind[..., None], 0.0), aux.lse.masked_fill(blind, float("-inf")))
+    return Partial(
+        out.masked_fill(blind[..., None], 0.0), aux.lse.masked_fill(blind, float("-inf"))
+    )
 
 
-def _sees_something(mask_mod: Any, b: int, h: int, t: int, n: int, device: torch.device) -> Tensor:
-    """`[b, h, t]`: whether a query sees any key, in tiles of queries."""
-    bs = torch.arange(b, device=device)[:, None, None, None]
-    hs = torch.arange(h, device=device)[None, :, None, None]
-    ks = torch.arange(n, device=device)[None, None, None, :]
-    rows = []
-    for low in range(0, t, 256):
-        ts = torch.arange(low, min(low + 256, t), device=device)[None, None, :, None]
-        rows.append(mask_mod(bs, hs, ts, ks).any(-1).expand(b, h, -1))
-    return torch.cat(rows, dim=2)
+def _block_mask(
+    queries: Queries, block: KeyBlock, region: Region, mask_mod: Any
+) -> tuple[BlockMask, Tensor]:
+    """The tiles to visit, and `[b, heads or 1, t]`: which queries see no key.
+
+    Made from one row of tiles at a time: `create_block_mask` holds a number for every pair, which
+    is hundreds of gigabytes where FlexAttention pays on a CPU.
+    """
+    t, n = len(queries), len(block)
+    some, full, blind = [], [], []
+    for low in range(0, t, TILE):
+        tile = queries.times(low, min(low + TILE, t))
+        seen = visible_pairs(region, tile.positions, block.positions, queries.vectors.shape[1])
+        together = same_segment(tile.segments, block.segments)
+        if together is not None:
+            seen = seen & together
+        blind.append(~seen.any(-1))
+        # What is filled up is unseen, so the last tiles count as seen in part.
+        seen = torch.nn.functional.pad(seen, (0, -n % TILE, 0, TILE - len(tile)))
+        cells = seen.unflatten(-1, (-1, TILE))
+        some.append(cells.any(-1).any(-2))
+        full.append(cells.all(-1).all(-2))
+    whole = torch.stack(full, dim=2)
+    parts = torch.stack(some, dim=2) & ~whole
+    mask = BlockMask.from_kv_blocks(
+        *_listed(parts), *_listed(whole), BLOCK_SIZE=TILE, mask_mod=mask_mod, seq_lengths=(t, n)
+    )
+    return mask, torch.cat(blind, dim=2)
+
+
+def _listed(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """How many tiles of each row are true, and their indices, those first."""
+    count = tiles.sum(-1, dtype=torch.int32)
+    return count, tiles.int().argsort(dim=-1, descending=True, stable=True).int()

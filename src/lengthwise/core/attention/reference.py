@@ -30,7 +30,7 @@ def reference(
     q_positions, k_positions = queries.positions, block.positions
     values = block.values.repeat_interleave(heads // kv_heads, dim=1)
     shape = (queries.vectors.shape[0], heads, len(queries), len(block))
-    scores = queries.vectors.new_full(shape, float("-inf"))
+    scores = at_least_float32(queries.vectors.new_full(shape, float("-inf")))
     for region in regions:
         q, k = queries.vectors, block.keys
         if rotary is not None:
@@ -40,7 +40,8 @@ def reference(
                 k = rotary.rotate(k, places)
             else:
                 k = rotary.shift(k, places - stored(k_positions))
-        score = q @ k.repeat_interleave(heads // kv_heads, dim=1).transpose(-1, -2) * scale
+        score = q @ k.repeat_interleave(heads // kv_heads, dim=1).transpose(-1, -2)
+        score = at_least_float32(score) * scale
         if softcap is not None:
             score = torch.tanh(score / softcap) * softcap
         if region.score is not None:
@@ -52,7 +53,12 @@ def reference(
         scores = torch.where(seen, score, scores)
     lse = torch.logsumexp(scores, dim=-1)
     weights = torch.exp(scores - torch.where(lse.isneginf(), 0.0, lse)[..., None])
-    return Partial(weights @ values, lse)
+    return Partial(weights.to(values.dtype) @ values, lse)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Scores and what follows from them: in bfloat16 a log-sum-exp of 30 is off by 0.1."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def apply_score(region: Region, score: Tensor, q_positions: Tensor, k_positions: Tensor) -> Tensor:

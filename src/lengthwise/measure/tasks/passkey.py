@@ -90,9 +90,9 @@ class Passkey:
             raise ValueError(f"Passkey: count must be at least 1, got {count!r}")
         rng = random.Random(f"passkey {seed} {length}")
         keys = ["".join(rng.choices("0123456789", k=self.digits)) for _ in range(count)]
+        # With a letter of filler: without any, one token more may be out of reach.
         shortest = max(
-            token_count(tokenizer, NEEDLE.format(key=key).removesuffix("\n") + QUESTION)
-            for key in keys
+            token_count(tokenizer, NEEDLE.format(key=key) + "a" + QUESTION) for key in keys
         )
         if length < shortest + self.allowance:
             raise ValueError(
@@ -146,8 +146,9 @@ class Passkey:
 
     def _from(self, offset: int, characters: int) -> str:
         """`characters` of the filler from `offset`, going round at its end."""
-        rounds = (offset + characters) // len(self.filler) + 1
-        return (self.filler * rounds)[offset : offset + characters]
+        whole = self.filler.removesuffix("\n") + "\n"
+        rounds = (offset + characters) // len(whole) + 1
+        return (whole * rounds)[offset : offset + characters]
 
     def score(self, text: str, item: Item) -> float:
         """1 if the first number in the text is the passkey, else 0."""

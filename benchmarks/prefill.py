@@ -1,0 +1,43 @@
+"""How long does it take to read 32,768 tokens: full attention against sinks and a window?
+
+    python benchmarks/prefill.py
+"""
+
+import torch
+from shape import median_seconds, model, write
+
+import lengthwise as lw
+
+TOKENS = 32768
+REPEATS = 3
+
+
+def main() -> None:
+    net = model()
+    ids = torch.randint(0, 8192, (1, TOKENS), generator=torch.Generator().manual_seed(2))
+    rows = []
+
+    def read() -> None:
+        with torch.no_grad():
+            net(input_ids=ids, use_cache=True, logits_to_keep=1)
+
+    def measure(name: str, methods: tuple | None) -> float:
+        if methods is None:
+            seconds = median_seconds(read, REPEATS)
+        else:
+            with lw.adapted(net, *methods):
+                seconds = median_seconds(read, REPEATS)
+        rows.append({"who": name, "tokens": TOKENS, "seconds": seconds})
+        print(f"{name:<44} {seconds['median']:>7.1f} s", flush=True)
+        return seconds["median"]
+
+    full = measure("transformers, full attention (SDPA)", None)
+    measure("lengthwise, full attention", ())
+    window = measure("lengthwise, 64 sinks and a window of 4,096", (lw.LMInfinite(sinks=64, window=4096),))
+    stream = measure("lengthwise, StreamingLLM of 64 + 4,096", (lw.StreamingLLM(sinks=64, window=4096),))
+    print(f"window {full / window:.2f} times, StreamingLLM {full / stream:.2f} times faster than full")
+    write("prefill", "How long does it take to read 32,768 tokens?", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The model that every speed benchmark uses, and how a result is written down."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def model() -> LlamaForCausalLM:
+    """Random weights, float32, 2 threads: vocabulary 8192, hidden 512, 8 layers, 8 over 2 heads."""
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=8192, hidden_size=512, intermediate_size=1536, num_hidden_layers=8,
+        num_attention_heads=8, num_key_value_heads=2, head_dim=64, max_position_embeddings=4096,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def median_seconds(step: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Median and spread of `repeats` timed calls after one warm-up."""
+    step()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    return {"median": statistics.median(times), "low": min(times), "high": max(times)}
+
+
+def fill(model: LlamaForCausalLM, cache: Any, tokens: int, chunk: int = 2048) -> None:
+    """Make a cache as if `tokens` tokens had been read: random keys and values, no forward.
+
+    What decoding costs depends on how much is cached, not on what; reading 131,072 tokens with
+    full attention would take an hour. Our caches are filled through the same `extend` that a
+    forward calls.
+    """
+    config = model.config
+    g = torch.Generator().manual_seed(1)
+    for start in range(0, tokens, chunk):
+        count = min(chunk, tokens - start)
+        shape = (1, config.num_key_value_heads, count, config.head_dim)
+        keys, values = torch.randn(shape, generator=g), torch.randn(shape, generator=g)
+        for index in range(config.num_hidden_layers):
+            if hasattr(cache, "owner"):
+                from lengthwise.core.keys import KeyBlock
+
+                positions = torch.arange(start, start + count).expand(1, 1, -1)
+                layer = cache.layers[index]
+                layer.state.store.extend(KeyBlock(keys, values, positions, None, start))
+                layer.seen += count
+            else:
+                cache.update(keys, values, index)
+    if hasattr(cache, "owner"):
+        cache.lengths = torch.tensor([tokens])
+
+
+def write(name: str, question: str, rows: list[dict[str, Any]]) -> None:
+    """Print the rows and keep them with hardware, versions and commit."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    record = {
+        "question": question,
+        "command": f"python benchmarks/{name}.py",
+        "hardware": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
+                     "python": platform.python_version()},
+        "commit": commit,
+        "date": time.strftime("%Y-%m-%d"),
+        "rows": rows,
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    temporary = RESULTS / f".{name}.tmp"
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, RESULTS / f"{name}.json")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

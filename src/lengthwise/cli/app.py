@@ -1,0 +1,91 @@
+"""The commands, and the one place where what goes wrong becomes one line and an exit status.
+
+Status 0: done. 2: something that the person can change, a wrong path, option, method, text or
+directory. 70: a mistake of ours; LENGTHWISE_DEBUG=1 shows the traceback. 130: Ctrl-C. 141: whoever
+read the output has gone.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from lengthwise.cli import demo, extend, measure, methods, run
+
+USER_ERROR, BUG, INTERRUPTED, CLOSED_PIPE = 2, 70, 130, 141
+
+
+class Commands(TyperGroup):
+    """The group of all commands, with our way of ending."""
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
+        """Run a command line and end the process with its status."""
+        arguments = sys.argv[1:] if args is None else list(args)
+        try:
+            # make_context empties the list that it is given.
+            with self.make_context("lengthwise", [*arguments], obj=arguments) as context:
+                self.invoke(context)
+            sys.stdout.flush()  # a closed pipe shows here
+        except typer.Exit as ended:
+            sys.exit(ended.exit_code)
+        except KeyboardInterrupt as interrupted:
+            _say("Interrupted" + (f": {interrupted}" if str(interrupted) else "."))
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever read the output has gone; the interpreter must not try to flush again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(CLOSED_PIPE)
+        except Exception as error:
+            sys.exit(_explain(error))
+        sys.exit(0)
+
+
+def _explain(error: Exception) -> int:
+    """Say in one line what was wrong; the exit status."""
+    if os.environ.get("LENGTHWISE_DEBUG") == "1":
+        traceback.print_exc()
+    words = getattr(error, "format_message", error.__str__)()  # click words its own errors
+    if isinstance(error, OSError) and error.filename is not None:
+        words = f"{error.filename}: {error.strerror}"
+    if hasattr(error, "format_message") or isinstance(error, (ValueError, OSError)):
+        _say(f"lengthwise: {words}")
+        return USER_ERROR
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        _say("lengthwise: out of memory; try a shorter text, a smaller --chunk or a smaller model")
+        return USER_ERROR
+    _say(
+        f"lengthwise: internal error, {type(error).__name__}: {words} "
+        "(set LENGTHWISE_DEBUG=1 for the traceback, and please report it)"
+    )
+    return BUG
+
+
+def _say(words: str) -> None:
+    print(" ".join(words.split()), file=sys.stderr)
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for command in (demo.demo, methods.methods, extend.extend, run.run, measure.measure):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def lengthwise(context: typer.Context) -> None:
+    """Use and measure language models beyond the length that they were trained for.
+
+    Start with `lengthwise demo`: it needs no network and takes three minutes. Wherever a command
+    takes a MODEL, that is a directory with a checkpoint, a name on the Hugging Face hub, or the
+    word `demo` for the small model that comes with lengthwise.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())

@@ -1,0 +1,72 @@
+"""`lengthwise demo`: all of it in three minutes, on the bundled model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lengthwise.cli.inputs import say
+from lengthwise.cli.measure import RESULTS, carry_out, check_folder
+
+if TYPE_CHECKING:
+    from lengthwise.measure import Cell
+
+# For a window of 512. InfLLM reads 4 + 256 + 8 * 32 keys, as many as fit the window.
+METHODS = {
+    "plain": "plain",
+    "PI": "pi:factor=16",
+    "YaRN": "yarn:factor=16",
+    "LMInfinite": "lminfinite:sinks=4,window=508",
+    "SelfExtend": "selfextend:group=32,window=128",
+    "StreamingLLM": "streamingllm:sinks=4,window=508",
+    "InfLLM": "infllm:pages=8,page_size=32,sinks=4,window=256",
+}
+LOSS = ("plain", "PI", "YaRN", "LMInfinite", "SelfExtend", "StreamingLLM")
+PASSKEY = ("plain", "SelfExtend", "InfLLM")
+SPEED = ("plain", "LMInfinite", "SelfExtend", "StreamingLLM", "InfLLM")
+LOSS_WINDOWS, PASSKEY_WINDOWS, SPEED_WINDOWS = 16, (1, 2, 4, 8), 16
+ITEMS = 6
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The directory for the report.")
+    ] = Path("lengthwise-demo"),
+) -> None:
+    """Show the bundled model at 16 times its window, in three minutes, without a network."""
+    check_folder(output, force=False)
+
+    from lengthwise.cli.inputs import open_model, read_methods
+    from lengthwise.measure import grid
+    from lengthwise.measure.text import held_out_text
+
+    model, tokenizer = open_model("demo")
+    window = model.config.max_position_embeddings
+    say(
+        f"The bundled model was trained on {window:,} tokens at a time. It now reads "
+        f"{LOSS_WINDOWS * window:,}, by itself and with methods that need no training."
+    )
+    cells = [
+        *grid("loss", LOSS, [LOSS_WINDOWS * window]),
+        *grid("passkey", PASSKEY, [times * window for times in PASSKEY_WINDOWS]),
+        *grid("speed", SPEED, [SPEED_WINDOWS * window]),
+    ]
+    carry_out(
+        model,
+        tokenizer,
+        {name: read_methods([spec]) for name, spec in METHODS.items()},
+        cells,
+        text=held_out_text(),
+        folder=output,
+        command="lengthwise demo",
+        begin_anew=is_complete(output / RESULTS, cells),
+        name="demo",
+        passkey_count=ITEMS,
+    )
+
+
+def is_complete(file: Path, cells: "list[Cell]") -> bool:
+    """Whether an earlier demo ran to its end; one that was interrupted is continued instead."""
+    from lengthwise.measure import Results
+
+    return file.exists() and {row.cell for row in Results.load(file).rows} >= set(cells)

@@ -1,0 +1,210 @@
+"""`lengthwise measure`: how far a model really reads with each method, and at what cost."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lengthwise.cli.inputs import Chunk, Device, Dtype, Model, read_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lengthwise.extend.method import Method
+    from lengthwise.measure import Cell
+
+RESULTS, REPORT = "results.jsonl", "report.html"
+AS_SAVED = "as saved"
+COMPARE_HELP = "Once for each to compare: plain, yarn:factor=8, yarn:factor=8+streamingllm …"
+TEXT_HELP = "A long text in UTF-8 [default: the standard library of this Python]"
+LENGTHS_HELP = "Tokens, or trained windows as in 8x; separated by commas."
+OUTPUT_HELP = "The directory for the results; an interrupted measurement there is continued."
+
+
+def measure(
+    context: typer.Context,
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help=OUTPUT_HELP)],
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", metavar="METHOD", help=COMPARE_HELP)
+    ] = None,
+    text: Annotated[Path | None, typer.Option(metavar="FILE", help=TEXT_HELP)] = None,
+    lengths: Annotated[str, typer.Option(metavar="LENGTHS", help=LENGTHS_HELP)] = "1x,2x,4x,8x",
+    tasks: Annotated[
+        str, typer.Option(metavar="TASKS", help="What to measure.")
+    ] = "loss,passkey,speed",
+    passkeys: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Passkey items for each length.")
+    ] = 10,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Stretches of text that the loss is read over.")
+    ] = 1,
+    chunk: Chunk = 512,
+    seed: Annotated[int, typer.Option(metavar="N", help="Draws the passkeys.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure anew what is there already.")
+    ] = False,
+    device: Device = "",
+    dtype: Dtype = "",
+) -> None:
+    """Measure loss by position, passkey retrieval, speed and memory.
+
+    The loss is read once over the longest length, passkeys and speed at every length. Results are
+    kept as they come, so a measurement that was interrupted goes on where it stopped.
+    """
+    words = None if text is None else read_text(text)
+    check_folder(output, force)
+
+    from lengthwise.cli.inputs import check_changes_something, open_model, read_methods
+    from lengthwise.measure import TASKS, grid
+    from lengthwise.measure.reading import trained_window
+    from lengthwise.measure.text import held_out_text
+
+    wanted = [task.strip() for task in tasks.split(",")]
+    for task in wanted:
+        if task not in TASKS:
+            raise ValueError(f"--tasks: unknown task {task!r}; choose from {', '.join(TASKS)}")
+    methods = {spec.strip(): read_methods([spec]) for spec in method or ["plain"]}
+    loaded, tokenizer = open_model(model, device, dtype)
+    tokens = read_lengths(lengths, trained_window(loaded))
+    for chosen in methods.values():
+        check_changes_something(chosen, max(tokens))
+    saved = take_out(loaded)
+    if saved:
+        methods[AS_SAVED] = saved
+    check_methods(loaded, methods, max(tokens), chunk, every_logit="loss" in wanted)
+    cells = [
+        cell
+        for task in TASKS
+        if task in wanted
+        for cell in grid(task, methods, [max(tokens)] if task == "loss" else tokens)
+    ]
+    carry_out(
+        loaded,
+        tokenizer,
+        methods,
+        cells,
+        text=words or held_out_text(),
+        folder=output,
+        command=shlex.join(["lengthwise", *context.obj]),
+        begin_anew=force,
+        name=model,
+        seed=seed,
+        loss_samples=samples,
+        passkey_count=passkeys,
+        chunk=chunk,
+    )
+
+
+def read_lengths(words: str, window: int) -> list[int]:
+    """Lengths in tokens from `512,2x`, where `2x` is two trained windows.
+
+    Raises:
+        ValueError: If one of them is no such length.
+    """
+    lengths = []
+    for word in (piece.strip() for piece in words.split(",")):
+        number = word.removesuffix("x")
+        if not (number.isascii() and number.isdigit() and int(number)):
+            raise ValueError(
+                f"--lengths: {word!r} is no length; write tokens as 4096 or windows as 8x"
+            )
+        lengths.append(int(number) * (window if word.endswith("x") else 1))
+    return sorted(set(lengths))
+
+
+def take_out(model: "PreTrainedModel") -> "tuple[Method, ...]":
+    """The methods that a checkpoint was saved with; the model is left without them."""
+    from lengthwise.extend.adapt import binding_of, compose, is_adapted, restore
+    from lengthwise.extend.method import AXES
+
+    if not is_adapted(model):
+        return ()
+    saved, identity = binding_of(model).engine.axes, compose(())
+    restore(model)
+    return tuple(
+        getattr(saved, axis) for axis in AXES if getattr(saved, axis) != getattr(identity, axis)
+    )
+
+
+def check_methods(
+    model: "PreTrainedModel",
+    methods: "Mapping[str, Sequence[Method]]",
+    length: int,
+    chunk: int,
+    every_logit: bool,
+) -> None:
+    """Refuse methods that do not fit the model, or a length that does not fit in memory.
+
+    Raises:
+        ValueError: Which, and what to do.
+    """
+    from lengthwise.catalogue import check_defaults
+    from lengthwise.cli.memory import check_memory
+    from lengthwise.extend.adapt import adapted, binding_of
+
+    for name, chosen in methods.items():
+        with adapted(model, *chosen):
+            if name != AS_SAVED:
+                check_defaults(chosen, binding_of(model).engine.geometry.window)
+            check_memory(model, length, chunk, every_logit=every_logit, by=name)
+
+
+def check_folder(folder: Path, force: bool) -> None:
+    """Refuse a place that holds something else than a measurement.
+
+    Raises:
+        ValueError: For a file, and for a directory with other contents unless `force`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a directory for the results")
+    if folder.exists() and any(folder.iterdir()) and not (folder / RESULTS).exists() and not force:
+        raise ValueError(
+            f"{folder} exists and holds no measurement; choose another directory or add --force"
+        )
+
+
+def carry_out(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    methods: "Mapping[str, Sequence[Method]]",
+    cells: "Sequence[Cell]",
+    *,
+    text: str,
+    folder: Path,
+    command: str,
+    begin_anew: bool,
+    **settings: Any,
+) -> None:
+    """Measure under a progress bar, print the tables, write the report.
+
+    Args:
+        settings: Further arguments of `lengthwise.measure.run`.
+    """
+    from rich.console import Console
+
+    from lengthwise.measure import Results, print_report, run, write_report
+
+    file = folder / RESULTS
+    if begin_anew:
+        file.unlink(missing_ok=True)
+    try:
+        results = run(
+            model,
+            tokenizer,
+            methods,
+            cells,
+            text=text,
+            output=file,
+            console=Console(stderr=True),
+            **settings,
+        )
+    except KeyboardInterrupt:
+        if file.exists():
+            write_report(Results.load(file), folder / REPORT, command)
+        raise typer.Exit(130) from None  # `run` has said what is kept
+    write_report(results, folder / REPORT, command)
+    print_report(results, Console())
+    print(f"\nReport: {folder / REPORT}\nNumbers: {file}")

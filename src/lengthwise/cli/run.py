@@ -1,0 +1,177 @@
+"""`lengthwise run`: read a long text, then answer."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lengthwise.cli.inputs import Chunk, Device, Dtype, Methods, Model, read_text, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PROMPT_HELP = "A text in UTF-8; - is the standard input."
+CHAT_HELP = "Whether to use the tokenizer's chat template [default: if it has one]"
+
+
+def run(
+    model: Model,
+    prompt_file: Annotated[Path, typer.Option(metavar="FILE", help=PROMPT_HELP)],
+    method: Methods = None,
+    question: Annotated[
+        str, typer.Option("--question", "-q", metavar="TEXT", help="Asked after the text.")
+    ] = "",
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Tokens of the answer, at most.")
+    ] = 128,
+    chunk: Chunk = 512,
+    chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help=CHAT_HELP)] = None,
+    device: Device = "",
+    dtype: Dtype = "",
+) -> None:
+    """Read a text of any length and answer a question about it, token by token.
+
+    The likeliest token is taken every time, so the same command gives the same answer. The
+    answer goes to the standard output and everything else to the standard error.
+    """
+    text = read_text(prompt_file)
+
+    from lengthwise.cli.inputs import check_changes_something, open_model, read_methods
+
+    chosen = read_methods(method or [])
+
+    from lengthwise.catalogue import check_defaults
+    from lengthwise.cli.memory import check_memory
+    from lengthwise.extend.adapt import adapt, binding_of, is_adapted
+
+    loaded, tokenizer = open_model(model, device, dtype)
+    if not is_adapted(loaded):
+        adapt(loaded, *chosen)
+    elif chosen:
+        raise ValueError(f"{model} carries methods already; run it without --method")
+    engine = binding_of(loaded).engine
+    check_defaults(chosen, engine.geometry.window)
+    ids = encode(tokenizer, text, question, chat)
+    length = ids.shape[1] + max_new_tokens
+    check_changes_something(chosen, length)
+    check_memory(loaded, length, chunk)
+    reach = engine.axes.scaling.reach(engine.geometry.window)
+    if length > reach and all(one.axis == "scaling" for one in chosen):
+        name = type(engine.axes.scaling).__name__ if chosen else "the plain model"
+        say(f"Note: {length:,} tokens are beyond the {reach:,} that {name} was made for.")
+
+    answered = 0
+    began = time.perf_counter()
+    try:
+        logits, cache = read_all(loaded, ids, chunk)
+        read_seconds = time.perf_counter() - began
+        for piece in pieces(tokenizer, generate(loaded, logits, cache, max_new_tokens)):
+            answered += 1
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        if not answered:
+            raise KeyboardInterrupt("nothing was answered yet") from None
+        print(flush=True)
+        raise KeyboardInterrupt("the answer so far is above") from None
+    print(flush=True)
+    if sys.stderr.isatty():
+        seconds = time.perf_counter() - began - read_seconds
+        say(
+            f"Read {ids.shape[1]:,} tokens in {read_seconds:.1f} s "
+            f"({ids.shape[1] / read_seconds:,.0f} a second), answered {answered:,} in "
+            f"{seconds:.1f} s, the cache holds {cache.bytes() / 1e6:,.1f} MB."
+        )
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase", text: str, question: str, chat: bool | None
+) -> "Tensor":
+    """The prompt as tokens `[1, t]`.
+
+    Raises:
+        ValueError: If a chat is asked of a tokenizer that has no template for it.
+    """
+    import torch
+
+    templated = bool(getattr(tokenizer, "chat_template", None))
+    if chat and not templated:
+        raise ValueError("this model's tokenizer has no chat template; use --no-chat")
+    if templated and chat is not False:
+        content = f"{text.rstrip()}\n\n{question}" if question else text
+        encoded = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=True
+        )
+    else:
+        # verbose=False: going beyond the trained window is the point.
+        prompt = f"{text.rstrip()}\n{question}" if question else text
+        encoded = tokenizer(prompt, verbose=False)
+    return torch.tensor([encoded["input_ids"]])
+
+
+def read_all(model: "PreTrainedModel", ids: "Tensor", chunk: int) -> "tuple[Tensor, Any]":
+    """Read the prompt in chunks under a progress bar; the last logits and the cache."""
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lengthwise.measure.reading import read
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("reading"),
+        BarColumn(),
+        TextColumn("{task.completed:,} of {task.total:,} tokens, {task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    began = time.perf_counter()
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with bar, torch.no_grad():
+        task = bar.add_task("", total=ids.shape[1], speed="…")
+        for logits, cache in read(model, ids, chunk):
+            done = cache.get_seq_length()
+            speed = f"{done / (time.perf_counter() - began):,.0f} a second"
+            bar.update(task, completed=done, speed=speed)
+    return logits, cache
+
+
+def generate(model: "PreTrainedModel", logits: "Tensor", cache: Any, limit: int) -> Iterator[int]:
+    """The likeliest tokens, one after the other, up to an end token or `limit`."""
+    import torch
+
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    stops = set(ends if isinstance(ends, list) else [ends])
+    for count in range(1, limit + 1):
+        token = int(logits[0, -1].argmax())
+        if token in stops:
+            return
+        yield token
+        if count < limit:
+            with torch.no_grad():
+                out = model(
+                    input_ids=torch.tensor([[token]], device=model.device),
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            logits = out.logits
+
+
+def pieces(tokenizer: "PreTrainedTokenizerBase", tokens: Iterator[int]) -> Iterator[str]:
+    """The text that each token adds; a character waits until all its bytes are there."""
+    seen: list[int] = []
+    shown = ""
+    for token in tokens:
+        seen.append(token)
+        text = tokenizer.decode(seen, skip_special_tokens=True)
+        if text.endswith("\ufffd"):
+            yield ""
+            continue
+        yield text[len(shown) :]
+        shown = text
+    rest = tokenizer.decode(seen, skip_special_tokens=True)
+    if len(rest) > len(shown):
+        yield rest[len(shown) :]

@@ -1,0 +1,116 @@
+"""Rotation by apparent positions, against complex numbers."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from lengthwise.core.rotary import Rotary
+
+PAIRS = 4
+FREQUENCIES = 10_000.0 ** -(torch.arange(PAIRS, dtype=torch.float64) / PAIRS)
+
+
+def draw(seed, *shape, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def spelled(x, positions, inv_freq, pairing, factor=1.0):
+    """Each pair is a complex number, turned by exp(i * position * frequency)."""
+    pairs = inv_freq.shape[-1]
+    head, rest = x[..., : 2 * pairs].double(), x[..., 2 * pairs :].double()
+    order = torch.arange(2 * pairs)
+    order = order.view(2, pairs).T if pairing == "half" else order.view(pairs, 2)
+    z = torch.complex(head[..., order[:, 0]], head[..., order[:, 1]])
+    f = inv_freq.double()
+    f = f[:, None, None] if f.ndim == 2 else f
+    z = z * factor * torch.exp(1j * positions.double()[..., None] * f)
+    out = torch.empty_like(head)
+    out[..., order[:, 0]], out[..., order[:, 1]] = z.real, z.imag
+    return torch.cat([out, rest], -1)
+
+
+@pytest.mark.parametrize("pairing", ["half", "interleaved"])
+@pytest.mark.parametrize("width", [8, 13], ids=["whole", "partial"])
+@pytest.mark.parametrize("factor", [1.0, 1.3])
+@pytest.mark.parametrize("fractional", [False, True])
+@pytest.mark.parametrize("rows", ["one", "each"])
+def test_equals_complex_numbers(pairing, width, factor, fractional, rows):
+    x = draw(0, 2, 3, 5, width)
+    positions = torch.tensor([[0, 1, 7, 511, 40_000], [3, 4, 5, 9, 10]])[:, None]
+    if fractional:
+        positions = positions / 8
+    f = FREQUENCIES if rows == "one" else torch.stack([FREQUENCIES, FREQUENCIES / 4])
+    got = Rotary(f, factor, pairing).rotate(x, positions)
+    assert_close(got, spelled(x, positions, f, pairing, factor), rtol=0, atol=1e-11)
+
+
+def test_every_head_may_have_its_own_positions():
+    x, positions = draw(0, 2, 3, 5, 8), torch.arange(30).view(2, 3, 5)
+    got = Rotary(FREQUENCIES).rotate(x, positions)
+    assert_close(got, spelled(x, positions, FREQUENCIES, "half"), rtol=0, atol=1e-12)
+
+
+def test_pairings_differ_by_an_order_of_dimensions():
+    x, positions = draw(0, 1, 1, 3, 8), torch.arange(3)[None, None] + 1
+    order = torch.arange(8).view(2, 4).T.flatten()  # dimension n beside n + 4
+    half = Rotary(FREQUENCIES).rotate(x, positions)
+    interleaved = Rotary(FREQUENCIES, pairing="interleaved").rotate(x[..., order], positions)
+    assert_close(interleaved, half[..., order], rtol=0, atol=1e-12)
+    assert not torch.allclose(Rotary(FREQUENCIES, pairing="interleaved").rotate(x, positions), half)
+
+
+@given(p=st.integers(0, 2000), move=st.integers(-2000, 2000), seed=st.integers(0, 9))
+def test_shift_after_rotate_is_rotate_at_the_sum(p, move, seed):
+    x = draw(seed, 1, 2, 1, 11)
+    start, offset = torch.full((1, 1, 1), p), torch.full((1, 1, 1), move)
+    for pairing in ("half", "interleaved"):
+        rotary = Rotary(FREQUENCIES, 1.7, pairing)  # the factor must enter once
+        got = rotary.shift(rotary.rotate(x, start), offset)
+        assert_close(got, rotary.rotate(x, start + offset), rtol=0, atol=1e-11)
+
+
+@given(q=st.integers(0, 5000), k=st.integers(0, 5000), move=st.integers(0, 5000))
+def test_scores_depend_on_the_distance_only(q, k, move):
+    rotary = Rotary(FREQUENCIES)
+    x, y = draw(0, 1, 1, 1, 8), draw(1, 1, 1, 1, 8)
+
+    def score(a, b):
+        at = torch.full((1, 1, 1), a), torch.full((1, 1, 1), b)
+        return (rotary.rotate(x, at[0]) * rotary.rotate(y, at[1])).sum()
+
+    assert_close(score(q, k), score(q + move, k + move), rtol=0, atol=1e-10)
+
+
+def test_norms_are_kept_and_position_zero_changes_nothing():
+    x = draw(0, 2, 3, 5, 13)
+    rotary = Rotary(FREQUENCIES, pairing="interleaved")
+    turned = rotary.rotate(x, torch.arange(5)[None, None] * 1000)
+    assert_close(turned.norm(dim=-1), x.norm(dim=-1), rtol=0, atol=1e-12)
+    assert torch.equal(rotary.rotate(x, torch.zeros(1, 1, 5)), x)
+
+
+def test_attention_factor_enters_scores_squared():
+    q, k = draw(0, 1, 1, 4, 8), draw(1, 1, 1, 4, 8)
+    p = torch.arange(4)[None, None]
+    plain, sharp = Rotary(FREQUENCIES), Rotary(FREQUENCIES, 1.25)
+    want = plain.rotate(q, p) @ plain.rotate(k, p).mT
+    got = sharp.rotate(q, p) @ sharp.rotate(k, p).mT
+    assert_close(got, 1.25**2 * want, rtol=0, atol=1e-12)
+
+
+def test_dimensions_beyond_the_pairs_pass_through():
+    x = draw(0, 1, 2, 3, 13)
+    turned = Rotary(FREQUENCIES, 1.5).rotate(x, torch.arange(3)[None, None])
+    assert torch.equal(turned[..., 8:], x[..., 8:])
+
+
+@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 0.04)])
+def test_types_are_kept_and_angles_are_float32(dtype, close):
+    x = draw(0, 1, 2, 3, 8).clamp(-3, 3).to(dtype)
+    positions = torch.tensor([[[1, 300, 4095]]])  # bfloat16 could not even count to 300
+    got = Rotary(FREQUENCIES.float(), 1.1).rotate(x, positions)
+    assert got.dtype == dtype
+    want = spelled(x, positions, FREQUENCIES.float(), "half", 1.1)
+    assert_close(got.double(), want, rtol=0, atol=close * (40 if dtype == torch.float32 else 1))

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import lengthwise as lw
+from lengthwise.measure.loss import (
+    block_means,
+    block_size,
+    in_window_losses,
+    losses_by_position,
+)
+
+
+def one_shot(model, ids):
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[:, :-1]
+    return cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 199, 200, 512])
+def test_chunks_change_nothing(model, ids, chunk):
+    expected = one_shot(model, ids)
+    torch.testing.assert_close(losses_by_position(model, ids, chunk), expected, atol=1e-4, rtol=0)
+    assert expected.std() > 0.3  # a model that ignored everything would pass too
+
+
+def test_adapted_models_are_read_the_same_way(model, ids):
+    expected = one_shot(model, ids)
+    with lw.adapted(model):
+        losses = losses_by_position(model, ids, chunk=50)
+    torch.testing.assert_close(losses, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("window", [8, 9, 64])
+@pytest.mark.parametrize("headed", [True, False])
+@pytest.mark.parametrize("length", [3, 60, 63, 64, 65, 97, 200])
+def test_in_window_losses_against_every_window_by_hand(model, ids, window, headed, length):
+    """Token p is read in the first window whose second half holds it, or in the very last one."""
+    ids = ids[:, :length]
+    head = 0 if headed else None
+    lead = int(headed)
+    losses = in_window_losses(model, ids, window, head, chunk=32)
+    assert losses.shape == (2, length - 1)
+    size, step = window - lead, window // 2
+    for p in range(1, length):
+        first = lead
+        while p >= first + size:  # the token lies behind this window
+            first += step
+        first = max(lead, min(first, length - size))
+        begin = ids[:, first:p]
+        context = torch.cat([ids[:, :1], begin], dim=1) if headed else begin
+        assert context.shape[1] < window
+        if length > window and p >= window:
+            assert context.shape[1] >= window - step - 1
+        with torch.no_grad():
+            logits = model(input_ids=context).logits[:, -1]
+        expected = cross_entropy(logits, ids[:, p], reduction="none")
+        torch.testing.assert_close(losses[:, p - 1], expected, atol=2e-4, rtol=0)
+
+
+def test_in_window_losses_never_see_far(model, ids):
+    """A change of a token that lies a window back moves nothing."""
+    changed = ids.clone()
+    changed[:, 1:60] = 5
+    before = in_window_losses(model, ids, 32, head=0)
+    after = in_window_losses(model, changed, 32, head=0)
+    assert torch.equal(before[:, 60 + 32 :], after[:, 60 + 32 :])
+    assert not torch.allclose(before[:, 30:60], after[:, 30:60])
+
+
+def test_blocks():
+    losses = torch.arange(1.0, 11.0)[None]  # positions 1 to 10
+    means = block_means(losses, 4)
+    assert means.tolist() == [[2.0, 5.5, 9.0]]
+    assert block_size(8192, 512) == 64
+    assert block_size(100, 512) == 12
+
+
+def test_a_broken_model_is_refused(model, ids):
+    with torch.no_grad():
+        model.lm_head.weight[7] = torch.nan
+    with pytest.raises(ValueError, match="position 1 is not a finite number"):
+        losses_by_position(model, ids)
+
+
+def test_training_mode_is_refused(model, ids):
+    model.train()
+    with pytest.raises(ValueError, match=r"model\.eval"):
+        losses_by_position(model, ids)
+
+
+def test_too_little_is_refused(model, ids):
+    with pytest.raises(ValueError, match="at least 2 tokens, got 1"):
+        losses_by_position(model, ids[:, :1])
+    with pytest.raises(ValueError, match="window must be at least 4 tokens, got 3"):
+        in_window_losses(model, ids, 3, head=0)
+    with pytest.raises(ValueError, match="chunk must be at least 1 token, got 0"):
+        losses_by_position(model, ids, chunk=0)
