@@ -1,14 +1,11 @@
 """The command line. Importing it costs next to nothing: torch waits until a command needs it."""
 
-import sys
+from lengthwise.cli.interrupt import loading_begins
 
 
 def main() -> None:
     """What the installed command `lengthwise` runs; ends the process."""
-    try:
-        from lengthwise.cli.app import app  # Ctrl-C may come while modules are loading
+    loading_begins()
+    from lengthwise.cli.app import app
 
-        app()
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
+    app()

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from lengthwise.cli import demo, extend, measure, methods, run
+from lengthwise.cli import demo, extend, interrupt, measure, methods, run
 
-USER_ERROR, BUG, INTERRUPTED, CLOSED_PIPE = 2, 70, 130, 141
+USER_ERROR, BUG, CLOSED_PIPE = 2, 70, 141
 
 
 class Commands(TyperGroup):
@@ -34,7 +34,7 @@ class Commands(TyperGroup):
             sys.exit(ended.exit_code)
         except KeyboardInterrupt as interrupted:
             _say("Interrupted" + (f": {interrupted}" if str(interrupted) else "."))
-            sys.exit(INTERRUPTED)
+            sys.exit(interrupt.STATUS)
         except BrokenPipeError:
             # Whoever read the output has gone; the interpreter must not try to flush again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lengthwise.cli.inputs import METHOD_HELP, Model
+from lengthwise.cli.interrupt import work_begins
 
 
 def extend(
@@ -48,6 +49,7 @@ def extend(
         raise ValueError(f"{model} carries methods already; extend the checkpoint it was made from")
     adapt(loaded, *chosen)
     check_defaults(chosen, binding_of(loaded).engine.geometry.window)
+    work_begins()
     note = save(loaded, tokenizer, output, force=force)
     print(explain(loaded))
     print(f"\nWrote {output}. {note}")

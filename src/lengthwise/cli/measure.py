@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lengthwise.cli.inputs import Chunk, Device, Dtype, Model, read_text
+from lengthwise.cli.interrupt import STATUS, work_begins
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -190,6 +191,7 @@ def carry_out(
     file = folder / RESULTS
     if begin_anew:
         file.unlink(missing_ok=True)
+    work_begins()
     try:
         results = run(
             model,
@@ -204,7 +206,7 @@ def carry_out(
     except KeyboardInterrupt:
         if file.exists():
             write_report(Results.load(file), folder / REPORT, command)
-        raise typer.Exit(130) from None  # `run` has said what is kept
+        raise typer.Exit(STATUS) from None  # `run` has said what is kept
     write_report(results, folder / REPORT, command)
     print_report(results, Console())
     print(f"\nReport: {folder / REPORT}\nNumbers: {file}")

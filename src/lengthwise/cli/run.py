@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lengthwise.cli.inputs import Chunk, Device, Dtype, Methods, Model, read_text, say
+from lengthwise.cli.interrupt import work_begins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +65,7 @@ def run(
         name = type(engine.axes.scaling).__name__ if chosen else "the plain model"
         say(f"Note: {length:,} tokens are beyond the {reach:,} that {name} was made for.")
 
+    work_begins()
     answered = 0
     began = time.perf_counter()
     try:
