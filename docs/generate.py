@@ -22,6 +22,7 @@ from lengthwise.measure.results import REFERENCE
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "evidence" / "demo" / "results.jsonl"
+LAB_LOG = ROOT / "evidence" / "lab_model" / "log.jsonl"
 ROOMS = {"scaling": "Scaling", "layout": "Layout", "selector": "Selector", "store": "Store"}
 QUESTIONS = {
     "scaling": "How does an apparent position become an angle?",
@@ -84,6 +85,18 @@ def benchmark_table(name: str) -> str:
     return "\n".join(lines)
 
 
+def lab_curve() -> str:
+    rows = [json.loads(line) for line in LAB_LOG.read_text("utf-8").splitlines()]
+    lines = ["| tokens read | text, nats per token | answers, nats per token |", "| ---: | ---: | ---: |"]
+    # Steps draw different texts and lengths: show means over a tenth of the run.
+    size = -(-len(rows) // 10)
+    for part in (rows[i : i + size] for i in range(0, len(rows), size)):
+        text = sum(row["text_loss"] for row in part) / len(part)
+        answer = sum(row["answer_loss"] for row in part) / len(part)
+        lines.append(f"| to {part[-1]['tokens']:,} | {text:.2f} | {answer:.3f} |")
+    return "\n".join(lines)
+
+
 def method_table() -> str:
     lines = ["| axis | the question it answers | methods |", "| --- | --- | --- |"]
     for axis, title in ROOMS.items():
@@ -127,6 +140,7 @@ PARTS = {
     "demo": demo_words,
     "demo-loss": demo_loss_table,
     "demo-passkey": demo_passkey_table,
+    "lab-curve": lab_curve,
     "methods": method_table,
     "decode": lambda: benchmark_table("decode"),
     "prefill": lambda: benchmark_table("prefill"),

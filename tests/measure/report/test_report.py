@@ -117,7 +117,7 @@ def test_page_stands_alone(page):
     words = " ".join(parser.words)
     assert "tiny & <b>bold</b>" in words and "A<B>&'\"" in words
     assert "no <i>good</i>" in words and "lengthwise measure 'a' <b>" in words
-    assert "A Chip (cpu), 2 threads of 4 cores" in words
+    assert "A Chip (cpu), 2 of 4 cores" in words
     assert "prefers-color-scheme: dark" in page
 
 

@@ -45,10 +45,8 @@ def band(queries: Queries, block: KeyBlock, region: Region, *, scale: float) -> 
         # Near triangle: slots lead .. head - 1, of which query i sees the first i.
         if head > lead:
             parts.append(_near_triangle(q, k, v, low, high, lead, first, last, scale))
-        whole = merge(
-            [part for part in parts if part is not None]
-            or [nothing(q[:, :, low:high], v.shape[-1])]
-        )
+        some = [part for part in parts if part is not None]
+        whole = merge(some or [nothing(q[:, :, low:high], v.shape[-1])])
         outs.append(whole.out)
         lses.append(whole.lse)
     if len(outs) == 1:

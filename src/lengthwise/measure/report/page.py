@@ -253,6 +253,4 @@ def _again(results: Results, command: str) -> str:
 
 def _machine(row: Row) -> str:
     h = row.hardware
-    return (
-        f"{h['name']} ({h['device']}), {h['threads']} threads of {h['cores']} cores, {h['system']}"
-    )
+    return f"{h['name']} ({h['device']}), {h['threads']} of {h['cores']} cores, {h['system']}"
