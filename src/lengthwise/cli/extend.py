@@ -27,10 +27,7 @@ def extend(
     for all else `lengthwise.load` applies the methods again. The directory appears as a whole or
     not at all.
     """
-    if output.exists() and not force:
-        raise ValueError(f"{output} exists; choose another directory or replace it with --force")
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file; --force replaces directories only")
+    check_place(output, force)
 
     from lengthwise.cli.inputs import open_model, read_methods
 
@@ -53,3 +50,16 @@ def extend(
     note = save(loaded, tokenizer, output, force=force)
     print(explain(loaded))
     print(f"\nWrote {output}. {note}")
+
+
+def check_place(output: Path, force: bool) -> None:
+    """Refuse to write where something is that must not be lost.
+
+    Raises:
+        ValueError: If the place is taken; with `force`, if what is there is no checkpoint.
+    """
+    if output.exists() and not force:
+        raise ValueError(f"{output} exists; choose another directory or replace it with --force")
+    taken = output.is_file() or (output.is_dir() and any(output.iterdir()))
+    if taken and not (output / "config.json").is_file():
+        raise ValueError(f"{output} is no checkpoint, and --force replaces nothing else")

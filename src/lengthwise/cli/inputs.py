@@ -96,9 +96,9 @@ def open_model(
     try:
         model, tokenizer = load(name, dtype=numbers)
     except ValueError as error:
-        raise (
-            error if local else ValueError(f"there is no directory {name} here; {error}")
-        ) from None
+        if local:
+            raise
+        raise ValueError(f"there is no directory {name} here; {error}") from None
     refuse_unsupported(model)
     return model.to(place).eval(), tokenizer
 

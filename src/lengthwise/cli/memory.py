@@ -16,6 +16,7 @@ from lengthwise.measure.report.numbers import size
 
 SPARE = 0.1  # of the free memory stays free
 TILE_QUERIES, TILE_KEYS = 512, 1024  # scores that attention holds at once, at most
+SUMMARIES = 0.25  # of the keys and values: InfLLM's 4 of 32 keys of a page, with their places
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Need:
     """Bytes, beyond the weights.
 
     Attributes:
-        cache: Keys, values and positions of all layers.
+        cache: Keys, values, positions and summaries of all layers.
         work: One chunk on its way through one layer, at its widest.
     """
 
@@ -47,6 +48,8 @@ def need(engine: Engine, config: Any, length: int, chunk: int, every_logit: bool
     kept = [axes.store.kept(length) for axes in engine.layers]
     position = torch.long.itemsize
     cache = cache_bytes(engine, length) + sum(kept) * position
+    if engine.axes.selector.state() is not None:
+        cache += int(cache * SUMMARIES)
     # Keys and values of one layer may be copied while they are read: rotated to another place,
     # gathered from pages, or joined to the past.
     token = 2 * shape.kv_heads * shape.head_dim * shape.dtype_bytes

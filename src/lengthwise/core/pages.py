@@ -48,7 +48,7 @@ class SlotMap:
     def note(self, positions: Int[Tensor, "b n"]) -> None:
         """Take note of tokens in their order of arrival; padding takes a slot too."""
         b, n = positions.shape
-        longest = int(positions.max()) + 1
+        longest = max(1, int(positions.max()) + 1)  # the first tokens may all be padding
         held = 0 if self.slots is None else self.slots.shape[1]
         if longest > held:
             grown = positions.new_full((b, max(longest, 2 * held)), -1)

@@ -48,10 +48,17 @@ def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedM
         raise ValueError(f"no checkpoint at {name}: there is no such directory")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **kw)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **kw
+        )
     except OSError as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"cannot load {name!r}: {first}") from error
+    # transformers would go on with random numbers.
+    for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape")):
+        if found[key]:
+            some = sorted(map(str, found[key]))
+            raise ValueError(f"cannot load {name!r}: weights are {what} ({len(some)}), as {some[0]}")
     block = getattr(model.config, BLOCK, None)
     return (adapt(model, *read_methods(block)) if block else model), tokenizer
 
@@ -61,7 +68,9 @@ def _check_directory(path: Path) -> None:
         raise ValueError(f"no checkpoint at {path}: it has no config.json")
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
-        raise ValueError(f"{path} has no *.safetensors; other weight formats can run code and are refused")
+        raise ValueError(
+            f"{path} has no *.safetensors; other weight formats can run code and are refused"
+        )
     for file in weights:
         try:
             with safe_open(file, framework="pt"):
@@ -103,6 +112,8 @@ def save(
             os.replace(target, old)
         os.replace(fresh, target)
     finally:
+        if old.exists() and not target.exists():  # interrupted between the two renames
+            os.replace(old, target)
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return note

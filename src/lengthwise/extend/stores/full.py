@@ -9,15 +9,15 @@ from torch import Tensor
 from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.method import Store, StoreState
 
-SMALLEST_BLOCK, LARGEST_BLOCK = 256, 16384
+SMALLEST_BLOCK, LARGEST_BLOCK = 256, 8192
 
 
 @dataclass(frozen=True)
 class FullStore(Store):
     """Keep all keys and values, in blocks that grow without copying the past.
 
-    A new block is as large as everything before it, within 256 and 16,384 tokens, so appending
-    a token never moves older ones and at most half of the memory waits to be filled.
+    A new block is half as large as everything before it, within 256 and 8,192 tokens, so appending
+    a token never moves older ones and at most a third of the memory waits to be filled.
 
     Reduces to: the untouched model.
     """
@@ -94,7 +94,7 @@ class FullState(StoreState):
 
     def _grow(self, coming: KeyBlock) -> _Buffer:
         held = sum(buffer.used for buffer in self.buffers)
-        room = max(SMALLEST_BLOCK, min(held, LARGEST_BLOCK))
+        room = max(SMALLEST_BLOCK, min(held // 2, LARGEST_BLOCK))
         size = -(-max(room, len(coming)) // SMALLEST_BLOCK) * SMALLEST_BLOCK
         b, kv, _, d = coming.keys.shape
         heads = coming.positions.shape[1]
