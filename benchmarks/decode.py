@@ -1,7 +1,7 @@
 """How long does one more token take, once many are cached?
 
-    python benchmarks/decode.py            lengths 4,096, 32,768 and 131,072, and StreamingLLM
-                                           after 1,048,576 tokens seen
+python benchmarks/decode.py            lengths 4,096, 32,768 and 131,072, and StreamingLLM
+                                       after 1,048,576 tokens seen
 """
 
 import torch

@@ -1,6 +1,6 @@
 """How long does it take to read 32,768 tokens: full attention against sinks and a window?
 
-    python benchmarks/prefill.py
+python benchmarks/prefill.py
 """
 
 import torch
@@ -33,9 +33,15 @@ def main() -> None:
 
     full = measure("transformers, full attention (SDPA)", None)
     measure("lengthwise, full attention", ())
-    window = measure("lengthwise, 64 sinks and a window of 4,096", (lw.LMInfinite(sinks=64, window=4096),))
-    stream = measure("lengthwise, StreamingLLM of 64 + 4,096", (lw.StreamingLLM(sinks=64, window=4096),))
-    print(f"window {full / window:.2f} times, StreamingLLM {full / stream:.2f} times faster than full")
+    window = measure(
+        "lengthwise, 64 sinks and a window of 4,096", (lw.LMInfinite(sinks=64, window=4096),)
+    )
+    stream = measure(
+        "lengthwise, StreamingLLM of 64 + 4,096", (lw.StreamingLLM(sinks=64, window=4096),)
+    )
+    print(
+        f"window {full / window:.2f} times, StreamingLLM {full / stream:.2f} times faster than full"
+    )
     write("prefill", "How long does it take to read 32,768 tokens?", rows)
 
 

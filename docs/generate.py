@@ -59,7 +59,11 @@ def demo_passkey_table() -> str:
         cells = []
         for length in lengths:
             values = results.values(method, "passkey", length)
-            cells.append("refused" if values is None else f"{sum(values['scores']):.0f} of {len(values['scores'])}")
+            cells.append(
+                "refused"
+                if values is None
+                else f"{sum(values['scores']):.0f} of {len(values['scores'])}"
+            )
         lines.append(" | ".join([method, *cells]))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -87,7 +91,10 @@ def benchmark_table(name: str) -> str:
 
 def lab_curve() -> str:
     rows = [json.loads(line) for line in LAB_LOG.read_text("utf-8").splitlines()]
-    lines = ["| tokens read | text, nats per token | answers, nats per token |", "| ---: | ---: | ---: |"]
+    lines = [
+        "| tokens read | text, nats per token | answers, nats per token |",
+        "| ---: | ---: | ---: |",
+    ]
     # Steps draw different texts and lengths: show means over a tenth of the run.
     size = -(-len(rows) // 10)
     for part in (rows[i : i + size] for i in range(0, len(rows), size)):
@@ -117,7 +124,9 @@ def method_pages() -> str:
                 for f in dataclasses.fields(cls)  # type: ignore[arg-type]
             )
             doc = re.sub(r"\n {4}", "\n", cls.__doc__ or "").strip()
-            doc = re.sub(r"\n(Source|Differs from the source|Reduces to|Args|Raises):", r"\n**\1:**", doc)
+            doc = re.sub(
+                r"\n(Source|Differs from the source|Reduces to|Args|Raises):", r"\n**\1:**", doc
+            )
             doc = re.sub(r"\n {4}(\w+): ", r"\n- `\1`: ", doc)
             pages += [f"### `{cls.__name__}({fields})`", "", doc, ""]
     return "\n".join(pages).rstrip() + "\n"
@@ -161,7 +170,11 @@ def pages() -> dict[Path, str]:
     written = {ROOT / "docs" / "methods.md": method_pages()}
     if DEMO.exists():
         written[ROOT / "docs" / "figures" / "loss.svg"] = loss_figure()
-    hand = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "src/lengthwise/assets/lab/MODEL_CARD.md"]
+    hand = [
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        ROOT / "src/lengthwise/assets/lab/MODEL_CARD.md",
+    ]
     for path in hand:
         if path.exists() and path not in written:
             written[path] = filled(path.read_text("utf-8"))

@@ -88,7 +88,9 @@ def _passkey(rng: random.Random) -> tuple[list[str], list[tuple[str, str]]]:
 def _key_value(rng: random.Random) -> tuple[list[str], list[tuple[str, str]]]:
     pairs = [(word, _digits(rng)) for word in rng.sample(WORDS, rng.choice((2, 4, 6)))]
     asked = rng.sample(pairs, 2)
-    return [f"\n{w}: {d}\n" for w, d in pairs], [(f"\nThe value of {w} is", f" {d}") for w, d in asked]
+    return [f"\n{w}: {d}\n" for w, d in pairs], [
+        (f"\nThe value of {w} is", f" {d}") for w, d in asked
+    ]
 
 
 def _needles(rng: random.Random) -> tuple[list[str], list[tuple[str, str]]]:
@@ -262,7 +264,9 @@ def main() -> None:
 
     log_file = out / "log.jsonl"
     if log_file.exists():  # drop the lines after the checkpoint: those steps are taken again
-        kept = [line for line in log_file.read_text().splitlines() if json.loads(line)["step"] <= step]
+        kept = [
+            line for line in log_file.read_text().splitlines() if json.loads(line)["step"] <= step
+        ]
         log_file.write_text("".join(line + "\n" for line in kept))
     log = open(log_file, "a", buffering=1)  # noqa: SIM115
     began = time.time()
@@ -295,7 +299,9 @@ def main() -> None:
             "answer_loss": round(answer_loss.item(), 4), "seconds": round(time.time() - began, 1),
         }  # fmt: skip
         if not math.isfinite(line["text_loss"]):
-            raise SystemExit(f"loss is {line['text_loss']} at step {step}; {checkpoint} is the last good state")
+            raise SystemExit(
+                f"loss is {line['text_loss']} at step {step}; {checkpoint} is the last good state"
+            )
         log.write(json.dumps(line) + "\n")
         if step % 10 == 0:
             left = (time.time() - began) / step * (steps - step) / 60

@@ -26,6 +26,7 @@ from lengthwise.core.rotary import Rotary
 # The package exports functions under the names of these modules.
 band_module = importlib.import_module("lengthwise.core.attention.band")
 chunked_module = importlib.import_module("lengthwise.core.attention.chunked")
+decode_module = importlib.import_module("lengthwise.core.attention.decode")
 flex_module = importlib.import_module("lengthwise.core.attention.flex")
 torch_flex = importlib.import_module("torch.nn.attention.flex_attention")
 
@@ -57,6 +58,7 @@ def shrink(patch):
     patch.setattr(chunked_module, "Q_TILE", 3)
     patch.setattr(chunked_module, "K_TILE", 4)
     patch.setattr(band_module, "TILE", 3)
+    patch.setattr(decode_module, "TILE", 4)
     patch.setattr(flex_module, "TILE", 4)
     patch.setattr(flex_module, "_compiled", lambda: flex_attention)
     # Without it even an eager call goes through torch.compile, a hundred times slower.
@@ -153,6 +155,8 @@ def test_default_scale_is_the_root_of_the_head():
 @pytest.mark.parametrize("heads, kv", HEADS)
 def test_equals_reference(impl, name, heads, kv):
     for n, dtype in itertools.product(LENGTHS, CLOSE):
+        if impl == "flex" and dtype == torch.float32 and n < LENGTHS[-1]:
+            continue  # uncompiled it is slow, and the same code in both types
         agree(impl, *qkv(heads=heads, kv=kv, t=n, n=n, dtype=dtype), LAYOUTS[name])
 
 
@@ -425,7 +429,8 @@ def test_low_precision_is_no_worse_than_dense_attention_in_it(impl, seed):
     assert got.lse.dtype == torch.float32  # parts are weighed by it
     error, plain = ((x.out.double() - truth.out).abs().max() for x in (got, dense))
     assert float(error) <= 2 * float(plain) + 1e-2
-    assert_close(got.lse.double(), truth.lse, rtol=0, atol=0.05)
+    error, plain = ((x.lse.double() - truth.lse).abs().max() for x in (got, dense))
+    assert float(error) <= 2 * float(plain) + 1e-2
 
 
 # Gradients.
@@ -460,14 +465,13 @@ def test_gradients_equal_those_of_reference(name, softcap, heads, kv, sink, padd
         assert_close(one, other, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("impl", ["chunked", "decode"])
-def test_gradients_with_documents_predicates_and_blocks(impl):
+def test_gradients_with_documents_predicates_and_blocks():
     leaves = qkv(t=11, n=11, width=5)
     weights = draw(5, 2, 4, 11, 5), draw(6, 2, 4, 11)
     s = torch.tensor([0] * 4 + [1] * 7).expand(2, -1)
     kw = {"q_segments": s, "k_segments": s, "blocks": [3, 8]}
     regions = [Region(far=5, also=thirds), Region(near=5, q_place=Grouped(3, 2))]
-    got = gradients(impl, leaves, regions, weights, **kw)
+    got = gradients("chunked", leaves, regions, weights, **kw)
     want = gradients("reference", leaves, regions, weights, **kw)
     for one, other in zip(got, want, strict=True):
         assert_close(one, other, rtol=0, atol=1e-9)
@@ -497,10 +501,11 @@ def test_auto_differentiates_what_it_is_asked_to():
 def test_a_missing_gradient_is_refused_instead_of_wrong():
     q, k, v = qkv()
     q.requires_grad_()
-    with pytest.raises(ValueError, match="impl='sdpa' has no gradient"):
-        run(q, k, v, LAYOUTS["sinks"], "sdpa")
-    with torch.no_grad():
-        run(q, k, v, LAYOUTS["sinks"], "sdpa")
+    for impl in ("sdpa", "decode"):
+        with pytest.raises(ValueError, match=f"impl='{impl}' has no gradient; use 'chunked'"):
+            run(q, k, v, LAYOUTS["sinks"], impl)
+        with torch.no_grad():
+            run(q, k, v, LAYOUTS["sinks"], impl)
     scored = run(q, k, v, [Region(score=slope)], "chunked")
     with pytest.raises(ValueError, match="no backward through a region's own score"):
         scored.out.sum().backward()
@@ -553,7 +558,8 @@ HUGE = {"queries": 1 << 17, "keys": 1 << 17, "aligned": False, "one_part": True}
         ({}, "sdpa"),
         ({"queries": 1}, "decode"),
         ({"queries": 16}, "decode"),
-        ({"queries": 16, "keys": 1 << 18}, "sdpa"),  # more scores than decode may hold
+        ({"queries": 16, "keys": 1 << 18}, "decode"),
+        ({"queries": 17}, "sdpa"),
         ({"queries": 1, "needs_grad": True}, "chunked"),
         ({"plain": False}, "chunked"),
         ({"aligned": False}, "chunked"),

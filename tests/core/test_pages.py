@@ -86,7 +86,7 @@ def test_a_slot_map_before_anything_arrived():
 
 
 class Memory:
-    """Keys in their order of arrival; what no slot names is not a number."""
+    """Keys in their order of arrival; a slot that is empty holds another token's."""
 
     def __init__(self, positions, b=3, kv=2, width=8):
         n = positions.shape[1]

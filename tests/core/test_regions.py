@@ -190,27 +190,34 @@ def test_reachable_slots_at_consecutive_positions(band, q_run, k_run):
     got = reachable(region, queries, block)
     held = torch.zeros_like(seen)
     if got is not None:
-        assert 0 < len(got) <= len(block)
         assert got.start == int(got.positions[0, 0, 0])
         held[got.start - block.start : got.start - block.start + len(got)] = True
-    assert not (seen & ~held).any()
+    assert torch.equal(seen, held)
 
 
-holes = st.lists(st.integers(-1, 20), min_size=1, max_size=6)
+holes = st.lists(st.integers(-1, 9), min_size=1, max_size=3)
+narrow = st.fixed_dictionaries(
+    {
+        "near": st.integers(0, 3),
+        "far": st.one_of(st.none(), st.integers(1, 6)),
+        "first": st.integers(0, 3),
+        "last": st.one_of(st.none(), st.integers(2, 9)),
+    }
+)
 
 
-@given(band=bands, queries=st.lists(holes, min_size=2, max_size=2), data=st.data())
+@given(band=narrow, queries=st.lists(holes, min_size=2, max_size=2), data=st.data())
 @settings(max_examples=300)
 def test_reachable_slots_anywhere(band, queries, data):
     t = min(map(len, queries))
     q = torch.tensor([row[:t] for row in queries])
-    n = data.draw(st.integers(1, 6))
-    slots = st.lists(st.integers(-1, 20), min_size=4 * n, max_size=4 * n)
+    n = data.draw(st.integers(1, 4))
+    slots = st.lists(st.integers(-1, 9), min_size=4 * n, max_size=4 * n)
     k = torch.tensor(data.draw(slots)).view(2, 2, n)
     marked = torch.arange(n, dtype=torch.float)[None, None, :, None].expand(2, 2, n, 1)
     region = Region(**band)
     seen = visible_pairs(region, q, k, 2).flatten(0, 2).any(0)
     got = reachable(region, Queries(torch.zeros(2, 2, t, 1), q), KeyBlock(marked, marked, k))
     kept = [] if got is None else got.keys[0, 0, :, 0].long().tolist()
-    assert kept == list(range(kept[0], kept[-1] + 1)) if kept else got is None
+    assert got is None or kept == list(range(kept[0], kept[-1] + 1))
     assert set(seen.nonzero()[:, 0].tolist()) <= set(kept)

@@ -51,9 +51,7 @@ def test_padded_chunks_equal_single_rows_on_every_family(family, name):
         outs = []
         for low, high in ((0, 33), (33, 34), (34, 69), (69, 70)):
             outs.append(
-                model(
-                    ids[:, low:high], attention_mask=mask[:, :high], past_key_values=cache
-                ).logits
+                model(ids[:, low:high], attention_mask=mask[:, :high], past_key_values=cache).logits
             )
         together = torch.cat(outs, dim=1)
         for i, row in enumerate(rows):

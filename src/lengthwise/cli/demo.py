@@ -69,4 +69,10 @@ def is_complete(file: Path, cells: "list[Cell]") -> bool:
     """Whether an earlier demo ran to its end; one that was interrupted is continued instead."""
     from lengthwise.measure import Results
 
-    return file.exists() and {row.cell for row in Results.load(file).rows} >= set(cells)
+    if not file.exists():
+        return False
+    try:
+        rows = Results.load(file).rows
+    except ValueError:  # of another version
+        return True
+    return {row.cell for row in rows} >= set(cells)

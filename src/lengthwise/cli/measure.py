@@ -58,7 +58,7 @@ def measure(
     words = None if text is None else read_text(text)
     check_folder(output, force)
 
-    from lengthwise.cli.inputs import check_changes_something, open_model, read_methods
+    from lengthwise.cli.inputs import open_model, read_methods
     from lengthwise.measure import TASKS, grid
     from lengthwise.measure.reading import trained_window
     from lengthwise.measure.text import held_out_text
@@ -70,8 +70,6 @@ def measure(
     methods = {spec.strip(): read_methods([spec]) for spec in method or ["plain"]}
     loaded, tokenizer = open_model(model, device, dtype)
     tokens = read_lengths(lengths, trained_window(loaded))
-    for chosen in methods.values():
-        check_changes_something(chosen, max(tokens))
     saved = take_out(loaded)
     if saved:
         methods[AS_SAVED] = saved
@@ -137,12 +135,13 @@ def check_methods(
     chunk: int,
     every_logit: bool,
 ) -> None:
-    """Refuse methods that do not fit the model, or a length that does not fit in memory.
+    """Refuse methods that do not fit the model or change nothing, and too great a length.
 
     Raises:
         ValueError: Which, and what to do.
     """
     from lengthwise.catalogue import check_defaults
+    from lengthwise.cli.inputs import check_changes_something
     from lengthwise.cli.memory import check_memory
     from lengthwise.extend.adapt import adapted, binding_of
 
@@ -150,6 +149,7 @@ def check_methods(
         with adapted(model, *chosen):
             if name != AS_SAVED:
                 check_defaults(chosen, binding_of(model).engine.geometry.window)
+                check_changes_something(chosen, length)
             check_memory(model, length, chunk, every_logit=every_logit, by=name)
 
 

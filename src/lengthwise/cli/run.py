@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from lengthwise.extend.engine import Engine
+
 PROMPT_HELP = "A text in UTF-8; - is the standard input."
 CHAT_HELP = "Whether to use the tokenizer's chat template [default: if it has one]"
 
@@ -60,10 +62,7 @@ def run(
     length = ids.shape[1] + max_new_tokens
     check_changes_something(chosen, length)
     check_memory(loaded, length, chunk)
-    reach = engine.axes.scaling.reach(engine.geometry.window)
-    if length > reach and all(one.axis == "scaling" for one in chosen):
-        name = type(engine.axes.scaling).__name__ if chosen else "the plain model"
-        say(f"Note: {length:,} tokens are beyond the {reach:,} that {name} was made for.")
+    note_reach(engine, length)
 
     work_begins()
     answered = 0
@@ -88,6 +87,18 @@ def run(
             f"({ids.shape[1] / read_seconds:,.0f} a second), answered {answered:,} in "
             f"{seconds:.1f} s, the cache holds {cache.bytes() / 1e6:,.1f} MB."
         )
+
+
+def note_reach(engine: "Engine", length: int) -> None:
+    """Say that a text is too long, where nothing but a scaling could help with it."""
+    from lengthwise.extend.adapt import compose
+
+    axes, own = engine.axes, compose(())
+    reach = axes.scaling.reach(engine.geometry.window)
+    scaled_alone = (axes.layout, axes.selector, axes.store) == (own.layout, own.selector, own.store)
+    if length > reach and scaled_alone and axes.scaling.static:
+        name = "the plain model" if axes == own else type(axes.scaling).__name__
+        say(f"Note: {length:,} tokens are beyond the {reach:,} that {name} was made for.")
 
 
 def encode(

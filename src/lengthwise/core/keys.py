@@ -14,7 +14,7 @@ class KeyBlock:
 
     Attributes:
         positions: Logical position of every slot, the same for all KV heads or one row for
-            each; -1 marks an empty slot.
+            each; -1 marks an empty slot, whose key and value may be any finite numbers.
         segments: Document number of every slot, or None for one document.
         start: If every row and head holds exactly the positions start, start + 1, ...: that
             start. None otherwise. Then masks follow from arithmetic alone.

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lengthwise.core.attention import attend_blocks
+from lengthwise.core.attention import DECODE_QUERIES, attend_blocks
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import Region
 
 # Queries whose chosen pages are read together; more share reads, fewer waste less on masks.
-QUERY_TILE = 128
+QUERY_TILE = 256
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,10 @@ def attend_pages(
         kw: Keyword arguments of `attend_blocks`.
     """
     b, t, pages = chosen.shape
+    if kw.get("impl", "auto") == "auto":
+        # A table of choices is no predicate to compile: it is another one at every call.
+        few = t <= DECODE_QUERIES and not torch.is_grad_enabled()
+        kw["impl"] = "decode" if few else "chunked"
     outs, lses = [], []
     within = torch.arange(paging.size, device=chosen.device)
     for low in range(0, t, QUERY_TILE):
@@ -119,7 +123,7 @@ def attend_pages(
 
 
 def _chosen_by(chosen: Tensor, q_positions: Tensor, paging: Paging) -> Any:
-    """The predicate "this query chose this key's page"; a row repeats no position."""
+    """The predicate "this query chose this key's page", for whole tiles; no position twice."""
     b, t, pages = chosen.shape
     # Time of every position, because padding may stand between two queries.
     base = torch.where(q_positions >= 0, q_positions, q_positions.amax()).amin().clamp(min=0)
@@ -129,10 +133,12 @@ def _chosen_by(chosen: Tensor, q_positions: Tensor, paging: Paging) -> Any:
     times[rows, q_positions[rows, at] - base] = at
 
     def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        rows, _, length, _ = torch.broadcast_shapes(b.shape, q.shape, (1, 1, 1, 1))
         time = times[b, (q - base).clamp(0, times.shape[1] - 1)]
         page = paging.page(k)
-        valid = (q >= 0) & (page >= 0) & (page < pages)
-        return valid & chosen[b, time, page.clamp(0, pages - 1)]
+        mine = chosen[b, time][:, 0, :, 0] & (q >= 0)[:, 0]
+        index = page.clamp(0, pages - 1)[:, 0].expand(rows, length, -1)
+        return mine.gather(2, index)[:, None] & (page >= 0) & (page < pages)
 
     return mask
 

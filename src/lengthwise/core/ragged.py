@@ -182,9 +182,9 @@ class Ragged:
 def _count(rows: Tensor, segments: Tensor) -> Tensor:
     """How many tokens of the same row and document stand before each token of a flat batch."""
     index = torch.arange(len(rows), device=rows.device)
-    # A stable sort brings a document together even where another one interrupts it.
+    # A stable sort brings a document together even where another one interrupts it, and keeps
+    # rows that share its number apart.
     order = segments.argsort(stable=True)
-    order = order[rows[order].argsort(stable=True)]
     fresh = torch.ones_like(rows, dtype=torch.bool)
     fresh[1:] = (rows[order].diff() != 0) | (segments[order].diff() != 0)
     first = torch.where(fresh, index, 0).cummax(0).values

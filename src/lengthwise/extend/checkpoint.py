@@ -58,7 +58,9 @@ def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedM
     for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape")):
         if found[key]:
             some = sorted(map(str, found[key]))
-            raise ValueError(f"cannot load {name!r}: weights are {what} ({len(some)}), as {some[0]}")
+            raise ValueError(
+                f"cannot load {name!r}: weights are {what} ({len(some)}), as {some[0]}"
+            )
     block = getattr(model.config, BLOCK, None)
     return (adapt(model, *read_methods(block)) if block else model), tokenizer
 

@@ -145,7 +145,9 @@ class Engine:
             return None, OWN
         static = axes.scaling.static and (base.static or not isinstance(axes.scaling, OwnScaling))
         if not static:
-            return self._on(step, axes.scaling.rotary(base, self.geometry.window, step.lengths)), None
+            return self._on(
+                step, axes.scaling.rotary(base, self.geometry.window, step.lengths)
+            ), None
         if layer not in self._rotaries:
             rotary = axes.scaling.rotary(base, self.geometry.window, step.lengths)
             self._rotaries[layer] = self._on(step, rotary)

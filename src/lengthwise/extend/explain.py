@@ -32,7 +32,9 @@ def explain(model: PreTrainedModel) -> str:
         )
     blind = [str(i) for i, layer in enumerate(geometry.layers) if layer.rotary is None]
     if blind:
-        lines.append(f"  layers {', '.join(blind)} have no positions: layouts only choose keys there")
+        lines.append(
+            f"  layers {', '.join(blind)} have no positions: layouts only choose keys there"
+        )
     lines += ["", "implementation"]
     for what, queries in (("prefill of 8,192", 8192), ("decoding at 8,192", 1)):
         choice = choose(

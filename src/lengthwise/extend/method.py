@@ -1,9 +1,9 @@
 """The four axes. A method is a frozen dataclass that fills one axis or two.
 
-    Scaling   how does an apparent position become an angle?     identity: OwnScaling
-    Layout    which keys does a query see, and how far away?     identity: Causal
-    Selector  which pages of keys does a query read?             identity: AllPages
-    Store     which keys are kept, and in what form?             identity: FullStore
+Scaling   how does an apparent position become an angle?     identity: OwnScaling
+Layout    which keys does a query see, and how far away?     identity: Causal
+Selector  which pages of keys does a query read?             identity: AllPages
+Store     which keys are kept, and in what form?             identity: FullStore
 """
 
 import math
@@ -222,4 +222,6 @@ def at_least(owner: str, name: str, value: float, least: float) -> None:
 def whole(owner: str, name: str, value: int, least: int) -> None:
     """Raise ValueError unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{owner}: {name} must be a whole number of at least {least}, got {value!r}")
+        raise ValueError(
+            f"{owner}: {name} must be a whole number of at least {least}, got {value!r}"
+        )

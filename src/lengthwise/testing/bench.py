@@ -88,7 +88,9 @@ class Bench:
             at += size
         return torch.cat(outs, dim=2)
 
-    def by_hand(self, axes: Axes, tensors: tuple[Tensor, Tensor, Tensor], pages: Tensor | None = None) -> Tensor:
+    def by_hand(
+        self, axes: Axes, tensors: tuple[Tensor, Tensor, Tensor], pages: Tensor | None = None
+    ) -> Tensor:
         """The same in one dense softmax, pair by pair, from the methods' `reference` tables.
 
         A second spelling on purpose: complex numbers and distances, no regions, no rotation of

@@ -152,7 +152,10 @@ def check_causal(case: Case) -> None:
     length = 4 * case.window + 3
     tensors, other = bench.tensors(1, length, seed=4), bench.tensors(1, length, seed=5)
     for cut in (1, case.window, length - 1):
-        changed = tuple(torch.cat([a[:, :, :cut], b[:, :, cut:]], 2) for a, b in zip(tensors, other, strict=True))
+        changed = tuple(
+            torch.cat([a[:, :, :cut], b[:, :, cut:]], 2)
+            for a, b in zip(tensors, other, strict=True)
+        )
         before = bench.run(engine, tensors)[:, :, :cut]
         close(bench.run(engine, changed)[:, :, :cut], before, f"future from {cut} on")  # type: ignore[arg-type]
 
@@ -199,7 +202,9 @@ def check_bytes(case: Case) -> None:
     length = 4 * case.window + 3
     state = engine.new_state(0)
     bench.run(engine, bench.tensors(2, length), [length - 2, 1, 1], state=state)
-    tensors = [t for part in (state.store, state.selector) if part is not None for t in _tensors(part)]
+    tensors = [
+        t for part in (state.store, state.selector) if part is not None for t in _tensors(part)
+    ]
     unique = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     assert state.bytes() == sum(unique.values()), "bytes() is not what is allocated"
 
@@ -264,7 +269,9 @@ def check_kept(case: Case) -> None:
     engine = bench.engine(*case.methods)
     for length in case.lengths:
         state = engine.new_state(0)
-        bench.run(engine, bench.tensors(1, length), [length - 1, 1] if length > 1 else [1], state=state)
+        bench.run(
+            engine, bench.tensors(1, length), [length - 1, 1] if length > 1 else [1], state=state
+        )
         p = torch.arange(length)
         held = int(store.reference(p[-1], p).sum())
         assert store.kept(length) == held, f"kept({length}) says {store.kept(length)}, holds {held}"

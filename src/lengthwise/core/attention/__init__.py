@@ -223,14 +223,14 @@ def _partial(
             compiler=has_compiler(),
             one_part=alone,
         ).name
+    if needs_grad and impl in ("sdpa", "decode"):
+        raise ValueError(f"impl={impl!r} has no gradient; use 'chunked'")
     if impl == "sdpa":
         if not (aligned and plain and queries.vectors.device.type == "cpu"):
             raise ValueError(
                 "impl='sdpa' takes plain bands at consecutive positions, keys as wide as values, "
                 "on a CPU; use 'chunked'"
             )
-        if needs_grad:
-            raise ValueError("impl='sdpa' has no gradient for the log-sum-exp; use 'chunked'")
         return band(queries, block, region, scale=scale)
     if impl == "flex" and queries.vectors.device.type == "cpu" and not alone:
         raise ValueError(

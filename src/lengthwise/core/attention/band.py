@@ -62,7 +62,7 @@ def _rectangle(
     b, h, _, d = q.shape
     kv = k.shape[1]
     folded = q[:, :, low:high].reshape(b, kv, h // kv * (high - low), d)
-    out, lse = _fused(folded, k[:, :, first:last], v[:, :, first:last], False, scale)
+    out, lse = fused(folded, k[:, :, first:last], v[:, :, first:last], False, scale)
     return Partial(out.reshape(b, h, high - low, -1), lse.reshape(b, h, high - low))
 
 
@@ -119,7 +119,7 @@ def _triangle(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Partial:
     """Query i sees keys 0 .. i (all of them once i passes the last)."""
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    return Partial(*_fused(q, k, v, True, scale))
+    return Partial(*fused(q, k, v, True, scale))
 
 
 def _padded(part: Partial, rows_before: int, rows: int, rows_after: int = 0) -> Partial:
@@ -133,7 +133,8 @@ def _padded(part: Partial, rows_before: int, rows: int, rows_after: int = 0) -> 
     )
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+def fused(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """Torch's fused CPU kernel: output and log-sum-exp, for as many query as KV heads."""
     # The kernel steps through the last dimension by one number, whatever its stride says.
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

@@ -39,9 +39,7 @@ class FarAsOne(Layout):
 
     def regions(self) -> tuple[Region, ...]:
         near = Region(far=self.window, paged=True)
-        far = Region(
-            near=self.window, q_place=Fixed(self.window - 1), k_place=Fixed(0), paged=True
-        )
+        far = Region(near=self.window, q_place=Fixed(self.window - 1), k_place=Fixed(0), paged=True)
         return near, far
 
     def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

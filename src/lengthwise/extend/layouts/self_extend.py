@@ -61,7 +61,9 @@ class SelfExtend(Layout):
 
     def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         far = q // self.group - k // self.group + self.window - self.window // self.group
-        return torch.ones_like(q - k, dtype=torch.bool), torch.where(q - k < self.window, q - k, far)
+        return torch.ones_like(q - k, dtype=torch.bool), torch.where(
+            q - k < self.window, q - k, far
+        )
 
     def check(self, window: int) -> None:
         if self.window >= window:

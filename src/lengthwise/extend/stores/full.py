@@ -9,14 +9,14 @@ from torch import Tensor
 from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.method import Store, StoreState
 
-SMALLEST_BLOCK, LARGEST_BLOCK = 256, 8192
+SMALLEST_BLOCK, LARGEST_BLOCK = 256, 16384
 
 
 @dataclass(frozen=True)
 class FullStore(Store):
     """Keep all keys and values, in blocks that grow without copying the past.
 
-    A new block is half as large as everything before it, within 256 and 8,192 tokens, so appending
+    A new block is half as large as everything before it, within 256 and 16,384 tokens, so appending
     a token never moves older ones and at most a third of the memory waits to be filled.
 
     Reduces to: the untouched model.
@@ -113,19 +113,25 @@ class FullState(StoreState):
         first = self.buffers[0].block()
         b, kv, _, d = first.keys.shape
         m = slots.shape[1]
-        keys, values = first.keys.new_zeros(b, kv, m, d), first.values.new_zeros(b, kv, m, first.values.shape[-1])
+        keys, values = (
+            first.keys.new_zeros(b, kv, m, d),
+            first.values.new_zeros(b, kv, m, first.values.shape[-1]),
+        )
         positions = first.positions.new_full((b, 1, m), -1)
         offset = 0
         for buffer in self.buffers:
             here = (slots >= offset) & (slots < offset + buffer.used)
-            local = (slots - offset).clamp(0, buffer.used - 1)
-            index = local[:, None, :, None]
-            inside = here[:, None, :, None]
-            keys = torch.where(inside, buffer.keys.gather(2, index.expand(b, kv, m, d)), keys)
-            width = values.shape[-1]
-            values = torch.where(inside, buffer.values.gather(2, index.expand(b, kv, m, width)), values)
-            found = buffer.positions[:, :1].gather(2, local[:, None])
-            positions = torch.where(here[:, None], found, positions)
+            rows, at = here.nonzero(as_tuple=True)
+            if b == 1 and len(at):
+                local = slots[0, at] - offset
+                keys[:, :, at] = buffer.keys.index_select(2, local)
+                values[:, :, at] = buffer.values.index_select(2, local)
+                positions[:, :, at] = buffer.positions[:, :1].index_select(2, local)
+            elif len(at):
+                local = slots[rows, at] - offset
+                keys[rows, :, at] = buffer.keys[rows, :, local]
+                values[rows, :, at] = buffer.values[rows, :, local]
+                positions[rows, 0, at] = buffer.positions[rows, 0, local]
             offset += buffer.used
         return KeyBlock(keys, values, positions)
 

@@ -49,7 +49,9 @@ class StreamingLLM(Store):
                 beside the sinks.
         """
         if budget.tokens is None or budget.weights is not None:
-            raise ValueError("StreamingLLM keeps the same number of tokens everywhere: Budget(tokens=…)")
+            raise ValueError(
+                "StreamingLLM keeps the same number of tokens everywhere: Budget(tokens=…)"
+            )
         if budget.tokens <= sinks:
             raise ValueError(
                 f"StreamingLLM: budget must be above the {sinks} sinks, got {budget.tokens} tokens"
@@ -119,15 +121,17 @@ class RollingState(StoreState):
             base = 0 if self.sinks and i == 0 else self.sinks
             if high > low:
                 block = whole_buffer.slots(base + low, base + high)
-                blocks.append(
-                    KeyBlock(block.keys, block.values, block.positions, None, start)
-                )
+                blocks.append(KeyBlock(block.keys, block.values, block.positions, None, start))
         return blocks
 
     @staticmethod
     def _copy(block: KeyBlock) -> KeyBlock:
         return KeyBlock(
-            block.keys.clone(), block.values.clone(), block.positions.clone(), block.segments, block.start
+            block.keys.clone(),
+            block.values.clone(),
+            block.positions.clone(),
+            block.segments,
+            block.start,
         )
 
     @torch.no_grad()

@@ -1,0 +1,89 @@
+"""`lengthwise demo`, on a tiny stand-in for the bundled model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lengthwise.catalogue import check_defaults, parse_many
+from lengthwise.cli import demo as demo_module
+from lengthwise.cli import inputs
+from lengthwise.cli.measure import REPORT, RESULTS
+from lengthwise.extend.adapt import compose
+from lengthwise.measure import Results, grid, runner, text
+from lengthwise.testing.models import tiny_model, tiny_tokenizer
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, novel: Path) -> Path:
+    """A demo of seconds; the folder that it writes to by itself."""
+
+    def stand_in(name: str) -> tuple[object, object]:
+        assert name == "demo"
+        return tiny_model("llama", max_position_embeddings=512), tiny_tokenizer()
+
+    monkeypatch.setattr(inputs, "open_model", stand_in)
+    monkeypatch.setattr(text, "held_out_text", novel.read_text)
+    for name, value in (
+        ("LOSS_WINDOWS", 2),
+        ("PASSKEY_WINDOWS", (1,)),
+        ("SPEED_WINDOWS", 2),
+        ("ITEMS", 1),
+    ):
+        monkeypatch.setattr(demo_module, name, value)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "lengthwise-demo"
+
+
+@pytest.mark.parametrize("name", demo_module.METHODS)
+def test_every_method_fits_a_window_of_512(name: str) -> None:
+    chosen = parse_many(demo_module.METHODS[name])
+    check_defaults(chosen, 512)
+    compose(chosen)
+    for method in chosen:
+        method.check(512)
+
+
+def test_the_demo_measures_what_was_promised() -> None:
+    assert demo_module.LOSS_WINDOWS == 16 and demo_module.PASSKEY_WINDOWS == (1, 2, 4, 8)
+    promised = {"plain", "PI", "YaRN", "LMInfinite", "SelfExtend", "StreamingLLM"}
+    assert set(demo_module.LOSS) == promised
+    assert set(demo_module.PASSKEY) == {"plain", "SelfExtend", "InfLLM"}
+    assert "plain" in demo_module.SPEED
+
+
+def test_a_demo_ends_with_findings_and_a_report(small: Path, call: Call) -> None:
+    status, out, err = call("demo")
+    assert status == 0, err
+    assert "trained on 512 tokens at a time. It now reads 1,024" in err
+    assert "From position 512 to 1,024" in out and "Report: lengthwise-demo/report.html" in out
+    assert (small / REPORT).exists()
+    rows = Results.load(small / RESULTS).rows
+    assert {row.method for row in rows} >= set(demo_module.METHODS)
+    assert not [row.refused for row in rows if row.refused]
+
+
+def test_a_finished_demo_begins_anew_and_an_interrupted_one_goes_on(
+    small: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = runner._Bench.speed
+
+    def interrupted(self: object, length: int) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner._Bench, "speed", interrupted)
+    assert call("demo")[0] == 130
+    kept = len(Results.load(small / RESULTS).rows)
+    monkeypatch.setattr(runner._Bench, "speed", measured)
+    assert f"{kept} of " in call("demo")[2]
+    assert "are there already" not in call("demo")[2]
+
+
+def test_an_older_format_counts_as_finished(tmp_path: Path) -> None:
+    file = tmp_path / RESULTS
+    cells = grid("loss", ["plain"], [64])
+    assert not demo_module.is_complete(file, cells)
+    file.write_text("{}\n")
+    assert demo_module.is_complete(file, cells)

@@ -1,0 +1,133 @@
+"""Bad models, texts and methods: one line each, before anything costs time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import lengthwise as lw
+from lengthwise.cli.inputs import check_changes_something, read_methods, read_text
+from lengthwise.extend.method import Method
+
+Refused = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("truncated", "model.safetensors is damaged or cut short"),
+        ("no-weights", "has no *.safetensors"),
+        ("no-config", "it has no config.json"),
+        ("bad-config", "is not a valid JSON file"),
+        ("lost-weight", "weights are missing (1), as model.layers.0.self_attn.q_proj.weight"),
+        ("unknown-family", "nonesuch"),
+        ("no-rotary", "gpt2 is not supported: it has no rotary positions"),
+    ],
+)
+def test_broken_checkpoints(
+    fault: str, said: str, broken: Callable[[str], Path], book: Path, refused: Refused
+) -> None:
+    assert said in refused("run", broken(fault), "--prompt-file", book)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "nobody/nothing", "nothing"])
+def test_no_checkpoint_at_all(name: str, book: Path, refused: Refused) -> None:
+    assert f"there is no directory {name} here" in refused("run", name, "--prompt-file", book)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, "there is no file"),
+        (b"", "is empty"),
+        (b" \n\t ", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"word\0word", "byte 4 is NUL"),
+        ("a word".encode("utf-16"), "is binary"),
+        ("caf\u00e9 au lait".encode("latin-1"), "is not UTF-8: byte 3 is 0xe9"),
+    ],
+)
+def test_texts_that_are_none(
+    data: bytes | None, said: str, tmp_path: Path, checkpoint: Path, refused: Refused
+) -> None:
+    path = tmp_path / "text"
+    if data is not None:
+        path.write_bytes(data)
+    assert said in refused("run", checkpoint, "--prompt-file", path)
+    assert said in refused("measure", checkpoint, "--text", path, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_is_no_text(tmp_path: Path, checkpoint: Path, refused: Refused) -> None:
+    assert "is a directory" in refused("run", checkpoint, "--prompt-file", tmp_path)
+
+
+def test_the_mark_of_an_editor_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"\xef\xbb\xbfword\r\n")
+    assert read_text(path) == "word\r\n"
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("pi:factor=0", "PI: factor must be at least 1, got 0.0"),
+        ("yarn:factor=-4", "YaRN: factor must be at least 1"),
+        ("ntk:factor=nan", "NTK: factor must be at least 1, got nan"),
+        ("slidingwindow:window=0", "window must be a whole number of at least 1, got 0"),
+        ("slidingwindow:window=9999", "has a window of 9,999 tokens and the text has"),
+        ("streamingllm:window=9999", "keeps 10,003 tokens and the text has"),
+        ("streamingllm:budget=3", "budget must be above the 4 sinks, got 3 tokens"),
+        ("pi:factor=2+yarn:factor=2", "PI and YaRN both fill the scaling axis"),
+        ("infllm:window=32+streamingllm:window=32", "InfLLM needs all keys"),
+        ("lminfinite", "write lminfinite:window=60"),
+        ("selfextend", "window must be below the trained window of 64 tokens, got 1024; try 16"),
+        ("yarm:factor=2", "did you mean YaRN?"),
+        ("yarn:facto=2", "did you mean factor?"),
+    ],
+)
+def test_methods_that_will_not_do(
+    spec: str, said: str, checkpoint: Path, book: Path, tmp_path: Path, refused: Refused
+) -> None:
+    assert said in refused("run", checkpoint, "--prompt-file", book, "--method", spec)
+    words = ("measure", checkpoint, "-o", tmp_path / "out", "--lengths", "400", "--method", spec)
+    assert said in refused(*words, "--tasks", "loss")
+    assert not (tmp_path / "out").exists()
+
+
+def test_methods_of_several_options_go_together() -> None:
+    assert read_methods(["pi:factor=2", "causal+fullstore"]) == (
+        lw.PI(factor=2),
+        lw.Causal(),
+        lw.FullStore(),
+    )
+    with pytest.raises(ValueError, match="both fill the scaling axis"):
+        read_methods(["pi:factor=2", "ntk:factor=2"])
+
+
+@pytest.mark.parametrize(
+    "method", [lw.SlidingWindow(64), lw.LMInfinite(window=80), lw.StreamingLLM(sinks=4, window=60)]
+)
+def test_a_window_changes_something_from_its_size_on(method: Method) -> None:
+    size = 80 if isinstance(method, lw.LMInfinite) else 64
+    with pytest.raises(ValueError, match=f"{size} tokens and the text has {size}, so it would"):
+        check_changes_something([method], size)
+    check_changes_something([method], size + 1)
+
+
+def test_what_has_no_window_always_changes_something() -> None:
+    check_changes_something([lw.PI(factor=2), lw.Causal(), lw.AllPages(), lw.FullStore()], 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--device", "cuda:99", "--device 'cuda:99' is not on this machine"),
+        ("--device", "toaster", "--device 'toaster' is not on this machine"),
+        ("--dtype", "float7", "--dtype must be one of float32, bfloat16, float16"),
+    ],
+)
+def test_unknown_devices_and_numbers(
+    option: str, value: str, said: str, checkpoint: Path, book: Path, refused: Refused
+) -> None:
+    assert said in refused("run", checkpoint, "--prompt-file", book, option, value)

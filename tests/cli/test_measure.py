@@ -1,0 +1,125 @@
+"""`lengthwise measure`: a thin layer over `lengthwise.measure`, and what it refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lengthwise.cli.measure import REPORT, RESULTS, read_lengths
+from lengthwise.measure import REFERENCE, Results, runner
+
+Call = Callable[..., tuple[int, str, str]]
+QUICK = ("--lengths", "2x,256", "--passkeys", "1", "--method", "plain")
+
+
+def methods_of(folder: Path) -> set[str]:
+    return {row.method for row in Results.load(folder / RESULTS).rows}
+
+
+def test_results_report_and_table(
+    checkpoint: Path, novel: Path, tmp_path: Path, call: Call
+) -> None:
+    words = ("measure", checkpoint, "-o", tmp_path / "out", "--text", novel, *QUICK)
+    words = (*words, "-m", "lminfinite:window=48")
+    status, out, err = call(*words)
+    assert status == 0, err
+    rows = Results.load(tmp_path / "out" / RESULTS).rows
+    cells = {(row.task, row.length) for row in rows if row.method == "lminfinite:window=48"}
+    both = {(task, length) for task in ("passkey", "speed") for length in (128, 256)}
+    assert cells == both | {("loss", 256)}
+    assert methods_of(tmp_path / "out") == {REFERENCE, "plain", "lminfinite:window=48"}
+    report = (tmp_path / "out" / REPORT).read_text(encoding="utf-8")
+    assert "lengthwise measure" in report and "lminfinite:window=48" in report
+    assert "Loss by position" in out and f"Report: {tmp_path / 'out' / REPORT}" in out
+
+    first = (tmp_path / "out" / RESULTS).read_bytes()
+    status, again, err = call(*words)
+    assert status == 0 and "are there already" in err and again == out
+    assert (tmp_path / "out" / RESULTS).read_bytes() == first
+
+
+def test_an_interruption_keeps_what_is_finished(
+    checkpoint: Path, novel: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("measure", checkpoint, "-o", tmp_path / "out", "--text", novel, *QUICK)
+    measured = runner._Bench.speed
+
+    def interrupted(self: object, length: int) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner._Bench, "speed", interrupted)
+    status, _, err = call(*words)
+    assert status == 130 and "Interrupted" in err
+    assert len(Results.load(tmp_path / "out" / RESULTS).rows) == 4  # two losses, two passkeys
+    assert (tmp_path / "out" / REPORT).exists()
+    monkeypatch.setattr(runner._Bench, "speed", measured)
+    status, _, err = call(*words)
+    assert status == 0 and "4 of 6 measurements are there already" in err
+
+
+def test_an_extended_checkpoint_is_compared_with_its_plain_self(
+    checkpoint: Path, novel: Path, tmp_path: Path, call: Call
+) -> None:
+    saved = tmp_path / "saved"
+    assert call("extend", checkpoint, "-m", "selfextend:group=4,window=16", "-o", saved)[0] == 0
+    words = ("measure", saved, "-o", tmp_path / "out", "--text", novel)
+    words = (*words, "--lengths", "256", "--tasks", "loss")
+    assert call(*words)[0] == 0
+    rows = {row.method: row for row in Results.load(tmp_path / "out" / RESULTS).rows}
+    assert set(rows) == {REFERENCE, "plain", "as saved"}
+    assert rows["as saved"].spec == "SelfExtend(group=4, window=16)"
+    assert rows["as saved"].values != rows["plain"].values
+
+
+def test_other_settings_need_another_place_or_force(
+    checkpoint: Path, novel: Path, tmp_path: Path, call: Call, refused: Callable[..., str]
+) -> None:
+    words = ("measure", checkpoint, "-o", tmp_path / "out", "--text", novel)
+    words = (*words, "--lengths", "256", "--tasks", "loss")
+    assert call(*words)[0] == 0
+    assert "belongs to another measurement: its seed is 0" in refused(*words, "--seed", "1")
+    assert call(*words, "--seed", "1", "--force")[0] == 0
+    assert Results.load(tmp_path / "out" / RESULTS).plan["seed"] == 1
+
+
+def test_other_peoples_folders_are_left_alone(
+    checkpoint: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    diary = tmp_path / "home" / "diary.txt"
+    diary.parent.mkdir()
+    diary.write_text("dear diary")
+    assert "holds no measurement" in refused("measure", checkpoint, "-o", diary.parent)
+    assert "is a file" in refused("measure", checkpoint, "-o", diary)
+    assert "is a file" in refused("measure", checkpoint, "-o", diary, "--force")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--lengths", "many"), "--lengths: 'many' is no length"),
+        (("--lengths", "0x"), "--lengths: '0x' is no length"),
+        (("--lengths", "64,"), "--lengths: '' is no length"),
+        (("--tasks", "los"), "unknown task 'los'; choose from loss, passkey, speed"),
+        (("--lengths", "900000000"), "tokens would fit"),
+    ],
+)
+def test_plans_that_are_none(
+    words: tuple[str, ...],
+    said: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    refused: Callable[..., str],
+) -> None:
+    assert said in refused("measure", checkpoint, "-o", tmp_path / "out", *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_that_is_too_short(
+    checkpoint: Path, book: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    words = ("measure", checkpoint, "-o", tmp_path / "out", "--text", book, "--lengths", "64,5000")
+    assert "give a longer text" in refused(*words)
+
+
+def test_lengths_in_tokens_and_windows() -> None:
+    assert read_lengths("1x, 4x,96,64", 64) == [64, 96, 256]

@@ -1,0 +1,155 @@
+"""`lengthwise run`: the answer is the model's own, and it comes token by token."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import lengthwise as lw
+from lengthwise.cli import run as run_module
+from lengthwise.cli.run import generate, pieces
+from lengthwise.extend.adapt import adapted
+from lengthwise.testing.models import tiny_tokenizer
+
+Call = Callable[..., tuple[int, str, str]]
+METHOD = "infllm:pages=2,page_size=8,window=16"
+
+
+def own_answer(checkpoint: Path, prompt: str, count: int) -> str:
+    """What `generate` of the adapted model says."""
+    model, tokenizer = lw.load(checkpoint)
+    ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+    with adapted(model, lw.InfLLM(pages=2, page_size=8, window=16)):
+        out = model.generate(ids, max_new_tokens=count, do_sample=False)
+    text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    assert isinstance(text, str)
+    return text
+
+
+@pytest.mark.parametrize("chunk", [1000, 37])
+def test_the_answer_is_that_of_generate(
+    chunk: int, checkpoint: Path, book: Path, call: Call
+) -> None:
+    words = ("run", checkpoint, "--prompt-file", book, "-m", METHOD, "-q", "What is kept?")
+    status, out, err = call(*words, "--max-new-tokens", 12, "--chunk", chunk)
+    prompt = f"{book.read_text().rstrip()}\nWhat is kept?"
+    assert (status, err) == (0, "")
+    assert out == own_answer(checkpoint, prompt, 12) + "\n"
+
+
+def test_a_prompt_from_the_standard_input(checkpoint: Path, book: Path, call: Call) -> None:
+    rest = ("--max-new-tokens", 5, "-m", METHOD)
+    from_file = call("run", checkpoint, "--prompt-file", book, *rest)
+    assert from_file[0] == 0
+    assert call("run", checkpoint, "--prompt-file", "-", *rest, typed=book.read_text()) == from_file
+
+
+def test_a_chat_template_is_used_unless_told_otherwise(checkpoint: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    assert run_module.encode(tokenizer, "a text\n", "", None).shape[0] == 1
+    with pytest.raises(ValueError, match="has no chat template; use --no-chat"):
+        run_module.encode(tokenizer, "a text", "", True)
+    tokenizer.chat_template = (
+        "<{{ messages[0].content }}>{% if add_generation_prompt %}:{% endif %}"
+    )
+    chat = run_module.encode(tokenizer, "a text\n", "why?", None)
+    assert tokenizer.decode(chat[0]) == "<a text\n\nwhy?>:"
+    plain = run_module.encode(tokenizer, "a text\n", "why?", False)
+    assert tokenizer.decode(plain[0], skip_special_tokens=True) == "a text\nwhy?"
+
+
+def test_beyond_the_window_without_a_method_a_note_says_so(
+    checkpoint: Path, book: Path, call: Call
+) -> None:
+    words = ("run", checkpoint, "--prompt-file", book, "--max-new-tokens", 1, "--method")
+    status, _, err = call(*words, "plain")
+    assert status == 0 and err.startswith("Note: ") and err.count("\n") == 1
+    assert "beyond the 64 that the plain model was made for" in err
+    assert "beyond the 128 that YaRN was made for" in call(*words, "yarn:factor=2")[2]
+    assert call(*words, "dynamicntk")[2] == ""
+    assert call(*words, "yarn:factor=100")[2] == ""
+
+
+def test_a_saved_method_is_used_and_takes_no_other(
+    checkpoint: Path, book: Path, tmp_path: Path, call: Call, refused: Callable[..., str]
+) -> None:
+    saved = tmp_path / "saved"
+    assert call("extend", checkpoint, "-m", METHOD, "-o", saved)[0] == 0
+    words = ("--prompt-file", book, "--max-new-tokens", 6)
+    assert call("run", saved, *words) == call("run", checkpoint, *words, "-m", METHOD)
+    assert "carries methods already" in refused("run", saved, *words, "-m", "pi:factor=2")
+
+
+def test_an_answer_ends_at_an_end_token(checkpoint: Path) -> None:
+    model, _ = lw.load(checkpoint)
+    with adapted(model), torch.no_grad():
+
+        def answer() -> list[int]:
+            out = model(input_ids=torch.arange(3, 20)[None], use_cache=True)
+            return list(generate(model, out.logits[:, -1:], out.past_key_values, 6))
+
+        free = answer()
+        assert len(free) == 6
+        model.generation_config.eos_token_id = [free[3], 2]
+        assert answer() == free[: free.index(free[3])]
+
+
+def test_characters_wait_for_all_their_bytes() -> None:
+    tokenizer = tiny_tokenizer()
+    text = "naïve → ﬁ 😀!"
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    shown = list(pieces(tokenizer, iter(tokens)))
+    assert len(shown) == len(tokens) and "".join(shown) == text
+    assert not any("\ufffd" in piece for piece in shown)
+    cut = "".join(pieces(tokenizer, iter(tokens[:-2])))  # within the last character
+    assert cut.endswith("\ufffd") and cut.startswith("naïve → ﬁ ")
+
+
+@pytest.mark.parametrize(
+    ("answered", "out", "said"),
+    [
+        (0, "", "Interrupted: nothing was answered yet\n"),
+        (2, "ab\n", "Interrupted: the answer so far is above\n"),
+    ],
+)
+def test_what_was_answered_stays_when_interrupted(
+    answered: int,
+    out: str,
+    said: str,
+    checkpoint: Path,
+    book: Path,
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> Iterator[int]:
+        tokenizer = tiny_tokenizer()
+        yield from tokenizer("ab", add_special_tokens=False)["input_ids"][:answered]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "generate", interrupted)
+    words = ("run", checkpoint, "--prompt-file", book, "-m", METHOD)
+    assert call(*words) == (130, out, said)
+
+
+def test_ctrl_c_while_the_answer_comes(checkpoint: Path, book: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "lengthwise",
+        "run",
+        str(checkpoint),
+        "--prompt-file",
+        str(book),
+    ]
+    command += ["--method", METHOD, "--max-new-tokens", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stderr is not None
+        assert running.stdout.read(1)  # the answer has begun
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (130, b"Interrupted: the answer so far is above\n")
+    assert out.endswith(b"\n")
