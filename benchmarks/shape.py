@@ -74,7 +74,8 @@ def write(name: str, question: str, rows: list[dict[str, Any]]) -> None:
     record = {
         "question": question,
         "command": f"python benchmarks/{name}.py",
-        "hardware": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "hardware": {"processor": _processor(), "cores": os.cpu_count(),
+                     "threads": torch.get_num_threads()},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
                      "python": platform.python_version()},
         "commit": commit,

@@ -22,8 +22,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lengthwise.measure.text import read_text, standard_library_files
 from lengthwise.measure.tasks.passkey import NEEDLE, QUESTION
+from lengthwise.measure.text import read_text, standard_library_files
 
 WINDOW = 512
 VOCABULARY = 1536
@@ -64,15 +64,16 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 WORDS = (
-    "amber anchor apple arrow autumn badger bamboo barrel basil beacon birch bishop blossom boulder "
-    "breeze bridge bronze butter cabin candle canyon carbon castle cedar cellar cherry chimney "
-    "cobalt comet copper coral cotton crystal dagger daisy desert dragon eagle ember engine falcon "
-    "feather fern forest garden ginger glacier granite harbor hazel helmet hermit hollow indigo "
-    "island ivory jacket jasmine jungle kettle lagoon lantern lemon linen lizard magnet maple "
-    "marble meadow mirror monsoon mustard needle nickel oasis olive onyx orchid otter oyster paddle "
-    "palace panther paper pebble pepper pigeon pine planet plum pocket prairie quartz rabbit raven "
-    "ribbon river rocket saddle saffron salmon sapphire shadow silver spider spruce summit sunset "
-    "temple thunder tiger timber topaz tulip turtle valley velvet violet walnut willow winter zephyr"
+    "amber anchor apple arrow autumn badger bamboo barrel basil beacon birch bishop blossom "
+    "boulder breeze bridge bronze butter cabin candle canyon carbon castle cedar cellar "
+    "cherry chimney cobalt comet copper coral cotton crystal dagger daisy desert dragon eagle "
+    "ember engine falcon feather fern forest garden ginger glacier granite harbor hazel "
+    "helmet hermit hollow indigo island ivory jacket jasmine jungle kettle lagoon lantern "
+    "lemon linen lizard magnet maple marble meadow mirror monsoon mustard needle nickel oasis "
+    "olive onyx orchid otter oyster paddle palace panther paper pebble pepper pigeon pine "
+    "planet plum pocket prairie quartz rabbit raven ribbon river rocket saddle saffron salmon "
+    "sapphire shadow silver spider spruce summit sunset temple thunder tiger timber topaz "
+    "tulip turtle valley velvet violet walnut willow winter zephyr "
 ).split()
 
 
@@ -164,7 +165,7 @@ class Data:
         else:
             cuts = [rng.randint(0, room) for _ in parts]
         row, at = [BOS], 0
-        for cut, part in sorted(zip(cuts, parts), key=lambda pair: pair[0]):
+        for cut, part in sorted(zip(cuts, parts, strict=True), key=lambda pair: pair[0]):
             row += filler[at:cut] + part
             at = cut
         row += filler[at:]
@@ -251,7 +252,7 @@ def main() -> None:
         state = torch.load(checkpoint)
         step = state["step"]
         model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"]):
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 
     def save() -> None:
@@ -273,7 +274,7 @@ def main() -> None:
     while step < steps:
         # Warm up, hold, and fall to zero over the last 40%: a longer run only moves the fall.
         scale = min(1.0, (step + 1) / 50, (steps - step) / (0.4 * steps))
-        for optimizer, peak in zip(optimizers, peaks):
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * scale
         text = data.text(step)
@@ -295,8 +296,10 @@ def main() -> None:
             optimizer.zero_grad()
         step += 1
         line = {
-            "step": step, "tokens": step * 2 * ROWS * WINDOW, "text_loss": round(text_loss.item(), 4),
-            "answer_loss": round(answer_loss.item(), 4), "seconds": round(time.time() - began, 1),
+            "step": step, "tokens": step * 2 * ROWS * WINDOW,
+            "text_loss": round(text_loss.item(), 4),
+            "answer_loss": round(answer_loss.item(), 4),
+            "seconds": round(time.time() - began, 1),
         }  # fmt: skip
         if not math.isfinite(line["text_loss"]):
             raise SystemExit(

@@ -17,7 +17,7 @@ METHODS = {
     "PI": "pi:factor=16",
     "YaRN": "yarn:factor=16",
     "LMInfinite": "lminfinite:sinks=4,window=508",
-    "SelfExtend": "selfextend:group=32,window=128",
+    "SelfExtend": "selfextend:group=24,window=144",
     "StreamingLLM": "streamingllm:sinks=4,window=508",
     "InfLLM": "infllm:pages=8,page_size=32,sinks=4,window=256",
 }

@@ -16,7 +16,6 @@ from lengthwise.extend.layouts.causal import Causal
 from lengthwise.extend.method import Layout, Scaling, Selector, SelectorState, Store, StoreState
 from lengthwise.extend.scaling.own import OwnScaling
 from lengthwise.extend.selectors.all_pages import AllPages
-from lengthwise.extend.stores.full import FullStore
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
 from lengthwise.hf.positions import Step
 

@@ -39,6 +39,7 @@ class Method(ABC):
 
     def check(self, window: int) -> None:
         """Raise ValueError when the method makes no sense for a trained window (tokens)."""
+        return
 
 
 class Scaling(Method):

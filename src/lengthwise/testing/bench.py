@@ -44,7 +44,7 @@ class Bench:
         g = torch.Generator().manual_seed(seed)
         shape = (rows, self.heads + 2 * self.kv_heads, length, self.head_dim)
         x = torch.randn(shape, generator=g, dtype=torch.float64).to(self.dtype)
-        return x.split([self.heads, self.kv_heads, self.kv_heads], dim=1)  # type: ignore[return-value]
+        return x.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
 
     def engine(self, *methods: Method, window: int | None = None) -> Engine:
         """The engine of one layer; `window` is the model's own sliding window."""
@@ -60,6 +60,7 @@ class Bench:
         chunks: list[int] | None = None,
         padding: list[int] | None = None,
         state: LayerState | None = None,
+        start: int = 0,
     ) -> Tensor:
         """Attention outputs `[rows, heads, length, d]`.
 
@@ -67,24 +68,22 @@ class Bench:
             chunks: Sizes of successive forwards over one cache; None is one forward without.
             padding: Left padding of each row, in tokens that are part of the tensors.
             state: The cache to use, so that the caller can look at it afterwards.
+            start: Position of the first of the tensors, when the state holds what is before.
         """
-        q, k, v = tensors
-        rows, _, length, _ = q.shape
+        rows, length = tensors[0].shape[0], tensors[0].shape[2]
         pads = torch.tensor(padding or [0] * rows)
         if chunks is not None and state is None:
             state = engine.new_state(0)
         outs, at = [], 0
         for size in chunks or [length]:
-            times = torch.arange(at, at + size)
-            positions = (times - pads[:, None]).clamp(min=-1)
-            step = Step(positions, None, None if padding else at, (at + size - pads).clamp(min=0))
-            piece = (x[:, :, at : at + size] for x in (q, k, v))
-            outs.append(
-                engine.attend(
-                    0, *piece, step, state, scale=1 / math.sqrt(self.head_dim), softcap=None,
-                    learned_sink=None, impl=self.impl,
-                )
-            )  # fmt: skip
+            q, k, v = (x[:, :, at : at + size] for x in tensors)
+            first, stop = start + at, start + at + size
+            positions = (torch.arange(first, stop) - pads[:, None]).clamp(min=-1)
+            begins = None if padding else first
+            step = Step(positions, None, begins, (stop - pads).clamp(min=0))
+            scale = 1 / math.sqrt(self.head_dim)
+            kw = {"scale": scale, "softcap": None, "learned_sink": None, "impl": self.impl}
+            outs.append(engine.attend(0, q, k, v, step, state, **kw))  # type: ignore[arg-type]
             at += size
         return torch.cat(outs, dim=2)
 

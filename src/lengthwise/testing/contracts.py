@@ -172,27 +172,9 @@ def check_rows_follow(case: Case) -> None:
     state.select_rows(order)
     swapped = tuple(x[order] for x in tensors)
     expected = bench.run(engine, swapped)[:, :, cut:]  # type: ignore[arg-type]
-    rest = [1] * (length - cut)
-    got = _continue(bench, engine, swapped, cut, rest, state)  # type: ignore[arg-type]
+    rest = tuple(x[:, :, cut:] for x in swapped)
+    got = bench.run(engine, rest, [1] * (length - cut), state=state, start=cut)  # type: ignore[arg-type]
     close(got, expected, "after select_rows")
-
-
-def _continue(bench: Bench, engine, tensors, at, chunks, state) -> Tensor:  # type: ignore[no-untyped-def]
-    from lengthwise.hf.positions import Step
-
-    outs = []
-    for size in chunks:
-        rows = tensors[0].shape[0]
-        positions = torch.arange(at, at + size).expand(rows, -1)
-        step = Step(positions, None, at, torch.full((rows,), at + size))
-        piece = (x[:, :, at : at + size] for x in tensors)
-        outs.append(
-            engine.attend(
-                0, *piece, step, state, scale=bench.head_dim**-0.5, softcap=None, learned_sink=None
-            )
-        )
-        at += size
-    return torch.cat(outs, dim=2)
 
 
 def check_bytes(case: Case) -> None:

@@ -21,9 +21,9 @@ def decode(
     """Attention of placed queries over placed keys.
 
     Where every key is seen and nothing changes scores, torch's fused CPU kernel reads keys and
-    values in one pass. Otherwise the heads that share a KV head become columns of one product. Keys stand on its left,
-    because a tall matrix times a few columns streams through memory at full speed, while the
-    transposed product runs about three times slower in CPU libraries.
+    values in one pass. Otherwise the heads that share a KV head become columns of one product.
+    Keys stand on its left, because a tall matrix times a few columns streams through memory at
+    full speed, while the transposed product runs about three times slower in CPU libraries.
     """
     if _is_plain(queries, block, region, softcap):
         return _fused_tiles(queries, block, scale)
