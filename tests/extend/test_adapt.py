@@ -28,11 +28,17 @@ METHODS = {
 SCALED = {"gpt_oss", "phi3"}  # already carry YaRN and longrope
 
 
+def exact(family):
+    """The tiny model in float64; gpt-oss in float32, whose experts have no other kernel."""
+    model = tiny_model(family)
+    return model if family == "gpt_oss" else model.double()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", METHODS)
 def test_padded_chunks_equal_single_rows_on_every_family(family, name):
     methods = METHODS[name]
-    model = tiny_model(family).double()
+    model = exact(family)
     if family in SCALED and any(method.axis == "scaling" for method in methods):
         with pytest.raises(ValueError, match="already carries rope_type"):
             lw.adapt(model, *methods)
@@ -56,13 +62,14 @@ def test_padded_chunks_equal_single_rows_on_every_family(family, name):
         together = torch.cat(outs, dim=1)
         for i, row in enumerate(rows):
             alone = model(row, use_cache=False).logits
-            assert (together[i : i + 1, 70 - row.shape[1] :] - alone).abs().max() < 1e-9
+            worst = (together[i : i + 1, 70 - row.shape[1] :] - alone).abs().max()
+            assert worst < (1e-9 if model.dtype == torch.float64 else 1e-4)
 
 
 @pytest.mark.parametrize("name", ["SelfExtend", "StreamingLLM", "InfLLM"])
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss"])
 def test_generate_in_a_padded_batch_equals_single_rows(family, name):
-    model = tiny_model(family).double()
+    model = exact(family)
     generator = torch.Generator().manual_seed(5)
     rows = [torch.randint(3, 300, (1, n), generator=generator) for n in (60, 23)]
     ids, mask = torch.full((2, 60), PAD), torch.zeros(2, 60, dtype=torch.long)

@@ -7,6 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+# Outputs up to this many numbers are stacked (three calls in all); larger ones are added one by
+# one, because a stack would hold all of them a second time.
+SMALL = 1 << 16
+
 
 class Partial(NamedTuple):
     """Softmax attention over some of the keys.
@@ -43,6 +47,11 @@ def merge(parts: Sequence[Partial]) -> Partial:
     seen = total > 0
     total = torch.where(seen, total, torch.ones_like(total))
     weights = shifted / total
+    first = parts[0].out
+    if first.numel() <= SMALL:
+        outs = torch.stack([part.out for part in parts])
+        out = (outs * weights.unsqueeze(-1).to(first.dtype)).sum(dim=0)
+        return Partial(out, torch.where(seen, peak + total.log(), float("-inf")))
     out = sum(
         part.out * weight.unsqueeze(-1).to(part.out.dtype)
         for part, weight in zip(parts, weights, strict=True)

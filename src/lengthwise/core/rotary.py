@@ -7,8 +7,8 @@ Where the numbers go, once for the whole project:
 - the softmax scale (usually head_dim ** -0.5) is no business of this file: `attend` applies it.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -33,6 +33,9 @@ class Rotary:
     inv_freq: Float[Tensor, "*b pairs"]
     attention_factor: float = 1.0
     pairing: Pairing = "half"
+    _last: dict[Any, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def rotate(
         self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, " b #h t"]
@@ -59,12 +62,8 @@ class Rotary:
         self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, " b #h t"]
     ) -> Float[Tensor, "b h t d"]:
         exact = torch.promote_types(x.dtype, torch.float32)
-        inv_freq = self.inv_freq.to(x.device, exact)
-        if inv_freq.ndim == 2:
-            inv_freq = inv_freq[:, None, None, :]
-        angles = positions.to(exact).unsqueeze(-1) * inv_freq
-        cos, sin = angles.cos(), angles.sin()
-        pairs = inv_freq.shape[-1]
+        cos, sin = self._cos_sin(positions, x.device, exact)
+        pairs = self.inv_freq.shape[-1]
         head = x[..., : 2 * pairs].to(exact)
         if self.pairing == "half":
             a, b = head[..., :pairs], head[..., pairs:]
@@ -75,3 +74,23 @@ class Rotary:
         turned = turned.to(x.dtype)
         rest = x[..., 2 * pairs :]
         return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+
+    def _cos_sin(
+        self, positions: Tensor, device: torch.device, exact: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Of every angle, `[b, #h, t, pairs]`; a decoding step asks the same in every layer."""
+        key = None
+        if positions.numel() == 1 and device.type == "cpu":
+            key = (positions.item(), positions.ndim, exact)
+            if key in self._last:
+                return self._last[key]
+        inv_freq = self.inv_freq.to(device, exact)
+        if inv_freq.ndim == 2:
+            inv_freq = inv_freq[:, None, None, :]
+        angles = positions.to(exact).unsqueeze(-1) * inv_freq
+        cos, sin = angles.cos(), angles.sin()
+        if key is not None:
+            while len(self._last) >= 4:  # a layout has few places for one query
+                self._last.pop(next(iter(self._last)))
+            self._last[key] = (cos, sin)
+        return cos, sin

@@ -12,7 +12,7 @@ from lengthwise.core.regions import Region, same_segment, visible_pairs
 
 # Keys at a time: their scores stay in cache, and in memory that the allocator hands out again.
 # One temporary for 131,072 keys costs more in page faults than the attention itself.
-TILE, FUSED_TILE = 4096, 8192
+TILE, FUSED_TILE = 4096, 16384
 
 
 def decode(
@@ -76,9 +76,9 @@ def _fused_tiles(queries: Queries, block: KeyBlock, scale: float) -> Partial:
     for low in range(0, len(block), FUSED_TILE):
         k = block.keys[:, :, low : low + FUSED_TILE]
         v = block.values[:, :, low : low + FUSED_TILE]
-        parts.append(Partial(*fused(folded, k, v, False, scale)))
-    whole = merge(parts)
-    return Partial(whole.out.reshape(b, h, t, d), whole.lse.reshape(b, h, t))
+        out, lse = fused(folded, k, v, False, scale)
+        parts.append(Partial(out.reshape(b, h, t, d), lse.reshape(b, h, t)))
+    return merge(parts)
 
 
 def _score(
