@@ -29,8 +29,7 @@ def model() -> LlamaForCausalLM:
 
 
 def median_seconds(step: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Median and spread of `repeats` timed calls after one warm-up."""
-    step()
+    """Median and spread of `repeats` timed calls; the caller warms up."""
     times = []
     for _ in range(repeats):
         began = time.perf_counter()

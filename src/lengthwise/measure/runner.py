@@ -260,7 +260,8 @@ def _measure_all(
         done = len(file.results.rows)
         console.print(
             f"\nInterrupted. {file.path} keeps the {done} measurements that are finished; "
-            "run the same command again to go on from there."
+            "run the same command again to go on from there.",
+            soft_wrap=True,
         )
         raise
 

@@ -204,7 +204,7 @@ def test_terminal(results):
     out = io.StringIO()
     print_report(results, Console(file=out, width=160))
     text = out.getvalue()
-    assert "4,096–8,192" in text and "90% 60%–98%" in text and "50.3 MB" in text
+    assert "to 8,192" in text and "90% 60%–98%" in text and "50.3 MB" in text
     assert "not counted" in text
     assert "refused: loss 8,192 · broken: no <i>good</i>" in text
     assert "• Between" not in text and "• From position 4,096 to 8,192" in text

@@ -43,17 +43,13 @@ def _table(title: str, heads: list[str], caption: str) -> Table:
     return table
 
 
-def _span(start: int, end: int) -> str:
-    return f"to {end:,}" if start == 0 else f"{start:,}–{end:,}"
-
-
 def _loss(results: Results, length: int) -> Table:
     methods = results.methods("loss")
     measured = [m for m in methods if results.values(m, "loss", length) is not None]
     spans = loss_spans(results, measured[0], length, octaves=True)
     table = _table(
         f"Loss by position, nats per token ({results.plan['model']}, {length:,} tokens)",
-        [_span(span.start, span.end) for span in spans],
+        [f"to {span.end:,}" for span in spans],  # from where the column before it ends
         f"green: within {CLOSE} nats of the same tokens inside the window; red: 1 or more above",
     )
     for method in measured:
