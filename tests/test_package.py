@@ -104,7 +104,7 @@ def test_no_file_names_a_machine() -> None:
 def test_the_search_for_machine_paths_finds_them() -> None:
     for text in ("see " + "/home" + "/me/model", '"' + "/root" + '/x"', "C:" + "\\Users\\me"):
         assert MACHINE_PATH.search(text), text
-    for text in ("a/home/b", "https://example.org/home/b", "~/work/b", "./root/b", "src/work/b"):
+    for text in ("a/home/b", "https://example.org/home/b", "~/home/b", "./root/b", "src/home/b"):
         assert not MACHINE_PATH.search(text), text
 
 
