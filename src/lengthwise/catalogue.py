@@ -9,24 +9,58 @@ Names ignore case and punctuation: SelfExtend, self-extend and self_extend are o
 
 import dataclasses
 import inspect
+import json
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from lengthwise.core.budget import Budget
 from lengthwise.extend import layouts, scaling, selectors, stores
-from lengthwise.extend.method import Method
+from lengthwise.extend.method import Method, Scaling
 
 FAMILIES = (scaling, layouts, selectors, stores)
 PLAIN = "plain"
 
+
+def _numbers(words: str) -> tuple[Any, ...]:
+    """`1/1.5/2`, or a JSON file that holds a list, alone or under the name `factors`."""
+    try:
+        return tuple(float(piece) for piece in words.split("/"))
+    except ValueError:
+        pass
+    try:
+        found = json.loads(Path(words).read_text(encoding="utf-8"))
+        return tuple(found["factors"] if isinstance(found, dict) else found)
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _rows(words: str) -> tuple[tuple[float, ...], ...]:
+    """The same, where a file holds a list of lists."""
+    rows = _numbers(words)
+    return tuple(map(tuple, rows)) if isinstance(rows[0], list) else (rows,)
+
+
+def _whole_numbers(words: str) -> tuple[int, ...]:
+    """The same, where all are whole."""
+    numbers = _numbers(words)
+    if any(number != int(number) for number in numbers):
+        raise ValueError(words)
+    return tuple(map(int, numbers))
+
+
 # From the words of a command line to a value, and what such a value is called.
-READERS: dict[type, tuple[Callable[[str], Any], str]] = {
+READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     int: (int, "a whole number"),
     float: (float, "a number"),
+    tuple[int, ...]: (_whole_numbers, "whole numbers as 12/40 or a JSON file of them"),
+    tuple[float, ...]: (_numbers, "numbers as 1/1.5/2 or a JSON file of them"),
+    tuple[tuple[float, ...], ...]: (_rows, "a JSON file with lists of numbers"),
+    Scaling: (lambda words: parse(words), "a scaling such as yarn:factor=8"),
 }
 
 

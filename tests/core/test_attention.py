@@ -59,7 +59,6 @@ def shrink(patch):
     patch.setattr(chunked_module, "K_TILE", 4)
     patch.setattr(band_module, "TILE", 3)
     patch.setattr(decode_module, "TILE", 4)
-    patch.setattr(decode_module, "FUSED_TILE", 3)
     patch.setattr(flex_module, "TILE", 4)
     patch.setattr(flex_module, "_compiled", lambda: flex_attention)
     # Without it even an eager call goes through torch.compile, a hundred times slower.

@@ -134,6 +134,12 @@ def test_disjoint_finds_a_pair_that_is_seen_twice():
         lw.SelfExtend(group=3, window=6),
         lw.CacheSlots(sinks=3, window=5),
         lw.FarAsOne(window=5),
+        lw.STRING(shift=7, window=3),
+        lw.ReRoPE(window=5),
+        lw.LeakyReRoPE(factor=3, window=5),
+        lw.DualChunk(chunk=11, window=4),
+        lw.GALI(trained=11, window=3),
+        lw.HiRoPE(starts=(0, 4, 9), pairs=4, split=2, window=6),
     ],
     ids=lambda layout: type(layout).__name__,
 )

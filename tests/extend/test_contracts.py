@@ -16,6 +16,18 @@ MOVES_WITH_LENGTH = {
     "check_chunked_prefill": GROWING,
     "check_rows_follow": GROWING,
 }
+TRUNCATED = {
+    "check_identity": "it has no limit in which it changes nothing: slow pairs always stop",
+    "check_frequencies": "several pairs share one frequency, and the slowest have 0",
+}
+RISING = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 4.5)
+EIGHT_PAIRS = ((6, 2, 16, 16), (4, 4, 16, 16), (5, 1, 24, 16))
+PAIRS = {
+    "check_oracle": "it counts pairs of one head shape: tests/extend/layouts/test_hirope.py",
+    "check_regions_are_disjoint": (
+        "places inside two units may differ by less than 0; tests/core/test_regions.py has the rest"
+    ),
+}
 NOTHING_TO_DO = {"check_not_identity": "it is the identity of its axis"}
 
 
@@ -70,6 +82,40 @@ CASES = [
     Case((lw.NTK(factor=4),), 16, (lw.NTK(factor=1),)),
     Case((lw.DynamicNTK(factor=2),), 64, (lw.DynamicNTK(),), except_for=MOVES_WITH_LENGTH),
     Case((lw.YaRN(factor=4),), 16, (lw.YaRN(factor=1),)),
+    Case((lw.DynamicYaRN(),), 24, (lw.DynamicYaRN(),), except_for=MOVES_WITH_LENGTH),
+    Case((lw.Llama3(factor=4),), 16, (lw.Llama3(factor=1),)),
+    Case((lw.ABF(base=1e4),), 16, (lw.ABF(base=100),)),
+    Case((lw.Giraffe(factor=2),), 16, (), except_for=TRUNCATED),
+    Case((lw.GiraffeLinear(scale=4),), 16, (lw.GiraffeLinear(scale=1),)),
+    Case((lw.LongRoPE(RISING, 4),), 16, (lw.LongRoPE((1,) * 8, 1),), shapes=EIGHT_PAIRS),
+    Case(
+        (lw.LongRoPE(RISING, 4, short_factors=(1,) * 8),),
+        24,
+        (lw.LongRoPE(RISING, 4, short_factors=(1,) * 8, attention_factor=1),),
+        except_for=MOVES_WITH_LENGTH,
+        shapes=EIGHT_PAIRS,
+    ),
+    Case(
+        (lw.CLEX(((1, 1.1, 1.3, 1.5, 1.8, 2, 2.2, 2.5), RISING)),),
+        24,
+        (lw.CLEX(((1,) * 8,)),),
+        except_for=MOVES_WITH_LENGTH,
+        shapes=EIGHT_PAIRS,
+    ),
+    Case(
+        (lw.LongRoPE2(RISING, 4),),
+        24,
+        (lw.LongRoPE2(RISING, 4),),
+        except_for=MOVES_WITH_LENGTH,
+        shapes=EIGHT_PAIRS,
+    ),
+    Case((lw.LogTemperature(),), 24, (lw.LogTemperature(),)),
+    Case(
+        (lw.LogTemperature(over=lw.DynamicYaRN()),),
+        24,
+        (lw.LogTemperature(over=lw.YaRN(factor=1)),),
+        except_for=MOVES_WITH_LENGTH,
+    ),
     Case((lw.OwnScaling(),), 16, (lw.OwnScaling(),), except_for=NOTHING_TO_DO),
     Case((lw.Causal(),), 16, (lw.Causal(),), except_for=NOTHING_TO_DO),
     Case((lw.SlidingWindow(window=9),), 9, (lw.SlidingWindow(window=40),)),
@@ -78,6 +124,20 @@ CASES = [
     Case((lw.SelfExtend(group=3, window=9),), 9, (lw.SelfExtend(group=3, window=42),)),
     Case((lw.CacheSlots(sinks=3, window=8),), 8, (lw.CacheSlots(sinks=3, window=37),)),
     Case((lw.FarAsOne(window=8),), 8, (lw.FarAsOne(window=40),)),
+    Case((lw.STRING(shift=10, window=4),), 10, (lw.STRING(shift=40, window=8),)),
+    Case((lw.ReRoPE(window=8),), 8, (lw.ReRoPE(window=40),)),
+    Case((lw.LeakyReRoPE(factor=3, window=8),), 8, (lw.LeakyReRoPE(factor=1, window=8),)),
+    Case((lw.LeakyReRoPE(factor=2.5, window=8),), 8, (lw.LeakyReRoPE(factor=2, window=40),)),
+    Case((lw.DualChunk(chunk=12, window=5),), 7, (lw.DualChunk(chunk=50, window=10),)),
+    Case((lw.DualChunk(chunk=9, window=4, trained=8),), 9, (lw.DualChunk(chunk=50, window=10),)),
+    Case((lw.GALI(trained=10, window=3, factor=3),), 6, (lw.GALI(trained=40, window=3),)),
+    Case((lw.GALI(trained=7, window=2, factor=2),), 5, (lw.GALI(trained=40, window=8),)),
+    Case(
+        (lw.HiRoPE(starts=(0, 4, 9, 11, 20, 30), pairs=8, split=5, window=8),),
+        8,
+        (lw.HiRoPE(starts=(0,), pairs=8, split=8, window=8),),
+        except_for=PAIRS,
+    ),
     Case((lw.AllPages(),), 16, (lw.AllPages(),), except_for=NOTHING_TO_DO),
     Case((lw.FullStore(),), 16, (lw.FullStore(),), except_for=NOTHING_TO_DO),
     Case((lw.StreamingLLM(sinks=3, window=8),), 8, (lw.StreamingLLM(sinks=3, window=37),)),
@@ -92,6 +152,11 @@ CASES = [
         (lw.StreamingLLM(sinks=2, window=12), lw.SelfExtend(group=4, window=8)),
         12,
         (lw.StreamingLLM(sinks=2, window=40), lw.SelfExtend(group=4, window=40)),
+    ),
+    Case(
+        (lw.StreamingLLM(sinks=2, window=12), lw.DualChunk(chunk=9, window=4)),
+        12,
+        (lw.StreamingLLM(sinks=2, window=40), lw.DualChunk(chunk=60, window=4)),
     ),
     Case(
         (lw.StreamingLLM(sinks=4, window=12), lw.LMInfinite(sinks=2, window=8), lw.NTK(factor=2)),
@@ -110,6 +175,12 @@ SELECTORS = [
         (lw.InfLLM(pages=2, page_size=5, sinks=0, window=8), lw.SelfExtend(group=4, window=8)),
         8,
         (lw.InfLLM(pages=99, page_size=4, sinks=0, window=8), lw.Causal()),
+        pages=infllm_pages,
+    ),
+    Case(
+        (lw.InfLLM(pages=2, page_size=4, sinks=2, window=8), lw.STRING(shift=8, window=4)),
+        8,
+        (lw.InfLLM(pages=99, page_size=4, sinks=2, window=8), lw.Causal()),
         pages=infllm_pages,
     ),
     Case(

@@ -105,6 +105,29 @@ def test_generate_counts_padding_as_it_likes():
         assert got.positions.tolist() == [[-1, -1, 0, 1], [0, 1, 2, 3]]
 
 
+def test_a_padded_batch_of_packed_rows():
+    got = step(
+        mask=[[1, 1, 1, 1], [1, 1, 1, 0]],
+        position_ids=[[0, 1, 2, 0], [0, 0, 1, 0]],
+        segments=[[0, 0, 0, 1], [2, 3, 3, -1]],
+    )
+    assert got.positions.tolist() == [[0, 1, 2, 0], [0, 0, 1, -1]]
+    assert got.segments.tolist() == [[0, 0, 0, 1], [2, 3, 3, -1]]
+    assert got.start is None and got.lengths.tolist() == [3, 2]
+
+
+def test_one_padding_token_on_the_left_of_packed_rows_is_no_start():
+    # -1, 0, 1 looks like counting from -1.
+    got = step(rows=1, mask=[[0, 1, 1, 1]], position_ids=[[0, 0, 1, 2]], segments=[[-1, 5, 5, 5]])
+    assert got.positions.tolist() == [[-1, 0, 1, 2]]
+    assert got.start is None and got.lengths.tolist() == [3]
+
+
+def test_padding_does_not_make_documents_of_positions_that_start_again():
+    with pytest.raises(ValueError, match="position_ids and a padded attention_mask disagree"):
+        step(rows=1, mask=[[1, 1, 1, 0]], position_ids=[[0, 1, 0, 0]])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

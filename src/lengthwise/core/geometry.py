@@ -18,6 +18,7 @@ class RotaryBase:
         kind: transformers' name for its scaling; `default` means none.
         own: From the longest sequence length to (inv_freq `[pairs]`, attention factor).
         static: Whether `own` ignores the length.
+        trained: Tokens of the window before its scaling, where the configuration says so.
     """
 
     dim: int
@@ -26,6 +27,7 @@ class RotaryBase:
     own: Callable[[int], tuple[Tensor, float]]
     static: bool
     pairing: Pairing = "half"
+    trained: int | None = None
 
 
 @dataclass(frozen=True)

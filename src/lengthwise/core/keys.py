@@ -18,6 +18,8 @@ class KeyBlock:
         segments: Document number of every slot, or None for one document.
         start: If every row and head holds exactly the positions start, start + 1, ...: that
             start. None otherwise. Then masks follow from arithmetic alone.
+        span: Positions lie between these two, both included, in any order, and no slot is empty
+            (a ring). None if unknown.
     """
 
     keys: Float[Tensor, "b kv n d"]
@@ -25,9 +27,17 @@ class KeyBlock:
     positions: Int[Tensor, " b #kv n"]
     segments: Int[Tensor, "b n"] | None = None
     start: int | None = None
+    span: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return self.keys.shape[2]
+
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """Between which positions the slots lie, if that is known and none is empty."""
+        if self.start is not None:
+            return self.start, self.start + len(self) - 1
+        return self.span
 
     def slots(self, low: int, high: int) -> "KeyBlock":
         """The slots low .. high - 1."""
@@ -37,6 +47,7 @@ class KeyBlock:
             self.positions[:, :, low:high],
             None if self.segments is None else self.segments[:, low:high],
             None if self.start is None else self.start + low,
+            self.span,
         )
 
 

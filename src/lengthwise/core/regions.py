@@ -65,6 +65,65 @@ class Grouped:
         return positions.div(self.group, rounding_mode="floor") + self.shift
 
 
+@dataclass(frozen=True)
+class Shifted:
+    """Everybody moves by `by` tokens."""
+
+    by: int
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        return positions + self.by
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Steps of a token shrink to `1 / factor` of one: `(position + shift) / factor`."""
+
+    factor: float
+    shift: float = 0.0
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        return (positions.double() + self.shift) / self.factor
+
+
+@dataclass(frozen=True)
+class InChunk:
+    """Counted anew in every `chunk` tokens: `position % chunk + shift`, at most `limit`."""
+
+    chunk: int
+    shift: int = 0
+    limit: int | None = None
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        moved = positions % self.chunk + self.shift
+        return moved if self.limit is None else moved.clamp(max=self.limit)
+
+
+class KeyRange(Protocol):
+    """Which run of keys a query sees, elementwise: positions to (first, one past the last)."""
+
+    def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class ChunksBack:
+    """The keys of the chunks of `chunk` tokens that lie `near` to `far - 1` chunks back.
+
+    Chunk 0 is the query's own; `far` None is no limit.
+    """
+
+    chunk: int
+    near: int
+    far: int | None = None
+
+    def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        own = q.div(self.chunk, rounding_mode="floor")
+        last = (own - self.near + 1) * self.chunk
+        if self.far is None:
+            return torch.zeros_like(last), last
+        return (own - self.far + 1) * self.chunk, last
+
+
 OWN = Own()
 
 
@@ -82,6 +141,10 @@ class Region:
         also: A further predicate on (batch, head, query position, key position).
         score: Changes a score (after scale and soft cap) from the same four and the score.
         paged: Whether a selector may choose among the keys of this region.
+        range_of: Narrows the keys further, to a run of positions that depends on the query's.
+        blend: What a fractional place of a key means. False: the angle there. True: the mix of
+            the keys at the two whole places around it, hence a mix of two scores. Queries of
+            such a region have whole places.
     """
 
     near: int = 0
@@ -93,6 +156,8 @@ class Region:
     also: MaskMod | None = None
     score: ScoreMod | None = None
     paged: bool = False
+    range_of: KeyRange | None = None
+    blend: bool = False
 
     def visible(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         """Whether the query at logical position `q` sees the key at `k`; any broadcast shapes.
@@ -104,6 +169,9 @@ class Region:
             seen = seen & (q - k < self.far)
         if self.last is not None:
             seen = seen & (k < self.last)
+        if self.range_of is not None:
+            first, last = self.range_of(q)
+            seen = seen & (k >= first) & (k < last)
         if self.also is not None:
             seen = seen & self.also(b, h, q, k)
         return seen

@@ -25,15 +25,16 @@ class Rotary:
         inv_freq: Radians per token of each pair, `[pairs]`, or one row for each sequence of a
             batch, `[b, pairs]`. The first `2 * pairs` dimensions of a head are rotated, the
             others pass through.
-        attention_factor: Multiplies cos and sin (YaRN's temperature); 1 changes nothing.
+        attention_factor: Multiplies cos and sin (YaRN's temperature); 1 changes nothing. One
+            number, or one for each sequence of a batch, `[b]`.
         pairing: `half` pairs dimension n with n + pairs (Llama), `interleaved` 2n with 2n + 1
             (GPT-J).
     """
 
     inv_freq: Float[Tensor, "*b pairs"]
-    attention_factor: float = 1.0
+    attention_factor: float | Float[Tensor, " b"] = 1.0
     pairing: Pairing = "half"
-    _last: dict[Any, tuple[Tensor, Tensor]] = field(
+    _last: dict[Any, Tensor] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -42,7 +43,8 @@ class Rotary:
     ) -> Float[Tensor, "b h t d"]:
         """Rotate every vector of `x` by its position; the result has the type of `x`."""
         turned = self._turn(x, positions)
-        return turned if self.attention_factor == 1.0 else self._scaled(turned)
+        factor = self.attention_factor
+        return turned if isinstance(factor, float) and factor == 1.0 else self._scaled(turned)
 
     def shift(
         self, x: Float[Tensor, "b h t d"], offsets: Shaped[Tensor, " b #h t"]
@@ -55,14 +57,20 @@ class Rotary:
 
     def _scaled(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
         width = 2 * self.inv_freq.shape[-1]
-        head = x[..., :width] * self.attention_factor
+        factor = self.attention_factor
+        if isinstance(factor, Tensor):
+            factor = factor.to(x)[:, None, None, None]
+        head = x[..., :width] * factor
         return head if width == x.shape[-1] else torch.cat([head, x[..., width:]], dim=-1)
 
     def _turn(
         self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, " b #h t"]
     ) -> Float[Tensor, "b h t d"]:
         exact = torch.promote_types(x.dtype, torch.float32)
-        cos, sin = self._cos_sin(positions, x.device, exact)
+        if positions.numel() == 1 and x.device.type == "cpu":
+            return (x.to(exact) @ self._matrix(positions, x.shape[-1], exact)).to(x.dtype)
+        angles = self._angles(positions, x.device, exact)
+        cos, sin = angles.cos(), angles.sin()
         pairs = self.inv_freq.shape[-1]
         head = x[..., : 2 * pairs].to(exact)
         if self.pairing == "half":
@@ -75,22 +83,33 @@ class Rotary:
         rest = x[..., 2 * pairs :]
         return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
 
-    def _cos_sin(
-        self, positions: Tensor, device: torch.device, exact: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        """Of every angle, `[b, #h, t, pairs]`; a decoding step asks the same in every layer."""
-        key = None
-        if positions.numel() == 1 and device.type == "cpu":
-            key = (positions.item(), positions.ndim, exact)
-            if key in self._last:
-                return self._last[key]
-        inv_freq = self.inv_freq.to(device, exact)
-        if inv_freq.ndim == 2:
-            inv_freq = inv_freq[:, None, None, :]
-        angles = positions.to(exact).unsqueeze(-1) * inv_freq
-        cos, sin = angles.cos(), angles.sin()
-        if key is not None:
+    def _matrix(self, position: Tensor, width: int, exact: torch.dtype) -> Tensor:
+        """The rotation to one position as a matrix `[width, width]` for row vectors.
+
+        A decoding step asks for the same few in every layer, and one small product is an eighth of
+        the calls that sines and cosines by halves need.
+        """
+        key = (position.item(), width, exact)
+        if key not in self._last:
+            angles = self._angles(position, position.device, exact).flatten()
+            a = torch.arange(len(angles))
+            a, b = (a, a + len(angles)) if self.pairing == "half" else (2 * a, 2 * a + 1)
+            matrix = torch.eye(width, dtype=exact)
+            matrix[a, a] = matrix[b, b] = angles.cos()
+            matrix[a, b] = angles.sin()
+            matrix[b, a] = -matrix[a, b]
             while len(self._last) >= 4:  # a layout has few places for one query
                 self._last.pop(next(iter(self._last)))
-            self._last[key] = (cos, sin)
-        return cos, sin
+            self._last[key] = matrix
+        return self._last[key]
+
+    def _angles(self, positions: Tensor, device: torch.device, exact: torch.dtype) -> Tensor:
+        """`[b, #h, t, pairs]`, or with 1 for `b` where all rows share their positions."""
+        at = positions.to(exact)
+        if at.ndim == 3:  # otherwise a position for each pair, in a last dimension
+            at = at.unsqueeze(-1)
+        return at * self._by_row(self.inv_freq.to(device, exact))
+
+    @staticmethod
+    def _by_row(inv_freq: Tensor) -> Tensor:
+        return inv_freq[:, None, None, :] if inv_freq.ndim == 2 else inv_freq

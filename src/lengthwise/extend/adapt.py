@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from transformers import PreTrainedModel
 
@@ -41,6 +42,12 @@ def compose(methods: tuple[Method, ...]) -> Axes:
     scaling, layout, selector, store = (filled[axis] for axis in AXES)
     assert isinstance(scaling, Scaling) and isinstance(layout, Layout)
     assert isinstance(selector, Selector) and isinstance(store, Store)
+    if scaling.absolute and layout != Causal():
+        raise ValueError(
+            f"{type(scaling).__name__} gives the first tokens angles of their own, so scores do "
+            f"not depend on distances alone and {type(layout).__name__} cannot move them; use "
+            "start_tokens=0 or name lw.Causal()"
+        )
     for method in filled.values():
         missing = method.needs - store.offers
         if missing:
@@ -75,6 +82,9 @@ def adapt(model: PreTrainedModel, *methods: Method) -> PreTrainedModel:
     for rotary in rotaries:
         if rotary is not None:
             axes.scaling.check_base(rotary)
+            axes.layout.check_base(rotary)
+            window = axes.scaling.counts_from(rotary, geometry.window)
+            geometry = replace(geometry, window=window)
     Binding(model, Engine(geometry, axes))
     return model
 

@@ -68,6 +68,7 @@ def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedM
 def _check_directory(path: Path) -> None:
     if not path.is_dir() or not (path / "config.json").is_file():
         raise ValueError(f"no checkpoint at {path}: it has no config.json")
+    _check_base(path / "config.json")
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         raise ValueError(
@@ -79,6 +80,20 @@ def _check_directory(path: Path) -> None:
                 pass
         except safetensors.SafetensorError as error:
             raise ValueError(f"{file} is damaged or cut short: {error}") from error
+
+
+def _check_base(config_file: Path) -> None:
+    """Refuse rotary parameters without a base, for which transformers would take 10,000."""
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    given = config.get("rope_parameters")
+    if not isinstance(given, dict) or "rope_theta" in config:
+        return
+    nested = [value for value in given.values() if isinstance(value, dict)]
+    if any("rope_theta" not in one for one in nested or [given]):
+        raise ValueError(
+            f"{config_file} has rope_parameters without rope_theta, the base of its frequencies; "
+            "write the base that the model was trained with"
+        )
 
 
 def save(
@@ -175,11 +190,19 @@ def write_methods(axes: Axes) -> list[dict[str, Any]]:
     """Methods as JSON: those that are not identities, by name and arguments."""
     identities = (scaling.OwnScaling(), Causal(), AllPages(), FullStore())
     chosen = (axes.scaling, axes.layout, axes.selector, axes.store)
-    return [
-        {"method": type(method).__name__, **dataclasses.asdict(method)}  # type: ignore[call-overload]
-        for method in chosen
-        if method not in identities
-    ]
+    return [_write_method(method) for method in chosen if method not in identities]
+
+
+def _write_method(method: Method) -> dict[str, Any]:
+    """By name and arguments; an argument that is a method itself is written the same way."""
+    arguments = {
+        field.name: getattr(method, field.name)
+        for field in dataclasses.fields(method)  # type: ignore[arg-type]
+    }
+    for name, value in arguments.items():
+        if isinstance(value, Method):
+            arguments[name] = _write_method(value)
+    return {"method": type(method).__name__, **arguments}
 
 
 def read_methods(block: dict[str, Any]) -> list[Method]:
@@ -193,16 +216,22 @@ def read_methods(block: dict[str, Any]) -> list[Method]:
             f"config.json has a lengthwise block of format {block.get('format')!r}; this version "
             f"reads format {FORMAT}"
         )
-    methods = []
-    for entry in block.get("methods", []):
-        arguments = dict(entry)
-        name = arguments.pop("method", None)
-        rooms = (scaling, layouts, selectors, stores)
-        found = [getattr(room, name) for room in rooms if name in room.__all__]
-        if not found:
-            raise ValueError(f"config.json names the method {name!r}, which this version lacks")
-        try:
-            methods.append(found[0](**arguments))
-        except TypeError as error:
-            raise ValueError(f"config.json: {name}: {error}") from error
-    return methods
+    return [_read_method(entry) for entry in block.get("methods", [])]
+
+
+def _read_method(entry: dict[str, Any]) -> Method:
+    arguments = {
+        key: _read_method(value) if isinstance(value, dict) and "method" in value else value
+        for key, value in entry.items()
+    }
+    name = str(arguments.pop("method", None))
+    rooms = (scaling, layouts, selectors, stores)
+    found = [getattr(room, name) for room in rooms if name in room.__all__]
+    if not found:
+        raise ValueError(f"config.json names the method {name!r}, which this version lacks")
+    try:
+        method = found[0](**arguments)
+    except TypeError as error:
+        raise ValueError(f"config.json: {name}: {error}") from error
+    assert isinstance(method, Method)
+    return method

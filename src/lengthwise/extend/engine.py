@@ -1,6 +1,6 @@
 """One layer's attention, composed of a scaling, a layout, a selector and a store."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -62,7 +62,9 @@ class Engine:
 
     def __init__(self, geometry: Geometry, axes: Axes) -> None:
         self.geometry, self.axes = geometry, axes
-        self._rotaries: dict[int, Rotary] = {}
+        self._rotaries: dict[tuple[int, bool], Rotary] = {}
+        self._moving: dict[tuple[int, bool], Rotary] = {}  # those of one step
+        self._step: Step | None = None
 
     @cached_property
     def layers(self) -> list[Axes]:
@@ -87,6 +89,11 @@ class Engine:
             regions = axes.selector.restrict(axes.store.restrict(regions))
             all_regions.append([region for region in regions if not region.empty])
         return all_regions
+
+    @cached_property
+    def _pages(self) -> list[bool]:
+        """Whether a selector looks up pages, for every layer."""
+        return [axes.selector.state() is not None for axes in self.layers]
 
     def new_state(self, layer: int) -> LayerState:
         """An empty memory for one layer."""
@@ -116,12 +123,18 @@ class Engine:
         rotary, stored = self._rotary(layer, step)
         if rotary is not None and stored is not None:
             k = rotary.rotate(k, stored(step.positions)[:, None])
+        sharpness = axes.scaling.sharpness(layer, self.geometry.window, step.positions)
+        if sharpness is not None:
+            q = q * sharpness[..., None].to(q)
+        layout_sharpness = axes.layout.sharpness(step.positions)
+        if layout_sharpness is not None:
+            q = q * layout_sharpness[:, None, :, None].to(q)
         new = KeyBlock(k, v, step.positions[:, None], step.segments, step.start)
         queries = Queries(q, step.positions, step.segments, step.start)
-        if step.segments is not None and axes.selector.state() is not None:
-            raise ValueError(f"{type(axes.selector).__name__} cannot read packed documents yet")
-        if state is None and axes.selector.state() is not None:
-            state = self.new_state(layer)  # pages are looked up in a store
+        if self._pages[layer]:
+            if step.segments is not None:
+                raise ValueError(f"{type(axes.selector).__name__} cannot read packed documents yet")
+            state = state or self.new_state(layer)  # pages are looked up in a store
         blocks = [new] if state is None else state.store.extend(new)
         regions = self.regions[layer]
         kw = {"rotary": rotary, "stored": stored, "scale": scale, "softcap": softcap, "impl": impl}
@@ -136,26 +149,36 @@ class Engine:
             parts.append(sink(learned_sink, parts[0]))
         return merge(parts).out
 
+    def moved(self, layer: int, block: KeyBlock, by: int) -> KeyBlock:
+        """Stored keys of one layer, at least one, as they would stand `by` tokens later."""
+        positions = block.positions + by
+        step = Step(positions[:, 0], None, None, positions.amax((1, 2)) + 1)
+        rotary, stored = self._rotary(layer, step)
+        keys = block.keys
+        if by and rotary is not None and stored is not None:
+            keys = rotary.shift(keys, stored(positions) - stored(block.positions))
+        return KeyBlock(keys, block.values, positions)
+
     def _rotary(self, layer: int, step: Step) -> tuple[Rotary | None, Place | None]:
         """A layer's rotation, and where it stores keys (None: un-rotated)."""
         base = self.geometry.layers[layer].rotary
         axes = self.layers[layer]
         if base is None:
             return None, OWN
-        static = axes.scaling.static and (base.static or not isinstance(axes.scaling, OwnScaling))
-        if not static:
-            return self._on(
-                step, axes.scaling.rotary(base, self.geometry.window, step.lengths)
-            ), None
-        if layer not in self._rotaries:
+        if self._step is not step:  # frequencies that move with the text are asked once a step
+            self._step, self._moving = step, {}
+        stays = axes.scaling.storable(base)
+        known = self._rotaries if stays else self._moving
+        key = (id(base), axes is self.axes)
+        if key not in known:
             rotary = axes.scaling.rotary(base, self.geometry.window, step.lengths)
-            self._rotaries[layer] = self._on(step, rotary)
-        return self._rotaries[layer], axes.layout.key_place
+            known[key] = self._on(step, rotary)
+        return known[key], axes.layout.key_place if stays else None
 
     @staticmethod
     def _on(step: Step, rotary: Rotary) -> Rotary:
         inv_freq = rotary.inv_freq.to(step.positions.device)
-        return Rotary(inv_freq, rotary.attention_factor, rotary.pairing)
+        return replace(rotary, inv_freq=inv_freq)
 
     def keys_read(self, layer: int, length: int) -> int:
         """Keys that the last query of a text of `length` tokens reads in one layer."""

@@ -43,15 +43,18 @@ class Method(ABC):
 
 
 class Scaling(Method):
-    """From apparent position to angle.
-
-    Attributes:
-        static: Whether frequencies stay what they are as the text grows. Then keys can be
-            stored rotated; otherwise they are rotated anew whenever they are read.
-    """
+    """From apparent position to angle, and how sharp the softmax is."""
 
     axis = "scaling"
-    static: ClassVar[bool] = True
+
+    @property
+    def static(self) -> bool:
+        """Whether frequencies stay what they are as the text grows."""
+        return True
+
+    def storable(self, base: RotaryBase) -> bool:
+        """Whether keys can be stored rotated; otherwise they are rotated whenever they are read."""
+        return self.static
 
     @abstractmethod
     def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
@@ -63,6 +66,26 @@ class Scaling(Method):
             lengths: Tokens of each row so far, `[b]`; static methods ignore it.
         """
 
+    @property
+    def absolute(self) -> bool:
+        """Whether angles depend on more than distances; then only the causal layout fits."""
+        return False
+
+    def sharpness(self, layer: int, window: int, positions: Tensor) -> Tensor | None:
+        """A factor on the scores of every query: the inverse of a softmax temperature.
+
+        It multiplies the queries, so the cache is untouched and any store or selector fits.
+
+        Args:
+            layer: Index of the layer.
+            window: The trained window in tokens.
+            positions: Logical positions of the queries `[b, t]`, -1 for padding.
+
+        Returns:
+            Factors that broadcast to `[b, heads, t]`, or None for 1 everywhere.
+        """
+        return None
+
     def rope_parameters(self, base: RotaryBase, window: int) -> dict[str, Any] | None:
         """The same scaling in transformers' own words, or None where it has none for it.
 
@@ -72,6 +95,10 @@ class Scaling(Method):
 
     def reach(self, window: int) -> int:
         """Tokens that a saved checkpoint should claim as its window."""
+        return window
+
+    def counts_from(self, base: RotaryBase, window: int) -> int:
+        """The window in tokens that factors count from: before a scaling that this one replaces."""
         return window
 
     def check_base(self, base: RotaryBase) -> None:
@@ -93,10 +120,18 @@ class Layout(Method):
 
     axis = "layout"
     key_place: ClassVar[Place] = OWN
+    blends: ClassVar[bool] = False
 
     @abstractmethod
     def regions(self) -> tuple[Region, ...]:
         """Disjoint regions; together they hold every pair that the layout shows."""
+
+    def sharpness(self, positions: Tensor) -> Tensor | None:
+        """A factor on the scores of the queries at logical `positions` `[b, t]`; None for 1.
+
+        As `Scaling.sharpness`, for layouts that come with a temperature of their own.
+        """
+        return None
 
     @abstractmethod
     def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,6 +143,10 @@ class Layout(Method):
         Returns:
             Whether the pair is seen, and its apparent distance in tokens.
         """
+
+    def check_base(self, base: RotaryBase) -> None:
+        """Raise ValueError for a layer whose rotation this layout does not fit."""
+        return
 
 
 class Selector(Method):

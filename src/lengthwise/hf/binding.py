@@ -81,6 +81,11 @@ class Binding:
         model.generate = MethodType(generate, model)
         object.__setattr__(model, "_lengthwise", self)
 
+    @property
+    def decoder(self) -> nn.Module:
+        """The stack of layers that is bound."""
+        return self._base
+
     def undo(self, model: PreTrainedModel) -> None:
         """Give the model back as it was."""
         self._hook.remove()

@@ -105,6 +105,11 @@ def _rotary_base(model: PreTrainedModel, layer_type: str | None) -> RotaryBase:
     config = model.config
     parameters = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
     kind = parameters["rope_type"]
+    if parameters.get("rope_theta") is None:
+        raise UnsupportedModelError(
+            "the configuration has no rope_theta: without the base of its frequencies a model "
+            "cannot be scaled; write rope_theta into rope_parameters of config.json"
+        )
     moving = any(name in kind for name in MOVING)
     default: Any = module.compute_default_rope_parameters  # type: ignore[union-attr]
     function: Any = default if kind == "default" else ROPE_INIT_FUNCTIONS[kind]
@@ -117,4 +122,6 @@ def _rotary_base(model: PreTrainedModel, layer_type: str | None) -> RotaryBase:
 
     inv_freq, _ = own(1)
     theta = float(parameters["rope_theta"])
-    return RotaryBase(2 * inv_freq.shape[-1], theta, kind, own, static=not moving)
+    trained = parameters.get("original_max_position_embeddings")
+    dim = 2 * inv_freq.shape[-1]
+    return RotaryBase(dim, theta, kind, own, static=not moving, trained=trained)

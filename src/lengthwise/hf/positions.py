@@ -36,11 +36,13 @@ def make_step(
 ) -> Step:
     """Positions by these rules, first match wins:
 
-    1. a 2-D mask with zeros: real tokens of a row count from 0, padding is -1. `position_ids`
+    1. a 2-D mask with zeros beside `position_ids` and `segment_ids`, a padded batch of packed rows:
+       positions are taken as they are where tokens are real, padding is -1;
+    2. a 2-D mask with zeros: real tokens of a row count from 0, padding is -1. `position_ids`
        are not needed then and may only count the same tokens from elsewhere, as those that
        transformers derives in `generate` do;
-    2. `position_ids`: taken as they are;
-    3. otherwise rows go on from the tokens seen.
+    3. `position_ids`: taken as they are;
+    4. otherwise rows go on from the tokens seen.
 
     Positions never stand for documents: `segment_ids` do.
 
@@ -73,6 +75,9 @@ def make_step(
         if not bool(real.all()):
             # Counting goes on from the row's own length: the past of the mask may be padded.
             fresh = real[:, seen:]
+            if position_ids is not None and segments is not None:
+                given = position_ids.to(device).expand(rows, count).masked_fill(~fresh, -1)
+                return Step(given, segments, None, torch.maximum(before, given.amax(1) + 1))
             positions = (before[:, None] + fresh.cumsum(1) - 1).masked_fill(~fresh, -1)
             if position_ids is not None:
                 _agree(position_ids.to(device).expand(rows, count) - positions, fresh)

@@ -110,10 +110,26 @@ class Bench:
         half = self.rotary_dim // 2
         qc = torch.complex(q[..., :half], q[..., half : 2 * half])
         kc = torch.complex(k[..., :half], k[..., half : 2 * half])
-        turn = torch.polar(torch.ones(()).double(), distance[..., None] * inv_freq[:, None, None])
+
+        def turned(by: Tensor) -> Tensor:
+            by = by[..., None] if by.ndim == 2 else by  # the same for all pairs, or one for each
+            return torch.polar(torch.ones(()).double(), by * inv_freq[:, None, None])
+
+        turn = turned(distance)
+        if axes.layout.blends:
+            turn = torch.lerp(
+                turned(distance.floor()), turned(distance.ceil()), distance.frac()[..., None] + 0j
+            )
         scores = torch.einsum("bhip,bhjp,bijp->bhij", qc, kc.conj(), turn).real
-        scores = scores * rotary.attention_factor**2
+        factor = torch.as_tensor(rotary.attention_factor, dtype=torch.float64).expand(rows)
+        scores = scores * factor[:, None, None, None] ** 2
         scores = scores + q[..., 2 * half :] @ k[..., 2 * half :].transpose(-1, -2)
+        sharpness = axes.scaling.sharpness(0, WINDOW, torch.arange(length).expand(rows, -1))
+        if sharpness is not None:
+            scores = scores * sharpness.double()[..., None]
+        layout_sharpness = axes.layout.sharpness(torch.arange(length).expand(rows, -1))
+        if layout_sharpness is not None:
+            scores = scores * layout_sharpness.double()[:, None, :, None]
         mask = seen.expand(rows, 1, length, length)
         if pages is not None:
             mask = mask & pages[:, None]

@@ -17,6 +17,7 @@ from lengthwise.core.regions import disjoint
 from lengthwise.extend.method import Layout, Method, Scaling, Store
 from lengthwise.testing.bench import WINDOW, Bench
 
+SHAPES = ((6, 2, 16, 16), (4, 4, 8, 8), (5, 1, 16, 8), (3, 3, 8, 4))
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
@@ -32,6 +33,8 @@ class Case:
         identity_length: See there.
         pages: For a selector: from (bench, axes, tensors) to the pairs that it reads, by hand.
         except_for: Reasons for the checks that do not hold, by name.
+        shapes: Heads, KV heads, head dimensions and rotated dimensions to try; a method with a
+            number for each rotated pair needs 16 of the last.
     """
 
     methods: tuple[Method, ...]
@@ -40,6 +43,7 @@ class Case:
     identity_length: int = 40
     pages: Callable[..., Tensor] | None = None
     except_for: Mapping[str, str] = field(default_factory=dict)
+    shapes: Sequence[tuple[int, int, int, int]] = SHAPES
 
     @property
     def name(self) -> str:
@@ -61,7 +65,7 @@ def close(ours: Tensor, theirs: Tensor, what: str) -> None:
 
 def check_oracle(case: Case) -> None:
     """The fast path equals one dense softmax written by hand, for every head layout and type."""
-    for shape in [(6, 2, 16, 16), (4, 4, 8, 8), (5, 1, 16, 8), (3, 3, 8, 4)]:
+    for shape in case.shapes:
         exact = Bench(*shape)
         axes = exact.engine(*case.methods).axes
         for length in case.lengths:
@@ -240,7 +244,7 @@ def check_frequencies(case: Case) -> None:
         assert (inv_freq.diff(dim=-1) < 0).all(), "frequencies must fall from pair to pair"
     short = scaling.rotary(bench.base, WINDOW, torch.tensor([1])).inv_freq
     moved = not torch.allclose(short.flatten(), inv_freq.flatten())
-    assert moved != type(scaling).static, "`static` does not tell the truth"
+    assert moved != scaling.static, "`static` does not tell the truth"
 
 
 def check_kept(case: Case) -> None:

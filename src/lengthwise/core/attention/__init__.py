@@ -11,10 +11,10 @@ from lengthwise.core.attention.band import band
 from lengthwise.core.attention.chunked import chunked, coverage
 from lengthwise.core.attention.decode import decode
 from lengthwise.core.attention.flex import flex, has_compiler
-from lengthwise.core.attention.reference import reference
+from lengthwise.core.attention.reference import reference, turn_keys
 from lengthwise.core.keys import KeyBlock, Queries, concatenate
 from lengthwise.core.partial import Partial, merge, nothing, sink
-from lengthwise.core.regions import OWN, Place, Region
+from lengthwise.core.regions import OWN, KeyRange, Place, Region
 from lengthwise.core.rotary import Rotary
 
 __all__ = [
@@ -177,29 +177,92 @@ def attend_blocks(
     else:
         seen = [
             (region, keys)
-            for region in regions
+            for region in [settled(region, queries) for region in regions]
             for keys in [reachable(region, queries, block) for block in blocks]
             if keys is not None
         ]
-        alone = len(seen) == 1 and learned_sink is None and not need_lse
-        parts, placed = [], {}
+        placed: dict[Place, Queries] = {}
+        parts = []
         for region, block in seen:
             if region.q_place not in placed:
                 placed[region.q_place] = place_queries(queries, region, rotary)
             keys = place_keys(block, region, rotary, stored)
-            parts.append(
-                _partial(placed[region.q_place], keys, region, scale, softcap, impl, alone)
-            )
+            parts.append((region, placed[region.q_place], keys))
+        need_lse = need_lse or learned_sink is not None
         if not parts:
-            parts = [nothing(queries.vectors, blocks[0].values.shape[-1])]
-        whole = merge(parts)
+            whole = nothing(queries.vectors, blocks[0].values.shape[-1])
+        elif _decodes(queries, blocks, impl):
+            whole = decode(parts, scale=scale, softcap=softcap, need_lse=need_lse)
+        else:
+            alone = len(parts) == 1 and not need_lse
+            whole = merge([_through(*part, scale, softcap, impl, alone) for part in parts])
     return whole if learned_sink is None else merge([whole, sink(learned_sink, whole)])
 
 
-def _partial(
+def _through(
+    region: Region,
     queries: Queries,
     block: KeyBlock,
+    scale: float,
+    softcap: float | None,
+    impl: str,
+    alone: bool,
+) -> Partial:
+    """One region; a range of keys becomes a plain band for each run of queries that share it."""
+    aligned = queries.start is not None and block.start is not None
+    on_cpu = queries.vectors.device.type == "cpu"  # a GPU has any mask in its fused kernel
+    if region.range_of is None or not (aligned and on_cpu and impl in ("auto", "sdpa")):
+        return _partial(region, queries, block, scale, softcap, impl, alone)
+    outs = []
+    for low, high in _runs(region.range_of, queries):
+        run = queries.times(low, high)
+        band_of_run = settled(region, run)
+        keys = reachable(band_of_run, run, block)
+        if keys is None:
+            outs.append(nothing(run.vectors, block.values.shape[-1]))
+        elif _decodes(run, [keys], impl):
+            outs.append(decode([(band_of_run, run, keys)], scale=scale, softcap=softcap))
+        else:
+            outs.append(_partial(band_of_run, run, keys, scale, softcap, impl, False))
+    if len(outs) == 1:
+        return outs[0]
+    return Partial(torch.cat([x.out for x in outs], 2), torch.cat([x.lse for x in outs], 2))
+
+
+def _runs(range_of: KeyRange, queries: Queries) -> list[tuple[int, int]]:
+    """Runs of queries, as first and one past the last, that see the same range of keys."""
+    firsts, lasts = range_of(queries.positions[0])
+    moved = (firsts.diff() != 0) | (lasts.diff() != 0)
+    cuts = [0, *(moved.nonzero()[:, 0] + 1).tolist(), len(queries)]
+    return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+def settled(region: Region, queries: Queries) -> Region:
+    """The region as a plain band, where all these queries share its range of keys."""
+    if region.range_of is None or queries.start is None:
+        return region
+    if len(_runs(region.range_of, queries)) > 1:
+        return region
+    first, last = region.range_of(queries.positions[0, :1])
+    cut = region.within(first=int(first), last=int(last), paged=region.paged)
+    return replace(cut, range_of=None)
+
+
+def _decodes(queries: Queries, blocks: Sequence[KeyBlock], impl: str) -> bool:
+    """Whether all parts go into one softmax of a few queries."""
+    if impl not in ("auto", "decode"):
+        return False
+    tensors = (queries.vectors, *(x for block in blocks for x in (block.keys, block.values)))
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if impl == "decode" and needs_grad:
+        raise ValueError("impl='decode' has no gradient; use 'chunked'")
+    return impl == "decode" or (len(queries) <= DECODE_QUERIES and not needs_grad)
+
+
+def _partial(
     region: Region,
+    queries: Queries,
+    block: KeyBlock,
     scale: float,
     softcap: float | None,
     impl: str,
@@ -223,9 +286,11 @@ def _partial(
             compiler=has_compiler(),
             one_part=alone,
         ).name
-    if needs_grad and impl in ("sdpa", "decode"):
-        raise ValueError(f"impl={impl!r} has no gradient; use 'chunked'")
+    if impl == "decode":  # a short run of a longer text
+        return decode([(region, queries, block)], scale=scale, softcap=softcap)
     if impl == "sdpa":
+        if needs_grad:
+            raise ValueError("impl='sdpa' has no gradient; use 'chunked'")
         if not (aligned and plain and queries.vectors.device.type == "cpu"):
             raise ValueError(
                 "impl='sdpa' takes plain bands at consecutive positions, keys as wide as values, "
@@ -237,7 +302,7 @@ def _partial(
             "impl='flex' on a CPU returns no log-sum-exp, so it takes one region over one block "
             "with need_lse=False; use 'chunked'"
         )
-    run = {"decode": decode, "chunked": chunked, "flex": flex}[impl]
+    run = {"chunked": chunked, "flex": flex}[impl]
     return run(queries, block, region, scale=scale, softcap=softcap)
 
 
@@ -246,7 +311,8 @@ def place_queries(queries: Queries, region: Region, rotary: Rotary | None) -> Qu
     if rotary is None:
         return queries
     places = region.q_place(queries.positions)[:, None]
-    return replace(queries, vectors=rotary.rotate(queries.vectors, places))
+    turned = rotary.rotate(queries.vectors, places)
+    return Queries(turned, queries.positions, queries.segments, queries.start)
 
 
 def place_keys(
@@ -255,19 +321,22 @@ def place_keys(
     """The keys rotated to their apparent positions in a region."""
     if rotary is None or stored == region.k_place:
         return block
-    places = region.k_place(block.positions)
-    if stored is None:
-        keys = rotary.rotate(block.keys, places)
-    else:
-        keys = rotary.shift(block.keys, places - stored(block.positions))
-    return replace(block, keys=keys)
+    return replace(block, keys=turn_keys(block, region, rotary, stored))
 
 
 def reachable(region: Region, queries: Queries, block: KeyBlock) -> KeyBlock | None:
     """The run of slots that any of the queries may see, or None if there is none."""
     n = len(block)
-    if n == 0 or region.empty or coverage(region, queries, block) == "none":
-        return None
+    covered = "none" if n == 0 or region.empty else coverage(region, queries, block)
+    if covered != "some":
+        return block if covered == "all" else None
+    if region.range_of is not None:
+        firsts, lasts = region.range_of(queries.positions[queries.positions >= 0])
+        if not len(firsts):
+            return None
+        region = region.within(first=int(firsts.min()), last=int(lasts.max()))
+        if region.empty:
+            return None
     if queries.start is not None and block.start is not None:
         low, high = 0, n
         if region.far is not None:

@@ -144,10 +144,11 @@ def _score(
 
 def coverage(region: Region, queries: Queries, block: KeyBlock) -> str:
     """Whether a region shows `all`, `none` or `some` pairs of a tile, by arithmetic alone."""
-    if queries.start is None or block.start is None:
+    bounds = block.bounds
+    if queries.start is None or bounds is None:
         return "some"
     q_low, q_high = queries.start, queries.start + len(queries) - 1
-    k_low, k_high = block.start, block.start + len(block) - 1
+    k_low, k_high = bounds
     nearest, farthest = q_low - k_high, q_high - k_low
     if (
         farthest < region.near
@@ -156,8 +157,14 @@ def coverage(region: Region, queries: Queries, block: KeyBlock) -> str:
         or (region.last is not None and k_low >= region.last)
     ):
         return "none"
+    whole = region.also is None
+    if region.range_of is not None:
+        firsts, lasts = region.range_of(queries.positions[0])
+        if k_high < firsts.min() or k_low >= lasts.max():
+            return "none"
+        whole = whole and bool(k_low >= firsts.max()) and bool(k_high < lasts.min())
     if (
-        region.also is None
+        whole
         and nearest >= region.near
         and (region.far is None or farthest < region.far)
         and k_low >= region.first

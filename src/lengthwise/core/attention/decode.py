@@ -1,111 +1,97 @@
-"""A few queries over many keys: keys and values are read once per KV head."""
+"""A few queries over many keys: one softmax over all parts, keys and values read once."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lengthwise.core.attention.band import fused
 from lengthwise.core.attention.chunked import coverage
-from lengthwise.core.attention.reference import apply_score, at_least_float32
+from lengthwise.core.attention.reference import apply_score
 from lengthwise.core.keys import KeyBlock, Queries
-from lengthwise.core.partial import Partial, merge
+from lengthwise.core.partial import Partial
 from lengthwise.core.regions import Region, same_segment, visible_pairs
 
-# Keys at a time: their scores stay in cache, and in memory that the allocator hands out again.
-# One temporary for 131,072 keys was slower than tiles, probably because of its page faults.
-TILE, FUSED_TILE = 4096, 16384
+# Keys of a half type are widened so many at a time; the copy stays in cache.
+TILE = 4096
+
+Part = tuple[Region, Queries, KeyBlock]
 
 
 def decode(
-    queries: Queries, block: KeyBlock, region: Region, *, scale: float, softcap: float | None
+    parts: Sequence[Part], *, scale: float, softcap: float | None, need_lse: bool = True
 ) -> Partial:
-    """Attention of placed queries over placed keys.
+    """Attention of placed queries over placed keys, for all parts of a layer in one softmax.
 
-    Where every key is seen and nothing changes scores, torch's fused CPU kernel reads keys and
-    values in one pass. Otherwise the heads that share a KV head become columns of one product.
+    The heads that share a KV head become columns of one product, so that keys are read once.
     Keys stand on its left: a tall matrix times a few columns was the faster of the two orders
-    wherever it was tried on a CPU.
+    wherever it was tried on a CPU. Parts write their scores side by side into one buffer: a merge
+    of many small parts would cost more than reading their keys.
+
+    Args:
+        parts: At least one: a region, the queries as it places them, and keys as it places them.
+        need_lse: Whether anybody reads the log-sum-exp; without it, it is NaN.
     """
-    if _is_plain(queries, block, region, softcap):
-        return _fused_tiles(queries, block, scale)
-    b, h, t, d = queries.vectors.shape
-    kv, n = block.keys.shape[1], len(block)
-    columns = (queries.vectors * scale).reshape(b, kv, h // kv * t, d).transpose(-1, -2)
-    peak = total = out = None
-    for low in range(0, n, TILE):
-        tile = block if n <= TILE else block.slots(low, min(low + TILE, n))
-        score = _score(queries, tile, region, columns, softcap)
-        highest = score.amax(-2, keepdim=True)
-        if peak is None or total is None or out is None:
-            peak = highest
-            # A query that has seen nothing yet: subtract 0, so that no inf - inf appears.
-            weights = score.sub_(_finite(peak)).exp_()
-            total = weights.sum(-2, keepdim=True)
-            out = _times_values(weights, tile.values)
-            continue
-        higher = torch.maximum(peak, highest)
-        decay = (peak - _finite(higher)).exp_()
-        weights = score.sub_(_finite(higher)).exp_()
-        total = total * decay + weights.sum(-2, keepdim=True)
-        out = out * decay.transpose(-1, -2) + _times_values(weights, tile.values)
-        peak = higher
-    assert peak is not None and total is not None and out is not None
-    out = out / total.clamp_min(torch.finfo(total.dtype).tiny).transpose(-1, -2)
-    lse = peak + total.log()
-    return Partial(out.reshape(b, h, t, -1).to(block.values.dtype), lse.reshape(b, h, t))
-
-
-def _is_plain(queries: Queries, block: KeyBlock, region: Region, softcap: float | None) -> bool:
-    """Whether the fused kernel computes this as it is."""
-    q, k, v = queries.vectors, block.keys, block.values
-    return (
-        q.device.type == "cpu"
-        and softcap is None
-        and region.score is None
-        and queries.segments is None
-        and q.shape[-1] == v.shape[-1]
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)))
-        and coverage(region, queries, block) == "all"
-    )
-
-
-def _fused_tiles(queries: Queries, block: KeyBlock, scale: float) -> Partial:
-    b, h, t, d = queries.vectors.shape
+    _, first, block = parts[0]
+    b, h, t, _ = first.vectors.shape
     kv = block.keys.shape[1]
-    folded = queries.vectors.reshape(b, kv, h // kv * t, d)
-    parts = []
-    for low in range(0, len(block), FUSED_TILE):
-        k = block.keys[:, :, low : low + FUSED_TILE]
-        v = block.values[:, :, low : low + FUSED_TILE]
-        out, lse = fused(folded, k, v, False, scale)
-        parts.append(Partial(out.reshape(b, h, t, d), lse.reshape(b, h, t)))
-    return merge(parts)
+    exact = torch.promote_types(first.vectors.dtype, torch.float32)
+    sizes = [len(block) for _, _, block in parts]
+    scores = torch.empty(b, kv, h // kv * t, sum(sizes), dtype=exact, device=block.keys.device)
+    columns: dict[int, Tensor] = {}
+    hidden, at = False, 0
+    for (region, queries, block), size in zip(parts, sizes, strict=True):
+        x = queries.vectors
+        if id(x) not in columns:
+            columns[id(x)] = (x.to(exact) * scale).reshape(b, kv, -1, x.shape[-1]).transpose(2, 3)
+        score = scores[..., at : at + size]
+        for low, high in _tiles(block.keys, size):
+            keys = block.keys[:, :, low:high].to(exact)
+            score[..., low:high] = (keys @ columns[id(x)]).transpose(2, 3)
+        hidden |= _finish(score.view(b, h, t, size), queries, block, region, softcap)
+        at += size
+    weights, lse = _softmax(scores, hidden, need_lse)
+    out, at = None, 0
+    for (_, _, block), size in zip(parts, sizes, strict=True):
+        for low, high in _tiles(block.values, size):
+            values = block.values[:, :, low:high].to(exact)
+            piece = weights[..., at + low : at + high] @ values
+            out = piece if out is None else out.add_(piece)
+        at += size
+    assert out is not None
+    out = out.reshape(b, h, t, -1).to(parts[0][2].values.dtype)
+    return Partial(out, lse.reshape(b, h, t))
 
 
-def _score(
-    queries: Queries, tile: KeyBlock, region: Region, columns: Tensor, softcap: float | None
-) -> Tensor:
-    """Scores `[b, kv_heads, keys, group * t]`, -inf where not seen; free to be written over."""
-    score = at_least_float32(tile.keys @ columns)
-    together = same_segment(queries.segments, tile.segments)
-    plain = softcap is None and region.score is None and together is None
-    if plain and coverage(region, queries, tile) == "all":
-        return score
-    b, h, t, _ = queries.vectors.shape
-    usual = score.transpose(-1, -2).reshape(b, h, t, len(tile))
+def _tiles(x: Tensor, size: int) -> list[tuple[int, int]]:
+    if x.dtype in (torch.float32, torch.float64):
+        return [(0, size)]
+    return [(low, min(low + TILE, size)) for low in range(0, size, TILE)]
+
+
+def _finish(
+    score: Tensor, queries: Queries, block: KeyBlock, region: Region, softcap: float | None
+) -> bool:
+    """Cap, change and mask scores `[b, h, t, n]` in place; whether anything may be hidden."""
     if softcap is not None:
-        usual = torch.tanh(usual / softcap) * softcap
+        score.div_(softcap).tanh_().mul_(softcap)
     if region.score is not None:
-        usual = apply_score(region, usual, queries.positions, tile.positions)
-    seen = visible_pairs(region, queries.positions, tile.positions, h)
-    if together is not None:
-        seen = seen & together
-    usual = usual.masked_fill(~seen, float("-inf"))
-    return usual.reshape(b, score.shape[1], -1, len(tile)).transpose(-1, -2).contiguous()
+        score.copy_(apply_score(region, score, queries.positions, block.positions))
+    together = same_segment(queries.segments, block.segments)
+    if together is None and coverage(region, queries, block) == "all":
+        return False
+    seen = visible_pairs(region, queries.positions, block.positions, score.shape[1])
+    score.masked_fill_(~(seen if together is None else seen & together), float("-inf"))
+    return True
 
 
-def _finite(peak: Tensor) -> Tensor:
-    return torch.where(peak.isneginf(), 0.0, peak)
-
-
-def _times_values(weights: Tensor, values: Tensor) -> Tensor:
-    return at_least_float32(weights.to(values.dtype).transpose(-1, -2) @ values)
+def _softmax(scores: Tensor, hidden: bool, need_lse: bool) -> tuple[Tensor, Tensor]:
+    """Weights (written over the scores) and log-sum-exp; a query that sees nothing gets zeros."""
+    if not hidden and not need_lse:
+        return torch.softmax(scores, dim=-1), scores.new_full(scores.shape[:-1], float("nan"))
+    peak = scores.amax(-1, keepdim=True)
+    if hidden:
+        peak = torch.where(peak.isneginf(), 0.0, peak)
+    weights = scores.sub_(peak).exp_()
+    total = weights.sum(-1, keepdim=True)
+    lse = (peak + total.log()).squeeze(-1)
+    return weights.div_(total.clamp_min(torch.finfo(total.dtype).tiny)), lse

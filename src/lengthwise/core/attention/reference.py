@@ -35,11 +35,7 @@ def reference(
         q, k = queries.vectors, block.keys
         if rotary is not None:
             q = rotary.rotate(q, region.q_place(q_positions)[:, None])
-            places = region.k_place(k_positions)
-            if stored is None:
-                k = rotary.rotate(k, places)
-            else:
-                k = rotary.shift(k, places - stored(k_positions))
+            k = turn_keys(block, region, rotary, stored)
         score = q @ k.repeat_interleave(heads // kv_heads, dim=1).transpose(-1, -2)
         score = at_least_float32(score) * scale
         if softcap is not None:
@@ -54,6 +50,27 @@ def reference(
     lse = torch.logsumexp(scores, dim=-1)
     weights = torch.exp(scores - torch.where(lse.isneginf(), 0.0, lse)[..., None])
     return Partial(weights.to(values.dtype) @ values, lse)
+
+
+def turn_keys(block: KeyBlock, region: Region, rotary: Rotary, stored: Place | None) -> Tensor:
+    """The keys of a block, rotated from where they are stored to their places in a region."""
+
+    def turned(places: Tensor) -> Tensor:
+        if stored is None:
+            return rotary.rotate(block.keys, places)
+        at = stored(block.positions)
+        if at.ndim > places.ndim:  # a position for each pair, in a last dimension
+            places = places.unsqueeze(-1)
+        elif places.ndim > at.ndim:
+            at = at.unsqueeze(-1)
+        return rotary.shift(block.keys, places - at)
+
+    places = region.k_place(block.positions)
+    if not region.blend:
+        return turned(places)
+    below, above = turned(places.floor()), turned(places.ceil())
+    weight = (places.ceil() - places)[..., None].to(below.dtype)
+    return above + weight * (below - above)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -1,10 +1,28 @@
 """Which keys a query sees, and how far away they seem."""
 
 from lengthwise.extend.layouts.causal import Causal
+from lengthwise.extend.layouts.dual_chunk import DualChunk
 from lengthwise.extend.layouts.far_as_one import FarAsOne
+from lengthwise.extend.layouts.gali import GALI
+from lengthwise.extend.layouts.hirope import HiRoPE
 from lengthwise.extend.layouts.lm_infinite import LMInfinite
+from lengthwise.extend.layouts.rerope import LeakyReRoPE, ReRoPE
 from lengthwise.extend.layouts.self_extend import SelfExtend
 from lengthwise.extend.layouts.sliding_window import SlidingWindow
 from lengthwise.extend.layouts.slots import CacheSlots
+from lengthwise.extend.layouts.string import STRING
 
-__all__ = ["CacheSlots", "Causal", "FarAsOne", "LMInfinite", "SelfExtend", "SlidingWindow"]
+__all__ = [
+    "CacheSlots",
+    "Causal",
+    "DualChunk",
+    "FarAsOne",
+    "GALI",
+    "HiRoPE",
+    "LMInfinite",
+    "LeakyReRoPE",
+    "ReRoPE",
+    "STRING",
+    "SelfExtend",
+    "SlidingWindow",
+]

@@ -1,7 +1,7 @@
 """Dynamic NTK scaling: the base grows with the text, and no cached key goes stale."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, arange, float32
 
@@ -33,10 +33,13 @@ class DynamicNTK(Scaling):
     """
 
     factor: float = 1.0
-    static: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         at_least("DynamicNTK", "factor", self.factor, 1)
+
+    @property
+    def static(self) -> bool:
+        return False
 
     def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
         stretch = lengths.to(float32).clamp(min=window) / window

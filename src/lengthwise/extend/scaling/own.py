@@ -25,5 +25,8 @@ class OwnScaling(Scaling):
         inv_freq, attention_factor = base.own(longest)
         return Rotary(inv_freq, attention_factor, base.pairing)
 
+    def storable(self, base: RotaryBase) -> bool:
+        return base.static
+
     def check_base(self, base: RotaryBase) -> None:
         """Any base will do."""

@@ -231,7 +231,8 @@ class InfLLMState(SelectorState):
             pooled = q.unflatten(1, (k.shape[1], -1)).sum(2)
             means = k.unflatten(2, (pages, REPRESENTATIVES)).mean(3)
             product = torch.einsum("bhtd,bhpd->btp", pooled, means)
-            score = torch.where(distance >= region.near, product, score)
+            here = region.visible(last, last, queries.positions[:, :, None], last)
+            score = torch.where(here, product, score)
         top = score.masked_fill(~far, float("-inf")).topk(self.config.pages, dim=-1).indices
         return torch.zeros_like(far).scatter_(2, top, True) & far
 

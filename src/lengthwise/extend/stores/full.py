@@ -9,14 +9,14 @@ from torch import Tensor
 from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.method import Store, StoreState
 
-SMALLEST_BLOCK, LARGEST_BLOCK = 256, 16384
+SMALLEST_BLOCK, LARGEST_BLOCK = 256, 65536
 
 
 @dataclass(frozen=True)
 class FullStore(Store):
     """Keep all keys and values, in blocks that grow without copying the past.
 
-    A new block is half as large as everything before it, within 256 and 16,384 tokens, so appending
+    A new block is half as large as everything before it, within 256 and 65,536 tokens, so appending
     a token never moves older ones and at most a third of the memory waits to be filled.
 
     Reduces to: the untouched model.
@@ -76,9 +76,9 @@ class FullState(StoreState):
         while done < total:
             last = self.buffers[-1] if self.buffers else None
             if last is None or last.used == last.keys.shape[2]:
-                last = self._grow(new.slots(done, total))
+                last = self._grow(new if done == 0 else new.slots(done, total))
             count = min(total - done, last.keys.shape[2] - last.used)
-            piece = new.slots(done, done + count)
+            piece = new if count == total else new.slots(done, done + count)
             into = slice(last.used, last.used + count)
             last.keys[:, :, into] = piece.keys
             last.values[:, :, into] = piece.values

@@ -1,7 +1,7 @@
 """StreamingLLM: the first tokens and the newest ones, in memory that never grows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -95,11 +95,24 @@ class RollingState(StoreState):
         live = new.keys.requires_grad or new.values.requires_grad
         if len(new) == 1 and not live:
             self._write(new)
-            return self._held()
+            return self._ring()
         # A longer chunk still needs what its last token pushes out.
         older = [] if self.keys is None else [self._copy(block) for block in self._held()]
         self._write(new)
         return [*older, new]
+
+    def _ring(self) -> list[KeyBlock]:
+        """What is kept, as sinks and one ring, for a token that sees all or most of it."""
+        if self.next is None or self.segments is not None or self.next <= self.sinks + self.window:
+            return self._held()
+        assert self.keys is not None and self.values is not None and self.positions is not None
+        buffer = KeyBlock(self.keys, self.values, self.positions, start=0)
+        ring = replace(
+            buffer.slots(self.sinks, self.sinks + self.window),
+            start=None,
+            span=(self.next - self.window, self.next - 1),
+        )
+        return [buffer.slots(0, self.sinks), ring] if self.sinks else [ring]
 
     def _held(self) -> list[KeyBlock]:
         """What is kept, as runs of consecutive positions where all rows agree."""

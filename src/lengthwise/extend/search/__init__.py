@@ -1,0 +1,19 @@
+"""Searches for the numbers of a scaling: stopped at any time, gone on with later."""
+
+from lengthwise.extend.search.evolution import Evolution, Genome, Trial
+from lengthwise.extend.search.longrope import LongRoPESearch, longrope_search
+from lengthwise.extend.search.longrope2 import LongRoPE2Search, longrope2_search
+from lengthwise.extend.search.losses import Windows, needle_windows, text_windows
+
+__all__ = [
+    "Evolution",
+    "Genome",
+    "LongRoPE2Search",
+    "LongRoPESearch",
+    "Trial",
+    "Windows",
+    "longrope2_search",
+    "longrope_search",
+    "needle_windows",
+    "text_windows",
+]
