@@ -13,15 +13,17 @@ import sys
 from pathlib import Path
 
 from lengthwise import catalogue
+from lengthwise.lab.extension import CLAIMS, place
 from lengthwise.measure import Results
 from lengthwise.measure.report.charts import loss_chart
 from lengthwise.measure.report.findings import findings
-from lengthwise.measure.report.numbers import loss_spans
+from lengthwise.measure.report.numbers import loss_spans, signed
 from lengthwise.measure.report.style import STYLE
 from lengthwise.measure.results import REFERENCE
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "evidence" / "demo" / "results.jsonl"
+EXTEND = ROOT / "evidence" / "extend"
 LAB_LOG = ROOT / "evidence" / "lab_model" / "log.jsonl"
 ROOMS = {"scaling": "Scaling", "layout": "Layout", "selector": "Selector", "store": "Store"}
 QUESTIONS = {
@@ -104,6 +106,94 @@ def lab_curve() -> str:
     return "\n".join(lines)
 
 
+def extension_records() -> list[dict]:
+    """The evidence of every claim on extension that was measured, in the order of the claims."""
+    files = [place(EXTEND, claim) for claim in CLAIMS]
+    return [json.loads(file.read_text("utf-8")) for file in files if file.exists()]
+
+
+def _spans(record: dict) -> dict[int, float]:
+    """From a number of windows to the loss above the reference in the doubling that ends there."""
+    window = record["model"]["window"]
+    by_end = record["numbers"]["loss_above_reference"]
+    return {int(span.split("-")[1]) // window: value for span, value in by_end.items()}
+
+
+def extension_table() -> str:
+    records = extension_records()
+    ends, keys = (2, 4, 8, 16), ("1", "2", "4", "8", "16")
+    head = ["method", "inside", *(f"loss {n}×" for n in ends), *(f"key {n}×" for n in keys)]
+    lines = [" | ".join(head), " | ".join(["---", *("---:" for _ in head[1:])])]
+    for record in records:
+        spans, numbers = _spans(record), record["numbers"]
+        tax = numbers["loss_inside_window_above_plain"]
+        cells = [signed(tax) if tax is not None else "–"]
+        cells += [signed(spans[n]) if n in spans else "–" for n in ends]
+        found = numbers["passkeys_found"]
+        cells += ["–" if found[n] is None else f"{found[n]:.0%}" for n in keys]
+        lines.append(" | ".join([f"`{record['spec']}`", *cells]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def extension_verdicts() -> str:
+    lines = ["| method | the paper's claim | verdict | note |", "| --- | --- | --- | --- |"]
+    for record in extension_records():
+        failed = [f["says"] for f in record["findings"] if not f["holds"]]
+        note = "; ".join(filter(None, [record["note"], *(f"not: {words}" for words in failed)]))
+        lines.append(
+            f"| {record['method']} ({record['paper']}) | {record['claim']} | "
+            f"**{record['verdict']}** | {note} |"
+        )
+    return "\n".join(lines)
+
+
+def extension_figure() -> str:
+    """Two maps side by side: loss above the reference, and passkeys found."""
+    records = extension_records()
+    ends, keys = (1, 2, 4, 8, 16), ("1", "2", "4", "8", "16")
+    cell, row, left, top = 58, 24, 150, 62
+    gap = left + len(ends) * cell + 30
+    width, height = gap + len(keys) * cell + 16, top + row * len(records) + 16
+
+    def square(x: float, y: float, share: float, words: str) -> str:
+        ink = "#ffffff" if share > 0.55 else "#1b2733"
+        fill = f"rgb({255 - 204 * share:.0f},{255 - 153 * share:.0f},{255 - 85 * share:.0f})"
+        return (
+            f'<rect x="{x}" y="{y}" width="{cell - 2}" height="{row - 2}" fill="{fill}"/>'
+            f'<text x="{x + cell / 2 - 1}" y="{y + 15}" text-anchor="middle" fill="{ink}">{words}'
+            "</text>"
+        )
+
+    parts = [
+        f'<text x="{left}" y="22">loss above the in-window reference, nats (dark is low)</text>',
+        f'<text x="{gap}" y="22">passkeys found (dark is many)</text>',
+    ]
+    for column, n in enumerate(ends):
+        for at in (left, gap):
+            x = at + column * cell + cell / 2
+            parts.append(f'<text x="{x}" y="48" text-anchor="middle">{n}×</text>')
+    for line, record in enumerate(records):
+        y = top + line * row
+        parts.append(
+            f'<text x="{left - 10}" y="{y + 15}" text-anchor="end">{record["method"]}</text>'
+        )
+        spans = _spans(record)
+        for column, n in enumerate(ends):
+            if n in spans:
+                share = max(0.0, 1 - max(0.0, spans[n]) / 1.5)
+                parts.append(square(left + column * cell, y, share, signed(spans[n])))
+        for column, n in enumerate(keys):
+            found = record["numbers"]["passkeys_found"][n]
+            if found is not None:
+                parts.append(square(gap + column * cell, y, found, f"{found:.0%}"))
+    card = '<rect width="100%" height="100%" fill="#ffffff" rx="10"/>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" font-family="system-ui, sans-serif" font-size="13" '
+        f'fill="#1b2733">{card}{"".join(parts)}</svg>\n'
+    )
+
+
 def method_table() -> str:
     lines = ["| axis | the question it answers | methods |", "| --- | --- | --- |"]
     for axis, title in ROOMS.items():
@@ -151,6 +241,8 @@ PARTS = {
     "demo-passkey": demo_passkey_table,
     "lab-curve": lab_curve,
     "methods": method_table,
+    "extension": extension_table,
+    "extension-verdicts": extension_verdicts,
     "decode": lambda: benchmark_table("decode"),
     "prefill": lambda: benchmark_table("prefill"),
 }
@@ -170,6 +262,8 @@ def pages() -> dict[Path, str]:
     written = {ROOT / "docs" / "methods.md": method_pages()}
     if DEMO.exists():
         written[ROOT / "docs" / "figures" / "loss.svg"] = loss_figure()
+    if extension_records():
+        written[ROOT / "docs" / "figures" / "extension.svg"] = extension_figure()
     hand = [
         ROOT / "README.md",
         *sorted((ROOT / "docs").glob("*.md")),

@@ -22,7 +22,7 @@ MACHINE_PATH = re.compile(
 )
 
 # A room may use itself and what stands below it.
-FLOOR = {"core": 0, "hf": 1, "extend": 2, "measure": 3, "train": 4, "cli": 5}
+FLOOR = {"core": 0, "hf": 1, "extend": 2, "measure": 3, "train": 4, "lab": 4, "cli": 5}
 
 
 def module_name(path: Path) -> str:

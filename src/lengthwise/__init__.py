@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from lengthwise.extend.adapt import restore as restore
     from lengthwise.extend.checkpoint import load as load
     from lengthwise.extend.checkpoint import save as save
+    from lengthwise.extend.edit import edit as edit
     from lengthwise.extend.explain import explain as explain
     from lengthwise.extend.layouts import *  # noqa: F403
+    from lengthwise.extend.layouts.code_units import hirope_positions as hirope_positions
     from lengthwise.extend.scaling import *  # noqa: F403
+    from lengthwise.extend.search import longrope2_search as longrope2_search
+    from lengthwise.extend.search import longrope_search as longrope_search
     from lengthwise.extend.selectors import *  # noqa: F403
     from lengthwise.extend.stores import *  # noqa: F403
 
@@ -28,8 +32,12 @@ if TYPE_CHECKING:
 _VERBS = {
     "adapt": "lengthwise.extend.adapt",
     "adapted": "lengthwise.extend.adapt",
+    "edit": "lengthwise.extend.edit",
     "explain": "lengthwise.extend.explain",
+    "hirope_positions": "lengthwise.extend.layouts.code_units",
     "load": "lengthwise.extend.checkpoint",
+    "longrope2_search": "lengthwise.extend.search",
+    "longrope_search": "lengthwise.extend.search",
     "new_cache": "lengthwise.extend.adapt",
     "restore": "lengthwise.extend.adapt",
     "save": "lengthwise.extend.checkpoint",

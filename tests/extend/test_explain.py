@@ -5,7 +5,7 @@ import torch
 
 import lengthwise as lw
 from lengthwise.extend.adapt import binding_of
-from lengthwise.extend.explain import cache_bytes
+from lengthwise.extend.explain import cache_bytes, keys_turned
 from lengthwise.testing.models import tiny_model
 
 
@@ -46,6 +46,29 @@ def test_predicted_bytes_are_what_the_cache_holds():
         model(torch.randint(3, 300, (1, 100)), past_key_values=cache)
     positions = 2 * 16 * 8  # layers, slots, bytes of a position
     assert cache.bytes() == cache_bytes(engine, 100) + positions
+
+
+@pytest.mark.parametrize(
+    "methods, turned",
+    [
+        ((), 0),
+        ((lw.DualChunk(chunk=24, window=8),), 0),
+        ((lw.STRING(shift=20, window=8),), 0),
+        ((lw.SelfExtend(group=4, window=16),), 16),
+        ((lw.LMInfinite(sinks=2, window=16),), 2),
+        ((lw.DynamicNTK(),), 200),
+        ((lw.GALI(trained=64, window=8),), 182),  # 46 positions hold groups of four
+    ],
+)
+def test_keys_that_are_turned_to_be_read_are_counted(methods, turned):
+    model = lw.adapt(tiny_model("llama"), *methods)
+    assert keys_turned(binding_of(model).engine, 0, 200) == turned
+    assert f"  {'turned to read':>14}" in lw.explain(model)
+
+
+def test_a_region_with_a_score_of_its_own_is_named_apart():
+    words = lw.explain(lw.adapt(tiny_model("llama"), lw.GALI(trained=64, window=8, noise=1.0)))
+    assert "1 region, sdpa:" in words and "8 regions, chunked:" in words
 
 
 def test_a_plain_model_cannot_be_explained():

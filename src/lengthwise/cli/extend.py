@@ -1,37 +1,61 @@
 """`lengthwise extend`: a checkpoint that carries its methods."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lengthwise.cli.inputs import METHOD_HELP, Model
+from lengthwise.cli.inputs import Methods, Model
 from lengthwise.cli.interrupt import work_begins
+from lengthwise.cli.measure import TEXT_HELP
 
 
 def extend(
     model: Model,
-    method: Annotated[
-        list[str], typer.Option("--method", "-m", metavar="METHOD", help=METHOD_HELP)
-    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to write.")
     ],
+    method: Methods = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Let a race over methods choose, on a text.")
+    ] = False,
+    to: Annotated[
+        int, typer.Option("--to", metavar="TOKENS", help="The length that --auto is to reach.")
+    ] = 0,
+    budget: Annotated[
+        str, typer.Option(metavar="TIME", help="How long --auto may take: 90s, 10m, 1h.")
+    ] = "10m",
+    text: Annotated[Path | None, typer.Option(metavar="FILE", help=TEXT_HELP)] = None,
+    memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="What weights and cache may take: 8GiB.")
+    ] = "",
     force: Annotated[
         bool, typer.Option("--force", help="Replace a directory that exists.")
     ] = False,
 ) -> None:
-    """Write a checkpoint that is extended by methods.
+    """Write a checkpoint that is extended by methods, or by those that a race finds best.
 
     A scaling that transformers knows becomes plain `rope_parameters`, which every engine reads;
     for all else `lengthwise.load` applies the methods again. The directory appears as a whole or
     not at all.
+
+    `--auto --to 32768` tries the methods that need no tuning, with arguments for that length, on a
+    text and on planted needles, and tells in DIR/search.md what each of them cost and lost. A race
+    that was stopped goes on when the same command is run again.
     """
     check_place(output, force)
+    if auto == bool(method):
+        raise ValueError("name a --method, or let a race choose with --auto --to TOKENS")
+    if auto and to < 1:
+        raise ValueError(f"--auto needs the length to reach: --to must be at least 1, got {to}")
+    if auto:
+        _race(model, output, to, budget, text, memory, force)
+        return
 
     from lengthwise.cli.inputs import open_model, read_methods
 
-    chosen = read_methods(method)
+    chosen = read_methods(method or [])
     if not chosen:
         raise ValueError("plain extends nothing; name a method, such as --method yarn:factor=8")
 
@@ -50,6 +74,34 @@ def extend(
     note = save(loaded, tokenizer, output, force=force)
     print(explain(loaded))
     print(f"\nWrote {output}. {note}")
+
+
+def _race(
+    model: str, output: Path, to: int, budget: str, text: Path | None, memory: str, force: bool
+) -> None:
+    from lengthwise.cli.auto import choose, read_bytes, read_seconds, report
+
+    seconds, allowed = read_seconds(budget), read_bytes(memory) if memory else None
+    state = output.with_name(f"{output.name}.search.json")
+    work_begins()
+    winner, record = choose(model, to, seconds, text, allowed, state)
+    print(report(record))
+    if not winner:
+        print(f"No method beat the plain model at {to:,} tokens; nothing is written.")
+        return
+
+    from lengthwise.cli.inputs import open_model
+    from lengthwise.extend.adapt import adapt
+    from lengthwise.extend.checkpoint import save
+
+    # The race may run in other numbers or on a device; the checkpoint keeps its own.
+    loaded, tokenizer = open_model(model, device="cpu", dtype="auto")
+    adapt(loaded, *winner)
+    note = save(loaded, tokenizer, output, force=force)
+    for name, words in (("search.md", report(record)), ("search.json", json.dumps(record))):
+        (output / name).write_text(words, encoding="utf-8")
+    state.unlink(missing_ok=True)
+    print(f"Wrote {output}. {note}")
 
 
 def check_place(output: Path, force: bool) -> None:

@@ -1,8 +1,9 @@
 """What an adapted model does and what it costs, in words and numbers."""
 
+import torch
 from transformers import PreTrainedModel
 
-from lengthwise.core.attention import choose
+from lengthwise.core.attention import Choice, choose
 from lengthwise.core.attention.flex import has_compiler
 from lengthwise.extend.adapt import binding_of
 from lengthwise.extend.engine import Engine
@@ -37,20 +38,55 @@ def explain(model: PreTrainedModel) -> str:
         )
     lines += ["", "implementation"]
     for what, queries in (("prefill of 8,192", 8192), ("decoding at 8,192", 1)):
-        choice = choose(
-            device=device, queries=queries, keys=8192, heads=geometry.heads, aligned=True,
-            plain=True, needs_grad=False, compiler=has_compiler(),
-        )  # fmt: skip
-        lines.append(f"  {what:<18} {choice.name}: {choice.reason}")
-    lines += ["", f"  {'tokens':>10}  {'keys per query':>14}  {'cache bytes':>14}  bytes a token"]
+        for count, choice in _choices(engine, device, queries):
+            regions = f"{count} region{'s' if count > 1 else ''}, "
+            lines.append(f"  {what:<18} {regions}{choice.name}: {choice.reason}")
+    lines += [
+        "",
+        f"  {'tokens':>10}  {'keys per query':>14}  {'turned to read':>14}  {'cache bytes':>14}  "
+        "bytes a token",
+    ]
+    layers = range(len(geometry.layers))
     for length in (geometry.window * times for times in LENGTHS):
-        reads = sum(engine.keys_read(i, length) for i in range(len(geometry.layers)))
+        reads = sum(engine.keys_read(i, length) for i in layers) / len(layers)
+        turned = sum(keys_turned(engine, i, length) for i in layers) / len(layers)
         held = cache_bytes(engine, length)
         lines.append(
-            f"  {length:>10,}  {reads / len(geometry.layers):>14,.0f}  {held:>14,}  "
-            f"{held / length:,.0f}"
+            f"  {length:>10,}  {reads:>14,.0f}  {turned:>14,.0f}  {held:>14,}  {held / length:,.0f}"
         )
     return "\n".join(lines)
+
+
+def _choices(engine: Engine, device: str, queries: int) -> list[tuple[int, Choice]]:
+    """What computes the regions of a layer without a window of its own, and how many of them."""
+    geometry = engine.geometry
+    whole = [i for i in range(len(geometry.layers)) if not geometry.local(i)]
+    counted: dict[Choice, int] = {}
+    for region in engine.regions[whole[0]]:
+        choice = choose(
+            device=device, queries=queries, keys=8192, heads=geometry.heads, aligned=True,
+            plain=region.also is None and region.score is None, needs_grad=False,
+            compiler=has_compiler(),
+        )  # fmt: skip
+        counted[choice] = counted.get(choice, 0) + 1
+    return [(count, choice) for choice, count in counted.items()]
+
+
+def keys_turned(engine: Engine, layer: int, length: int) -> int:
+    """Keys that the last of `length` tokens reads elsewhere than where the cache holds them."""
+    base, axes = engine.geometry.layers[layer].rotary, engine.layers[layer]
+    if base is None:
+        return 0
+    stored = axes.layout.key_place if axes.scaling.storable(base) else None
+    positions, zero = torch.arange(length), torch.zeros((), dtype=torch.long)
+    moved = [region for region in engine.regions[layer] if region.k_place != stored]
+    exact = sum(
+        int(region.visible(zero, zero, positions[-1], positions).sum())
+        for region in moved
+        if not region.paged
+    )
+    paged = any(region.paged for region in moved)
+    return min(length, exact + axes.selector.keys_read(length)) if paged else exact
 
 
 def cache_bytes(engine: Engine, length: int) -> int:

@@ -36,7 +36,16 @@ if os.name == "posix":
         pass
 done = True
 '''
-UNITS = ['"""A mod', "@cached", "class Th", "    def grow", "    async", "if os.na", "    def last", "done"]
+UNITS = [
+    '"""A mod',
+    "@cached",
+    "class Th",
+    "    def grow",
+    "    async",
+    "if os.na",
+    "    def last",
+    "done",
+]
 
 
 def cut(code, **kw):
@@ -56,7 +65,9 @@ def test_units_are_functions_methods_and_what_stands_between(language, monkeypat
         pytest.importorskip("tree_sitter_python")
         from lengthwise.extend.layouts import code_units
 
-        monkeypatch.setattr(code_units, "_python", lambda code: code_units._tree_sitter(code, "python"))
+        monkeypatch.setattr(
+            code_units, "_python", lambda code: code_units._tree_sitter(code, "python")
+        )
     units, texts = cut(CODE)
     assert isinstance(units, CodeUnits) and not units.notes
     assert "".join(texts) == CODE
@@ -111,7 +122,7 @@ def test_places_of_the_two_levels():
     places = layout.key_place(torch.tensor([[-1, 0, 2, 3, 8, 100]]))
     assert places[0, 1:].tolist() == [[0, 0, 0], [2, 2, 0], [0, 0, 1], [1, 1, 2], [93, 93, 2]]
     _, distance = layout.reference(torch.tensor(8), torch.tensor([2, 6, 7]))
-    assert distance.tolist() == [[-1, -1, 2], [2, 2, 2], [1, 1, 1]]
+    assert distance.tolist() == [[-1, -1, 2], [-2, -2, 1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "smollm3", "gemma3_text"])

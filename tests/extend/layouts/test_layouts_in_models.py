@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import lengthwise as lw
+from lengthwise.testing.bench import Bench
 from lengthwise.testing.models import PAD, tiny_model, tiny_tokenizer
 
 LAYOUTS = {
@@ -64,25 +65,22 @@ def test_a_layout_says_something_else_beyond_its_limit_and_the_same_inside(name)
     assert (ours - plain)[:, :inside].abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_a_layout_has_gradients(name):
-    model = exact("llama").train()
-    ids = torch.randint(3, 300, (1, 60), generator=torch.Generator().manual_seed(9))
-
-    def loss():
-        logits = model(ids).logits  # transformers would compute its loss in float32
-        return torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
-
-    with lw.adapted(model, LAYOUTS[name]):
-        loss().backward()
-        weight = model.model.layers[0].self_attn.k_proj.weight
-        slope, step = weight.grad[3, 5].item(), 1e-6
-        with torch.no_grad():
-            weight[3, 5] += step
-            up = loss().item()
-            weight[3, 5] -= 2 * step
-            down = loss().item()
-    assert slope == pytest.approx((up - down) / (2 * step), rel=1e-5)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lw.STRING(shift=6, window=2),
+        lw.LeakyReRoPE(factor=3, window=4),
+        lw.DualChunk(chunk=6, window=2, trained=4),
+        lw.GALI(trained=6, window=2, factor=3),
+        lw.HiRoPE(starts=(3, 8), pairs=2, split=1, window=4),
+    ],
+    ids=lambda layout: type(layout).__name__,
+)
+def test_gradients_are_those_of_differences(layout):
+    bench = Bench(2, 1, 4, 4)
+    engine = bench.engine(layout)
+    tensors = [x.clone().requires_grad_() for x in bench.tensors(1, 13)]
+    assert torch.autograd.gradcheck(lambda *qkv: bench.run(engine, qkv), tensors)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

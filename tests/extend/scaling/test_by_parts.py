@@ -136,10 +136,11 @@ def test_a_log_temperature_alone_goes_over_any_scaling():
     lw.LogTemperature().check_base(base_of(8, 100.0, "yarn"))
 
 
-def test_giraffes_longer_scale_needs_a_linear_model():
+def test_giraffes_longer_scale_needs_a_linear_model_or_a_plain_one():
     lw.GiraffeLinear(8).check_base(base_of(8, 100.0, "linear"))
-    with pytest.raises(ValueError, match=r"carries 'default'; PI\(factor=8\) starts from"):
-        lw.GiraffeLinear(8).check_base(base_of(8, 100.0))
+    lw.GiraffeLinear(8).check_base(base_of(8, 100.0))
+    with pytest.raises(ValueError, match="this one carries 'yarn'"):
+        lw.GiraffeLinear(8).check_base(base_of(8, 100.0, "yarn"))
 
 
 def test_recipes():

@@ -200,9 +200,23 @@ def test_longrope2_keeps_to_its_critical_pair(model, windows):
 
 
 def test_the_functions_give_methods(model, windows):
-    found = longrope_search(model, windows, 2, evaluations=1, start_tokens=(0,), **SIZES)
+    found = longrope_search(model, windows.ids, 2, evaluations=1, start_tokens=(0,), **SIZES)
     assert isinstance(found, lw.LongRoPE)
     assert isinstance(longrope2_search(model, windows, 2, evaluations=1, **SIZES), lw.LongRoPE2)
+
+
+@pytest.mark.parametrize(
+    ("family", "window"), [("gemma3_text", 64), ("gpt_neox", 64), ("phi3", 32), ("smollm3", 64)]
+)
+def test_every_kind_of_rotary_can_be_searched(family, window):
+    model = tiny_model(family)
+    ids = torch.randint(3, VOCABULARY, (1, 2 * window), generator=torch.Generator().manual_seed(0))
+    search = LongRoPESearch(model, ids, 2, **SIZES)
+    search.run(evaluations=7)
+    found = search.best
+    assert Windows.of(ids).loss(model, found) == pytest.approx(search.best_loss, abs=1e-6)
+    with pytest.raises(ValueError, match=f"needs {2 * window}"):
+        LongRoPESearch(model, ids[:, :-2], 2, **SIZES)
 
 
 def test_windows_of_a_text():

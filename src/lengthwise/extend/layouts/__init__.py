@@ -13,16 +13,16 @@ from lengthwise.extend.layouts.slots import CacheSlots
 from lengthwise.extend.layouts.string import STRING
 
 __all__ = [
+    "GALI",
+    "STRING",
     "CacheSlots",
     "Causal",
     "DualChunk",
     "FarAsOne",
-    "GALI",
     "HiRoPE",
     "LMInfinite",
     "LeakyReRoPE",
     "ReRoPE",
-    "STRING",
     "SelfExtend",
     "SlidingWindow",
 ]

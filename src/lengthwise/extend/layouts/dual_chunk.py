@@ -28,8 +28,8 @@ class DualChunk(Layout):
     Reduces to: plain causal attention while the text is no longer than C.
 
     Args:
-        chunk: Largest distance, at least twice `window`; at most the trained window. The authors took
-            three quarters of it.
+        chunk: Largest distance, at least twice `window`; at most the trained window, of which
+            the authors took three quarters.
         window: Nearest keys at true distances across the border of two chunks, at least 1. The
             authors took an eighth to a sixteenth of the trained window.
         trained: Tokens from which scores sharpen: those of the query at position i are
@@ -81,9 +81,7 @@ class DualChunk(Layout):
         c = self._length
         a, b, back = q % c, k % c, q // c - k // c
         previous = (a + c).clamp(max=self.chunk) - b
-        distance = torch.where(
-            back == 0, q - k, torch.where(back == 1, previous, self.chunk - b)
-        )
+        distance = torch.where(back == 0, q - k, torch.where(back == 1, previous, self.chunk - b))
         return torch.ones_like(q - k, dtype=torch.bool), distance
 
     def sharpness(self, positions: Tensor) -> Tensor | None:

@@ -95,7 +95,9 @@ class GALI(Layout):
 
     def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         distance = torch.zeros_like(q - k, dtype=torch.float64)
-        for length in range(self.trained, max(self.trained, int(q.max()) + self.window) + 1, self.window):
+        for length in range(
+            self.trained, max(self.trained, int(q.max()) + self.window) + 1, self.window
+        ):
             until = length if length == self.trained else length - self.window
             ids = torch.tensor(self.ids(length), dtype=torch.float64)
             here = (q < length) & ((q >= until) | (length == self.trained))

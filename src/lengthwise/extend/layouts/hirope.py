@@ -63,6 +63,10 @@ class HiRoPE(Layout):
         if self.split > self.pairs:
             raise ValueError(f"HiRoPE: split must be at most pairs {self.pairs}, got {self.split}")
 
+    def __str__(self) -> str:
+        rest = f"pairs={self.pairs}, split={self.split}, window={self.window}"
+        return f"HiRoPE({len(self.starts)} units, {rest})"
+
     @classmethod
     def fitted(cls, model: PreTrainedModel, starts: tuple[int, ...]) -> "HiRoPE":
         """For a model that is not adapted yet: its pairs, and our defaults of split and window.
@@ -98,7 +102,9 @@ class HiRoPE(Layout):
         units = torch.tensor(unit)
         inside = torch.tensor([p - self.starts[u] for p, u in enumerate(unit)])
         fast = torch.arange(self.pairs) < self.split
-        far = torch.where(fast, (inside[q] - inside[k])[..., None], (units[q] - units[k])[..., None])
+        far = torch.where(
+            fast, (inside[q] - inside[k])[..., None], (units[q] - units[k])[..., None]
+        )
         d = (q - k)[..., None]
         return torch.ones_like(q - k, dtype=torch.bool), torch.where(d < self.window, d, far)
 

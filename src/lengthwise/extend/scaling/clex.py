@@ -55,9 +55,9 @@ class CLEX(Scaling):
         return False
 
     def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
-        own = unscaled(base)
-        table = torch.cat([own[None], own / torch.tensor(self.factors)])
-        row = (lengths.cpu() + window - 1).div(window, rounding_mode="floor") - 1
+        own = unscaled(base).to(lengths.device)
+        table = torch.cat([own[None], own / torch.tensor(self.factors, device=lengths.device)])
+        row = (lengths + window - 1).div(window, rounding_mode="floor") - 1
         return Rotary(table[row.long().clamp(0, len(table) - 1)], pairing=base.pairing)
 
     def at(self, factor: int) -> LongRoPE:

@@ -2,20 +2,21 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from torch import Tensor, float32
 
 from lengthwise.core.geometry import RotaryBase
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.method import Scaling
+from lengthwise.extend.scaling.frequencies import unscaled
 from lengthwise.extend.scaling.yarn import YaRN
 
 
 @dataclass(frozen=True)
 class DynamicYaRN(Scaling):
-    """YaRN with the factor that the text so far needs: its length over the window, at least 1.
+    """YaRN with the factor that the text so far needs.
 
-    Short texts are read as the model reads them; no length has to be chosen beforehand.
+    The factor is the length over the window, at least 1. Short texts are read as the model reads
+    them, and no length has to be chosen beforehand.
 
     Source: Peng et al. 2023, arXiv:2309.00071, section 3.3 (dynamic scaling) with 3.2.
     Differs from the source: each row of a batch has its own factor, and keys are rotated when
@@ -43,12 +44,8 @@ class DynamicYaRN(Scaling):
         return False
 
     def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
-        rows = [
-            YaRN(max(length / window, 1.0), self.beta_fast, self.beta_slow).rotary(
-                base, window, lengths
-            )
-            for length in lengths.tolist()
-        ]
-        factors = torch.tensor([row.attention_factor for row in rows], device=lengths.device)
-        inv_freq = torch.stack([row.inv_freq for row in rows])
-        return Rotary(inv_freq, factors, base.pairing)
+        factors = lengths.to(float32).clamp(min=window) / window
+        interpolated = YaRN(1.0, self.beta_fast, self.beta_slow).interpolated(base, window)
+        kept = 1 - interpolated.to(lengths.device) * (1 - 1 / factors[:, None])
+        inv_freq = unscaled(base).to(lengths.device) * kept
+        return Rotary(inv_freq, 0.1 * factors.log() + 1, base.pairing)

@@ -83,9 +83,8 @@ class GiraffeLinear(Scaling):
         return {"rope_type": "linear", "factor": self.scale, "rope_theta": base.theta}
 
     def check_base(self, base: RotaryBase) -> None:
-        if base.kind != "linear":
+        if base.kind not in ("linear", "default"):
             raise ValueError(
-                "GiraffeLinear changes the scale of a model tuned with rope_type 'linear', but "
-                f"this one carries {base.kind!r}; PI(factor={self.scale:g}) starts from an "
-                "unscaled model"
+                "GiraffeLinear sets the scale of a model that carries rope_type 'linear' or none, "
+                f"but this one carries {base.kind!r}; use a layout such as SelfExtend instead"
             )

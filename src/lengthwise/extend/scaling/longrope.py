@@ -26,7 +26,7 @@ class LongRoPE(Scaling):
     Source: Ding et al. 2024, arXiv:2402.13753, equation 2 and section 3; the temperature is the
         default of the authors' code.
     Differs from the source: each row of a batch chooses between short and long for itself.
-    Reduces to: the model's own frequencies where every factor is 1.
+    Reduces to: the model's own frequencies where every factor is 1, `factor` too.
 
     Args:
         factors: One for each rotated pair, above 0.
@@ -75,11 +75,12 @@ class LongRoPE(Scaling):
         return self.attention_factor or usual
 
     def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
-        own = unscaled(base)
-        inv_freq = own / torch.tensor(self.factors)
+        device = lengths.device
+        own = unscaled(base).to(device)
+        inv_freq = own / torch.tensor(self.factors, device=device)
         if not self.static:
-            long = (lengths > window).cpu()[:, None]
-            inv_freq = torch.where(long, inv_freq, own / torch.tensor(self.short_factors))
+            short = own / torch.tensor(self.short_factors, device=device)
+            inv_freq = torch.where((lengths > window)[:, None], inv_freq, short)
         temperature = self.temperature(window)
         if self.start_tokens:
             return StartTokensRotary(

@@ -54,8 +54,9 @@ class LongRoPE2(Scaling):
 
     def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
         long = self._long.rotary(base, window, lengths)
-        beyond = (lengths > window).cpu()
-        inv_freq = torch.where(beyond[:, None], long.inv_freq, unscaled(base))
+        beyond = lengths > window
+        own = unscaled(base).to(lengths.device)
+        inv_freq = torch.where(beyond[:, None], long.inv_freq, own)
         factors = torch.where(beyond, float(long.attention_factor), 1.0)
         return Rotary(inv_freq, factors, base.pairing)
 

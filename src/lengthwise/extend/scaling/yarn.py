@@ -9,6 +9,7 @@ from torch import Tensor, arange, float32
 from lengthwise.core.geometry import RotaryBase
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.method import Scaling, at_least
+from lengthwise.extend.scaling.frequencies import unscaled
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,19 @@ class YaRN(Scaling):
             )
 
     def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
+        inv_freq = unscaled(base) * (1 - self.interpolated(base, window) * (1 - 1 / self.factor))
+        return Rotary(inv_freq, 0.1 * math.log(self.factor) + 1, base.pairing)
+
+    def interpolated(self, base: RotaryBase, window: int) -> Tensor:
+        """How far every pair is interpolated `[pairs]`: 0 not at all, 1 by the whole factor."""
+
         def pair_that_turns(times: float) -> float:
             return base.dim * math.log(window / (2 * math.pi * times)) / (2 * math.log(base.theta))
 
         low = max(math.floor(pair_that_turns(self.beta_fast)), 0)
         high = min(math.ceil(pair_that_turns(self.beta_slow)), base.dim - 1)
         pairs = arange(base.dim // 2, dtype=float32)
-        interpolated = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
-        inv_freq = base.theta ** -(2 * pairs / base.dim)
-        inv_freq = inv_freq * (1 - interpolated * (1 - 1 / self.factor))
-        return Rotary(inv_freq, 0.1 * math.log(self.factor) + 1, base.pairing)
+        return ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
 
     def rope_parameters(self, base: RotaryBase, window: int) -> dict[str, Any]:
         return {

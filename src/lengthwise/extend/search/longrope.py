@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lengthwise.core.geometry import RotaryBase
@@ -32,7 +33,7 @@ class LongRoPESearch(Evolution):
 
     Args:
         model: Not adapted, in evaluation mode.
-        windows: Texts of the length that is wanted, `factor` windows.
+        texts: Token ids `[n, t]` of the length that is wanted, `factor` windows; or Windows.
         factor: Target length divided by the trained window, above 1.
         start_tokens: Choices; `(0,)` keeps the result a plain checkpoint.
         attention_factor: As in LongRoPE.
@@ -46,13 +47,14 @@ class LongRoPESearch(Evolution):
     def __init__(
         self,
         model: PreTrainedModel,
-        windows: Windows,
+        texts: Windows | Tensor,
         factor: float,
         *,
         start_tokens: Sequence[int] = START_TOKENS,
         attention_factor: float = 0.0,
         **sizes: Any,
     ) -> None:
+        windows = Windows.of(texts)
         base, window = _base_of(model)
         _check_length(windows, factor * window, factor)
         self._choices, self._seeds = tuple(start_tokens), usual_factors(base, window, factor)
@@ -66,7 +68,7 @@ class LongRoPESearch(Evolution):
     def further(
         cls,
         model: PreTrainedModel,
-        windows: Windows,
+        texts: Windows | Tensor,
         extended: LongRoPE,
         stretch: float,
         *,
@@ -80,9 +82,10 @@ class LongRoPESearch(Evolution):
 
         Args:
             model: The tuned model: unscaled, or a checkpoint that carries `extended`.
-            windows: Texts of `extended.factor * stretch` windows.
+            texts: Of `extended.factor * stretch` windows.
         """
         self = cls.__new__(cls)
+        windows = Windows.of(texts)
         base, window = _base_of(model)
         factor = extended.factor * stretch
         at_least(cls.__name__, "stretch", stretch, 1)
@@ -100,16 +103,17 @@ class LongRoPESearch(Evolution):
     def readjust(
         cls,
         model: PreTrainedModel,
-        windows: Windows,
+        texts: Windows | Tensor,
         extended: LongRoPE,
         **sizes: Any,
     ) -> "LongRoPESearch":
         """Factors for short texts on an extended model: its result switches by length.
 
         Args:
-            windows: Texts of at most the trained window.
+            texts: Of at most the trained window.
         """
         self = cls.__new__(cls)
+        windows = Windows.of(texts)
         _, window = _base_of(model)
         if windows.length > window:
             raise ValueError(
@@ -173,7 +177,7 @@ class LongRoPESearch(Evolution):
 
 def longrope_search(
     model: PreTrainedModel,
-    windows: Windows,
+    texts: Windows | Tensor,
     factor: float,
     *,
     evaluations: int | None = None,
@@ -188,7 +192,7 @@ def longrope_search(
     A search that was stopped goes on from its checkpoint; the same seed finds the same. The
     arguments are those of `LongRoPESearch` and of its `run`.
     """
-    search = LongRoPESearch(model, windows, factor, **settings)
+    search = LongRoPESearch(model, texts, factor, **settings)
     found = search.run(
         evaluations=evaluations,
         generations=generations,

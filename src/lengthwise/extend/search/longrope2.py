@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lengthwise.extend.extrapolation import critical_dimension
@@ -29,8 +30,8 @@ class LongRoPE2Search(Evolution):
 
     Args:
         model: Not adapted, in evaluation mode.
-        windows: Texts of `factor` windows; `needle_windows` makes them with needles, and only
-            the answers count.
+        texts: Of `factor` windows; `needle_windows` makes them with needles, and only the
+            answers count.
         factor: Target length divided by the trained window, above 1.
         attention_factor: As in LongRoPE2.
         sizes: `population`, `parents`, `mutations`, `crossovers` and `seed` of `Evolution`.
@@ -42,12 +43,13 @@ class LongRoPE2Search(Evolution):
     def __init__(
         self,
         model: PreTrainedModel,
-        windows: Windows,
+        texts: Windows | Tensor,
         factor: float,
         *,
         attention_factor: float = 0.0,
         **sizes: Any,
     ) -> None:
+        windows = Windows.of(texts)
         base, window = _base_of(model)
         _check_length(windows, factor * window, factor)
         pairs = base.dim // 2
@@ -116,7 +118,7 @@ class LongRoPE2Search(Evolution):
 
 def longrope2_search(
     model: PreTrainedModel,
-    windows: Windows,
+    texts: Windows | Tensor,
     factor: float,
     *,
     evaluations: int | None = None,
@@ -130,7 +132,7 @@ def longrope2_search(
 
     The arguments are those of `LongRoPE2Search` and of its `run`.
     """
-    search = LongRoPE2Search(model, windows, factor, **settings)
+    search = LongRoPE2Search(model, texts, factor, **settings)
     found = search.run(
         evaluations=evaluations,
         generations=generations,

@@ -40,6 +40,13 @@ class Windows:
         if not bool(self.counted[:, 1:].any()):
             raise ValueError("a search needs tokens whose loss counts; the mask has none")
 
+    @classmethod
+    def of(cls, texts: "Windows | Int[Tensor, 'n t']") -> "Windows":
+        """Windows as they are; of plain token ids, every token counts."""
+        if isinstance(texts, Windows):
+            return texts
+        return cls(texts, torch.ones_like(texts, dtype=torch.bool))
+
     @property
     def length(self) -> int:
         """Tokens of every text."""

@@ -1,0 +1,1 @@
+"""Experiments of the papers, made again at small size, each with a verdict."""

@@ -1,0 +1,1 @@
+"""Training at lengths: data of every length first."""

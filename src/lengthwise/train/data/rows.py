@@ -1,0 +1,218 @@
+"""The second pass: a block of documents becomes rows of at most `capacity` tokens."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lengthwise.train.data.arrow import write_arrow, write_text
+from lengthwise.train.data.documents import IGNORED, Block, Documents, Pieces, cut, load
+from lengthwise.train.data.packers import PACKERS, best_fit_bins
+from lengthwise.train.data.tally import Tally, count
+from lengthwise.train.data.tokens import NAMED
+
+BATCH_TOKENS = 1 << 19  # of one record batch: its columns stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How documents become rows.
+
+    Args:
+        capacity: Tokens of a row at most, at least 2.
+        overflow: What happens to a longer document: `split`, `truncate`, `drop` or `raise`.
+        packer: A name in `PACKERS`.
+        seed: Of the order of the rows.
+        slim: Write `input_ids` and `seq_lengths` alone (and `labels` that the source brings);
+            collators can make the other columns from these.
+    """
+
+    capacity: int
+    overflow: str = "split"
+    packer: str = "best_fit"
+    seed: int = 0
+    slim: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An assignment: pieces sorted by row.
+
+    Attributes:
+        starts, lengths: Of the pieces, in the order in which they are written.
+        first: `[rows + 1]`, the first piece of every row and the number of all pieces.
+    """
+
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    first: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+
+@dataclass
+class Packed:
+    """A finished block: its files and what was counted."""
+
+    files: list[str]
+    tally: Tally
+    bad: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def note(self, words: str) -> None:
+        """Count a row that has no document."""
+        self.bad += 1
+        if len(self.named) < NAMED:
+            self.named.append(words)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Packs blocks, each into files of its own.
+
+    Args:
+        folder: Where the data files go.
+        records: Where it is noted that a block is finished.
+        packing: How documents become rows.
+        vocabulary: Tokens must be below it; 0 if it is not known.
+        skip_bad: Whether rows without a document are left out and counted.
+        file_tokens: About how many tokens a file holds.
+        threads: Files of a block that are written at the same time.
+    """
+
+    folder: str
+    records: str
+    packing: Packing
+    vocabulary: int
+    skip_bad: bool
+    file_tokens: int
+    threads: int
+
+    def __call__(self, block: Block) -> Packed:
+        """Load, assign and write one block; what is finished already is not done again.
+
+        Raises:
+            ValueError: For tokens outside the vocabulary, nulls, or documents that are too long
+                under the policy `raise`.
+            OSError: When the disk is full.
+        """
+        record = Path(self.records) / f"{block.number:06d}.json"
+        if record.exists():
+            saved = json.loads(record.read_text(encoding="utf-8"))
+            if self.skip_bad or not saved["bad"]:
+                return Packed(**{**saved, "tally": Tally(**saved["tally"])})
+        done = Packed([], Tally())
+        documents = load(block, self.vocabulary, done.note)
+        if done.bad and not self.skip_bad:
+            raise ValueError(f"{done.named[0]}; leave such documents out with --skip-bad")
+        pieces = cut(documents, self.packing.capacity, self.packing.overflow, block.first)
+        rows = assign(pieces, self.packing, block.number)
+        done.tally = count(documents.lengths, pieces, rows, self.packing.capacity)
+        labelled = documents.labels is not None
+        size = max(1, self.file_tokens // self.packing.capacity)
+
+        def write(number: int) -> str:
+            name = f"data-{block.number:05d}-{number:03d}.arrow"
+            first, stop = number * size, min((number + 1) * size, len(rows))
+            batches = _batches(documents, rows, self.packing, first, stop)
+            write_arrow(Path(self.folder) / name, schema(self.packing, labelled), batches)
+            return name
+
+        with ThreadPoolExecutor(self.threads) as pool:  # numpy and the disk let go of the lock
+            done.files = list(pool.map(write, range(-(-len(rows) // size))))
+        write_text(record, json.dumps(asdict(done)))
+        return done
+
+
+def assign(pieces: Pieces, packing: Packing, block: int) -> Rows:
+    """Assign pieces to rows; rows come in an order drawn from the seed and the block.
+
+    Packers open the rows of the longest documents first; without a new order, what is trained
+    on in one step would be alike. Pieces of a row keep the order that they have in the corpus.
+    """
+    if packing.packer == "best_fit":
+        bins = best_fit_bins(pieces.lengths, packing.capacity)
+    else:
+        bins = np.empty(len(pieces.lengths), dtype=np.int64)
+        for number, members in enumerate(PACKERS[packing.packer](pieces.lengths, packing.capacity)):
+            bins[members] = number
+    number_of_rows = int(bins.max()) + 1 if len(bins) else 0
+    shuffled = np.random.default_rng((packing.seed, block)).permutation(number_of_rows)
+    row = shuffled[bins]
+    order = np.argsort(row, kind="stable")
+    first = np.searchsorted(row[order], np.arange(number_of_rows + 1))
+    return Rows(pieces.starts[order], pieces.lengths[order], first)
+
+
+def schema(packing: Packing, labelled: bool) -> pa.Schema:
+    """The columns of a data file."""
+    small = pa.int16() if packing.capacity < 1 << 15 else pa.int32()
+    kinds = {
+        "input_ids": pa.int32(), "labels": pa.int32(), "position_ids": small,
+        "segment_ids": small, "loss_weights": pa.float32(), "seq_lengths": pa.int32(),
+    }  # fmt: skip
+    if packing.slim:
+        kinds = {name: kinds[name] for name in ("input_ids", "labels", "seq_lengths")}
+        if not labelled:
+            del kinds["labels"]
+    return pa.schema({name: pa.list_(kind) for name, kind in kinds.items()})
+
+
+def _batches(
+    documents: Documents, rows: Rows, packing: Packing, first: int, stop: int
+) -> Iterator[pa.RecordBatch]:
+    columns = schema(packing, documents.labels is not None)
+    size = min(1000, max(1, BATCH_TOKENS // packing.capacity))
+    for row in range(first, stop, size):
+        yield _batch(documents, rows, columns, row, min(row + size, stop))
+
+
+def _batch(
+    documents: Documents, rows: Rows, columns: pa.Schema, first: int, stop: int
+) -> pa.RecordBatch:
+    """Rows `first` to `stop`. A document's first token is no target: nothing stands before it."""
+    at, end = rows.first[first], rows.first[stop]
+    starts, lengths = rows.starts[at:end], rows.lengths[at:end]
+    places = list(zip(starts.tolist(), (starts + lengths).tolist(), strict=True))
+    ends = np.cumsum(lengths)
+    begins = ends - lengths
+    pieces = rows.first[first : stop + 1] - at  # of every row, the first
+    row_offsets = np.append(begins, ends[-1:])[pieces].astype(np.int32)
+
+    ids = np.concatenate([documents.tokens[a:b] for a, b in places])
+    flat: dict[str, tuple[NDArray, NDArray]] = {"input_ids": (row_offsets, ids)}
+    if "labels" in columns.names:
+        source = documents.labels
+        labels = ids.copy() if source is None else np.concatenate([source[a:b] for a, b in places])
+        labels[begins] = IGNORED
+        flat["labels"] = (row_offsets, labels)
+    if "loss_weights" in columns.names:
+        small = columns.field("position_ids").type.value_type.to_pandas_dtype()
+        positions = np.arange(len(ids), dtype=np.int32) - np.repeat(
+            begins.astype(np.int32), lengths
+        )
+        number = np.arange(len(lengths)) - np.repeat(pieces[:-1], np.diff(pieces))
+        if documents.labels is None:
+            targets = lengths - 1
+            weights = np.repeat((1 / np.maximum(targets, 1)).astype(np.float32), lengths)
+        else:
+            is_target = labels != IGNORED
+            targets = np.add.reduceat(is_target, begins, dtype=np.int64)
+            weights = np.repeat((1 / np.maximum(targets, 1)).astype(np.float32), lengths)
+            weights *= is_target
+        weights[begins] = 0
+        flat["position_ids"] = (row_offsets, positions.astype(small))
+        flat["segment_ids"] = (row_offsets, np.repeat(number.astype(small), lengths))
+        flat["loss_weights"] = (row_offsets, weights)
+    flat["seq_lengths"] = (pieces.astype(np.int32), lengths.astype(np.int32))
+    arrays = [
+        pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+        for offsets, values in (flat[name] for name in columns.names)
+    ]
+    return pa.record_batch(arrays, schema=columns)

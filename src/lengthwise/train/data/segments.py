@@ -1,0 +1,140 @@
+"""Attention that never crosses documents in plain transformers models, by segments alone.
+
+transformers 5 guesses documents from jumps in `position_ids`: positions that skip on purpose (PoSE,
+CREAM) lose their past without a word. It does not guess at all where there is a mask or a cache,
+and `use_cache` is on unless Trainer turns it off: then documents are mixed. Here `segment_ids` say
+what a document is, and positions are left to the rotary embedding.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import create_masks_for_generate
+
+from lengthwise.hf import documents
+from lengthwise.hf.families import decoder
+
+KERNELS = ("sdpa", "eager", "flex_attention")
+PER_DOCUMENT = "per_document"
+
+
+@contextmanager
+def document_attention(
+    model: PreTrainedModel, kernel: str | None = None
+) -> Iterator[PreTrainedModel]:
+    """Let a plain transformers model take `segment_ids [b, t]` within a `with` block.
+
+    A token then attends to earlier tokens of its own document, in the window of its layer. Padding
+    (segment -1) attends to padding, so that no row of a softmax is empty. No cache is made. A
+    forward without `segment_ids` is what it always was; only `per_document` asks for them.
+
+    Packed equals separate but for models whose frequencies follow the length (longrope, dynamic
+    NTK): they take the longest document's for all.
+
+    A model that `lengthwise.adapt` changed takes `segment_ids` by itself and needs no context.
+
+    Args:
+        kernel: `sdpa` or `eager` under a mask; `flex_attention`, which skips what a mask hides and
+            has no backward on a CPU (torch 2.13); `per_document`, the fused sdpa kernel on each
+            document alone, for long rows on a CPU. None takes what the model is set to.
+
+    Raises:
+        ValueError: For an adapted model or another kernel; and in a forward, for segments of
+            another shape than the tokens, a mask that is not 2-D, or a filled cache.
+    """
+    before_us = model.config._attn_implementation
+    if before_us == "lengthwise":
+        raise ValueError("an adapted model takes segment_ids by itself; leave the context out")
+    kernel = before_us if kernel is None else kernel
+    if kernel not in (*KERNELS, PER_DOCUMENT):
+        raise ValueError(
+            f"kernel must be one of {', '.join((*KERNELS, PER_DOCUMENT))} to attend within "
+            f"documents, got {kernel!r}"
+        )
+    base = decoder(model)
+    signature = inspect.signature(base.forward)
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        segments = kwargs.get("segment_ids")
+        if segments is None:
+            if kernel == PER_DOCUMENT:
+                raise ValueError("the per_document kernel needs segment_ids in every forward")
+            return None
+        given = signature.bind_partial(*args, **kwargs).arguments
+        extra = dict(given.pop("kwargs", {}))
+        del extra["segment_ids"]
+        cache = given.get("past_key_values")
+        if cache is not None and cache.get_seq_length():
+            raise ValueError(
+                "segment_ids go with training forwards, not with tokens in a cache; leave "
+                "past_key_values out"
+            )
+        ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
+        tokens = embeds if ids is None else ids
+        if tokens is None:
+            return None  # transformers has its own words for it
+        segments = _real_segments(segments, tokens, given.get("attention_mask"))
+        given["use_cache"] = False
+        if kernel == PER_DOCUMENT:
+            given["attention_mask"] = None
+            extra[documents.NAME] = documents.documents_of(segments)
+        else:
+            given["attention_mask"] = document_masks(model, segments)
+        return (), {**given, **extra}
+
+    model.set_attn_implementation(documents.NAME if kernel == PER_DOCUMENT else kernel)
+    handle = base.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield model
+    finally:
+        handle.remove()
+        model.set_attn_implementation(before_us)
+
+
+def document_masks(model: PreTrainedModel, segments: Tensor) -> Any:
+    """What `attention_mask` must be for attention within documents.
+
+    Made by transformers' own mask builders, so that every layer keeps its window: booleans
+    `[b, 1, t, t]` for sdpa, 0 and the lowest number for eager, a `BlockMask` for FlexAttention, and
+    a dictionary of these by layer type where a model mixes types.
+
+    Args:
+        segments: Document numbers `[b, t]`, compared within a row; -1 is padding.
+    """
+
+    def together(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return segments[b, q] == segments[b, k]
+
+    shape_only = torch.empty(*segments.shape, 0, dtype=model.dtype, device=segments.device)
+    return create_masks_for_generate(
+        config=model.config,
+        inputs_embeds=shape_only,
+        # Ones keep transformers from looking for jumps in positions.
+        attention_mask=torch.ones_like(segments),
+        past_key_values=None,
+        and_mask_function=together,
+    )
+
+
+def _real_segments(segments: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    shape = tuple(tokens.shape[:2])
+    if tuple(segments.shape) != shape:
+        raise ValueError(
+            f"segment_ids must hold a document number for each of {shape[0]} x {shape[1]} tokens, "
+            f"got shape {tuple(segments.shape)}"
+        )
+    segments = segments.to(tokens.device)
+    if mask is None:
+        return segments
+    if not isinstance(mask, Tensor) or tuple(mask.shape) != shape:
+        got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(
+            f"attention_mask beside segment_ids must be {shape[0]} x {shape[1]} ones and zeros, "
+            f"got {got}; leave it out"
+        )
+    return segments.masked_fill(~mask.to(device=segments.device, dtype=torch.bool), -1)

@@ -1,0 +1,236 @@
+"""What a decoder layer of each family allocates, operation by operation.
+
+The forwards follow transformers' modeling files: which tensors exist, how wide they are, and which
+of them autograd keeps. Sizes only; see `ledger`.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Self
+
+from lengthwise.train.plan.ledger import Array, Tape
+from lengthwise.train.plan.model import LayerShape, ModelShape
+from lengthwise.train.plan.optimizers import Optimizer
+
+FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, in which numbers, by which optimizer, where.
+
+    Attributes:
+        item: Bytes of a weight and of an activation.
+        lora: Rank of the adapters (peft's, in float32) on every linear layer below the head; 0
+            trains all parameters.
+        gpu: Whether CUDA's kernels run, whose workspaces differ.
+        threads: Of torch on a CPU; each has a tile of attention of its own.
+    """
+
+    item: int
+    optimizer: Optimizer
+    lora: int = 0
+    gpu: bool = False
+    threads: int = 1
+
+    @property
+    def full(self) -> bool:
+        return not self.lora
+
+    @property
+    def parameter_item(self) -> int:
+        """Bytes of one trained number."""
+        return self.item if self.full else FLOAT
+
+    def trained_bytes(self, shape: ModelShape) -> int:
+        """Bytes of the parameters that are trained, and so of their gradients."""
+        if self.full:
+            return shape.parameters * self.item
+        return sum(self.lora * (a + b) for a, b in shape.linear) * FLOAT
+
+    def weight_bytes(self, shape: ModelShape) -> int:
+        """Bytes of all weights, adapters included."""
+        adapters = 0 if self.full else self.trained_bytes(shape)
+        return shape.parameters * self.item + adapters
+
+    def largest_bytes(self, shape: ModelShape) -> int:
+        """Bytes of the largest tensor that is trained."""
+        if self.full:
+            return shape.largest * self.item
+        return self.lora * max(max(pair) for pair in shape.linear) * FLOAT
+
+
+class Forward:
+    """The forward of one model on a tape, in pieces that the levers put together.
+
+    Args:
+        layer: Number of the layer that runs, for the names of its parameters.
+    """
+
+    def __init__(
+        self, tape: Tape, shape: ModelShape, training: Training, layer: int | None = None
+    ) -> None:
+        self.tape, self.shape, self.training = tape, shape, training
+        self.number = layer
+
+    def on(self, tape: Tape) -> Self:
+        """The same on another tape."""
+        other = copy.copy(self)
+        other.tape = tape
+        return other
+
+    @property
+    def workspace(self) -> int:
+        """Bytes of one tile of scores, 256 queries times 512 keys, of torch's CPU kernel."""
+        return 0 if self.training.gpu else self.training.threads * 256 * 512 * FLOAT
+
+    @property
+    def prefix(self) -> str:
+        return "" if self.number is None else f"layer {self.number} "
+
+    def layer(self, x: Array, layer: LayerShape, angles: list[Array]) -> Array:
+        """One decoder layer."""
+        residual = x
+        x = self.norm(x, "input norm")
+        x = self.attention(x, layer, angles)
+        residual = x = self.add(residual, x)
+        x = self.norm(x, "MLP norm")
+        x = self.mlp(x, layer)
+        return self.add(residual, x)
+
+    def attention(self, x: Array, layer: LayerShape, angles: list[Array]) -> Array:
+        q_width, kv_width = layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim
+        bias = layer.attention_bias
+        q = self.linear(x, q_width, "q", bias=bias)
+        if layer.qk_norm:
+            q = self.norm(q, "q norm", groups=layer.heads)
+        k = self.linear(x, kv_width, "k", bias=bias)
+        if layer.qk_norm:
+            k = self.norm(k, "k norm", groups=layer.kv_heads)
+        v = self.linear(x, kv_width, "v", bias=bias)
+        if layer.rotary:
+            q, k = self.rotate(q, angles), self.rotate(k, angles)
+        k, v = self.cached(k, v)
+        x = self.softmax_attention(q, k, v, layer)
+        del q, k, v
+        return self.linear(x, self.shape.hidden, "o", bias=layer.output_bias)
+
+    def cached(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """The keys and values to attend to, when these are the new ones."""
+        return k, v
+
+    def softmax_attention(self, q: Array, k: Array, v: Array, layer: LayerShape) -> Array:
+        """torch's fused kernel without a mask: nothing quadratic is kept.
+
+        It keeps queries, keys, values, its output and a log-sum-exp in float32. The CUDA backward
+        (FlashAttention 2) adds the gradient of the queries up in float32 and makes those of keys
+        and values for every query head before it adds up a group.
+        """
+        rows = q.rows
+        lse = self.tape.new(rows, layer.heads, FLOAT)
+        work, forward = 2 * self.workspace, self.workspace
+        if self.training.gpu:
+            work = rows * layer.heads * (layer.head_dim + 1) * FLOAT
+            if layer.heads > layer.kv_heads:
+                work += 2 * rows * layer.heads * layer.head_dim * q.item
+        return self.tape.apply(
+            "attention",
+            [q, k, v],
+            (rows, q.width, q.item),
+            saves=[q, k, v, lse],
+            saves_output=True,
+            work_forward=forward,
+            work_backward=work,
+        )
+
+    def mlp(self, x: Array, layer: LayerShape) -> Array:
+        inner, bias = layer.inner, layer.mlp_bias
+        gate = self.linear(x, inner, "gate", bias=bias)
+        gate = self.pointwise(gate, "activation function")
+        up = self.linear(x, inner, "up", bias=bias)
+        x = self.times(gate, up, "gate times up")
+        del gate, up
+        return self.linear(x, self.shape.hidden, "down", bias=bias)
+
+    def norm(self, x: Array, name: str, groups: int = 1) -> Array:
+        """RMSNorm as transformers writes it, in float32."""
+        tape, item = self.tape, x.item
+        full = self.training.full
+        wide = self.cast(x, FLOAT, name)
+        square = tape.apply(
+            name, [wide], (x.rows, x.width, FLOAT), saves=[wide],
+            work_backward=2 * x.rows * x.width * FLOAT,
+        )  # fmt: skip
+        mean = tape.apply(name, [square], (x.rows, groups, FLOAT))
+        del square
+        root = tape.apply(name, [mean], (x.rows, groups, FLOAT), saves_output=True)
+        del mean
+        size = x.rows * x.width * FLOAT
+        even = tape.apply(
+            name, [wide, root], (x.rows, x.width, FLOAT), saves=[wide, root], work_backward=size
+        )
+        del wide, root
+        out = self.cast(even, item, name)  # while `even` is a local variable
+        return tape.apply(
+            f"{self.prefix}{name}",
+            [out],
+            (x.rows, x.width, item),
+            saves=[out] if full else [],
+            work_backward=x.rows * x.width * item if full else 0,
+            parameters=x.width // groups * item if full else 0,
+        )
+
+    def rotate(self, x: Array, angles: list[Array]) -> Array:
+        """`x * cos + rotate_half(x) * sin`."""
+        name = "rotary embedding"
+        size, out = x.size, (x.rows, x.width, x.item)
+        # Not in a node of their own: the halves that are turned round, alive while they are read.
+        turned = self.tape.apply(
+            name, [x], out, work_forward=size // 2, work_backward=size // 2 + size
+        )
+        straight = self.tape.apply(name, [x], out, saves=angles[:1])
+        turned = self.tape.apply(name, [turned], out, saves=angles[1:])
+        return self.tape.apply(name, [straight, turned], out, passes=True)
+
+    def linear(
+        self, x: Array, width: int, name: str, *, bias: bool = False, adapted: bool = True
+    ) -> Array:
+        """A linear layer, with an adapter beside it where LoRA is trained."""
+        tape, item, rank = self.tape, self.training.item, self.training.lora
+        out = (x.rows, width, item)
+        name = f"{self.prefix}{name}"
+        if not rank:
+            weights = (x.width * width + (width if bias else 0)) * item
+            return tape.apply(name, [x], out, saves=[x], parameters=weights)
+        y = tape.apply(name, [x], out)
+        if not adapted:
+            return y
+        # peft keeps the adapters, and what goes through them, in float32.
+        wide = self.cast(x, FLOAT, name)
+        low = tape.apply(
+            f"{name} A", [wide], (x.rows, rank, FLOAT), saves=[wide],
+            parameters=rank * x.width * FLOAT,
+        )  # fmt: skip
+        high = tape.apply(
+            f"{name} B", [low], (x.rows, width, FLOAT), saves=[low],
+            parameters=rank * width * FLOAT,
+        )  # fmt: skip
+        high = tape.apply(name, [high], (x.rows, width, FLOAT))  # times the scaling
+        same = self.cast(y, FLOAT, name)  # inside the addition, which promotes
+        sum_ = tape.apply(name, [same, high], (x.rows, width, FLOAT), passes=True)
+        del same, high, y
+        return self.cast(sum_, item, name)
+
+    def cast(self, x: Array, item: int, name: str) -> Array:
+        if x.item == item:
+            return x
+        return self.tape.apply(name, [x], (x.rows, x.width, item))
+
+    def pointwise(self, x: Array, name: str) -> Array:
+        return self.tape.apply(name, [x], (x.rows, x.width, x.item), saves=[x])
+
+    def times(self, a: Array, b: Array, name: str) -> Array:
+        return self.tape.apply(name, [a, b], (a.rows, a.width, a.item), saves=[a, b])
+
+    def add(self, a: Array, b: Array) -> Array:
+        return self.tape.apply("residual", [a, b], (a.rows, a.width, a.item), passes=True)
