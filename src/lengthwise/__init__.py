@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from lengthwise.extend.layouts import *  # noqa: F403
     from lengthwise.extend.layouts.code_units import hirope_positions as hirope_positions
     from lengthwise.extend.scaling import *  # noqa: F403
+    from lengthwise.extend.scaling.head_scale import tune_head_scale as tune_head_scale
+    from lengthwise.extend.scaling.t5_align import align_t5 as align_t5
+    from lengthwise.extend.scaling.temp_scale import length_collapse as length_collapse
     from lengthwise.extend.search import longrope2_search as longrope2_search
     from lengthwise.extend.search import longrope_search as longrope_search
     from lengthwise.extend.selectors import *  # noqa: F403
@@ -32,15 +35,18 @@ if TYPE_CHECKING:
 _VERBS = {
     "adapt": "lengthwise.extend.adapt",
     "adapted": "lengthwise.extend.adapt",
+    "align_t5": "lengthwise.extend.scaling.t5_align",
     "edit": "lengthwise.extend.edit",
     "explain": "lengthwise.extend.explain",
     "hirope_positions": "lengthwise.extend.layouts.code_units",
+    "length_collapse": "lengthwise.extend.scaling.temp_scale",
     "load": "lengthwise.extend.checkpoint",
     "longrope2_search": "lengthwise.extend.search",
     "longrope_search": "lengthwise.extend.search",
     "new_cache": "lengthwise.extend.adapt",
     "restore": "lengthwise.extend.adapt",
     "save": "lengthwise.extend.checkpoint",
+    "tune_head_scale": "lengthwise.extend.scaling.head_scale",
 }
 _FAMILIES = ("scaling", "layouts", "selectors", "stores")
 

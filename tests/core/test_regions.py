@@ -9,17 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lengthwise as lw
-from lengthwise.core.attention import reachable
+from lengthwise.core.attention import reachable, settled
 from lengthwise.core.attention.chunked import coverage
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.pages import Paging
 from lengthwise.core.regions import (
     OWN,
     Capped,
+    ChunksBack,
+    Divided,
     Fixed,
     Grouped,
+    InChunk,
     Own,
     Region,
+    Shifted,
     disjoint,
     same_segment,
     visible_pairs,
@@ -227,3 +231,46 @@ def test_reachable_slots_anywhere(band, queries, data):
     kept = [] if got is None else got.keys[0, 0, :, 0].long().tolist()
     assert got is None or kept == list(range(kept[0], kept[-1] + 1))
     assert set(seen.nonzero()[:, 0].tolist()) <= set(kept)
+
+
+def test_places_that_restart_shift_and_shrink():
+    p = torch.tensor([[0, 1, 5, 6, 7, 13]])
+    assert InChunk(6)(p).tolist() == [[0, 1, 5, 0, 1, 1]]
+    assert InChunk(6, shift=6, limit=8)(p).tolist() == [[6, 7, 8, 6, 7, 7]]
+    assert Shifted(-2)(p).tolist() == [[-2, -1, 3, 4, 5, 11]]
+    assert Divided(4, 2)(p).tolist() == [[0.5, 0.75, 1.75, 2, 2.25, 3.75]]
+
+
+@given(
+    chunk=st.integers(1, 6),
+    near=st.integers(0, 3),
+    more=st.one_of(st.none(), st.integers(1, 3)),
+    band=bands,
+    q_start=st.integers(0, 20),
+    k_start=st.integers(0, 20),
+    t=st.integers(1, 9),
+    n=st.integers(1, 9),
+)
+@settings(deadline=None)
+def test_a_range_of_keys_is_a_loop_over_chunks(chunk, near, more, band, q_start, k_start, t, n):
+    far = None if more is None else near + more
+    region = Region(**band, range_of=ChunksBack(chunk, near, far))
+    q, k = torch.arange(q_start, q_start + t), torch.arange(k_start, k_start + n)
+    seen = visible_pairs(region, q[None], k[None, None], 1)[0, 0]
+    for i, a in enumerate(q.tolist()):
+        for j, b in enumerate(k.tolist()):
+            back = a // chunk - b // chunk
+            inside_chunks = back >= near and (far is None or back < far)
+            assert seen[i, j] == (inside(band, a, b) and inside_chunks)
+    queries = Queries(torch.zeros(1, 1, t, 2), q[None], None, q_start)
+    block = KeyBlock(torch.zeros(1, 1, n, 2), torch.zeros(1, 1, n, 2), k[None, None], None, k_start)
+    covered = coverage(region, queries, block)
+    assert {"all": seen.all(), "none": not seen.any(), "some": True}[covered]
+    cut = reachable(region, queries, block)
+    held = torch.zeros_like(seen)
+    if cut is not None:
+        held[:, cut.start - k_start : cut.start - k_start + len(cut)] = True
+    assert not (seen & ~held).any()
+    plain = settled(region, queries)
+    assert plain.range_of is None or plain is region
+    assert torch.equal(visible_pairs(plain, q[None], k[None, None], 1)[0, 0], seen)

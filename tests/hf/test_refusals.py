@@ -23,10 +23,13 @@ OTHERS = {
         {**SMALL, "hidden_size": 16, "intermediate_size": 16, "is_decoder": True},
         NO_ROTARY,
     ),
-    "mpt": (hf.MptForCausalLM, {"d_model": 16, "n_layers": 1, "n_heads": 2}, NO_ROTARY),
-    "bloom": (hf.BloomForCausalLM, {"hidden_size": 16, "n_layer": 1, "n_head": 2}, NO_ROTARY),
-    "t5": (
-        hf.T5ForConditionalGeneration,
+    "falcon": (
+        hf.FalconForCausalLM,
+        {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+        UNKNOWN,
+    ),
+    "umt5": (
+        hf.UMT5ForConditionalGeneration,
         {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2},
         "it is an encoder-decoder",
     ),

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from lengthwise.cli import demo, extend, interrupt, lab, measure, methods, pack, run
+from lengthwise.cli import demo, extend, interrupt, lab, measure, methods, pack, plan, run
 
 USER_ERROR, BUG, CLOSED_PIPE = 2, 70, 141
 
@@ -75,7 +75,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (demo.demo, methods.methods, extend.extend, run.run, measure.measure, pack.pack):
+for command in (
+    demo.demo, methods.methods, extend.extend, run.run, measure.measure, plan.plan, pack.pack,
+):  # fmt: skip
     app.command()(command)
 app.add_typer(lab.lab, name="lab")
 

@@ -25,6 +25,7 @@ PACKER_HELP = "best_fit, first_fit, greedy, spfhp, nnlshp or exact."
 VOCABULARY_HELP = "Tokens must be below it [default: the tokenizer's, if there is one]"
 COLUMN_HELP = "The column of the documents [default: input_ids if there is one, else text]"
 SLIM_HELP = "Write input_ids and seq_lengths alone; collators can make the other columns."
+MASK_HELP = "Add an attention_mask of ones: axolotl wants it in rows that are tokenised."
 RAY_HELP = "Work on Ray Data, on the cluster of RAY_ADDRESS or on this machine."
 
 
@@ -49,6 +50,7 @@ def pack(
     ] = True,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the order of the rows.")] = 0,
     slim: Annotated[bool, typer.Option("--slim", help=SLIM_HELP)] = False,
+    mask: Annotated[bool, typer.Option("--mask", help=MASK_HELP)] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out and count what cannot be read.")
     ] = False,
@@ -62,9 +64,9 @@ def pack(
 ) -> None:
     """Pack documents into rows for training, every document exactly once.
 
-    The directory loads with datasets.load_from_disk, and TRL, axolotl and transformers' Trainer
-    read its rows. The same command after an interruption goes on where it stopped, and with
-    another capacity, packer or policy it keeps the tokens.
+    The directory loads with datasets.load_from_disk, for TRL and transformers' Trainer as it is,
+    for axolotl with --mask. The same command after an interruption goes on where it stopped, and
+    with another capacity, packer or policy it keeps the tokens.
     """
     from lengthwise.train.data.pipeline import pack as pack_corpus
 
@@ -74,8 +76,8 @@ def pack(
             report = pack_corpus(
                 source, output, capacity, tokenizer=tokenizer, column=column, document=document,
                 overflow=overflow, packer=packer, vocabulary=vocabulary, end=end, seed=seed,
-                slim=slim, skip_bad=skip_bad, workers=workers or os.cpu_count() or 1, ray=ray,
-                force=force, progress=progress,
+                slim=slim, mask=mask, skip_bad=skip_bad, ray=ray, force=force, progress=progress,
+                workers=workers or os.cpu_count() or 1,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt("what is finished is kept; the same command goes on") from None

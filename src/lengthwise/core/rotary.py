@@ -34,9 +34,7 @@ class Rotary:
     inv_freq: Float[Tensor, "*b pairs"]
     attention_factor: float | Float[Tensor, " b"] = 1.0
     pairing: Pairing = "half"
-    _last: dict[Any, Tensor] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _last: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rotate(
         self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, " b #h t"]

@@ -10,11 +10,13 @@ from lengthwise.extend.engine import Axes, Engine
 from lengthwise.extend.layouts import Causal
 from lengthwise.extend.method import AXES, Layout, Method, Scaling, Selector, Store
 from lengthwise.extend.scaling import OwnScaling
+from lengthwise.extend.scores import bind_scores, check_fit
 from lengthwise.extend.selectors import AllPages
 from lengthwise.extend.stores import FullStore
 from lengthwise.hf.binding import Binding
 from lengthwise.hf.cache import LengthwiseCache
 from lengthwise.hf.families import read_geometry, refuse_unsupported
+from lengthwise.hf.other import HookBinding, kind_of
 
 
 def compose(methods: tuple[Method, ...]) -> Axes:
@@ -64,7 +66,9 @@ def adapt(model: PreTrainedModel, *methods: Method) -> PreTrainedModel:
     Without methods the model computes what it did before, through lengthwise's attention.
 
     Args:
-        model: A causal language model of a supported family (`lengthwise.hf.families`).
+        model: A causal language model of a supported family (`lengthwise.hf.families`); or one
+            without rotary positions (`lengthwise.hf.other`), which takes a scaling of its own kind
+            and no other axis.
         methods: At most one for each axis, in any order.
 
     Raises:
@@ -73,11 +77,18 @@ def adapt(model: PreTrainedModel, *methods: Method) -> PreTrainedModel:
     """
     if is_adapted(model):
         raise ValueError("the model is adapted already; call lengthwise.restore(model) first")
-    refuse_unsupported(model)
+    kind = kind_of(model)
+    if kind is None:
+        refuse_unsupported(model)
     axes = compose(methods)
+    if kind is not None:
+        bind_scores(model, kind, axes)
+        return model
+    check_fit(model, "rotary", axes)
     geometry = read_geometry(model)
     for method in (axes.scaling, axes.layout, axes.selector, axes.store):
         method.check(geometry.window)
+    axes.scaling.check_geometry(geometry)
     rotaries = [layer.rotary for i, layer in enumerate(geometry.layers) if not geometry.local(i)]
     for rotary in rotaries:
         if rotary is not None:
@@ -123,7 +134,7 @@ def is_adapted(model: PreTrainedModel) -> bool:
     return "_lengthwise" in model.__dict__
 
 
-def binding_of(model: PreTrainedModel) -> Binding:
+def binding_of(model: PreTrainedModel) -> Binding | HookBinding:
     """What ties an adapted model to its engine.
 
     Raises:
@@ -132,5 +143,5 @@ def binding_of(model: PreTrainedModel) -> Binding:
     if not is_adapted(model):
         raise ValueError("the model is not adapted; call lengthwise.adapt(model, …) first")
     binding = model.__dict__["_lengthwise"]
-    assert isinstance(binding, Binding)
+    assert isinstance(binding, Binding | HookBinding)
     return binding

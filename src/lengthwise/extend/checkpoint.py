@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from lengthwise.extend import layouts, scaling, selectors, stores
@@ -20,6 +20,7 @@ from lengthwise.extend.layouts import Causal
 from lengthwise.extend.method import Method
 from lengthwise.extend.selectors import AllPages
 from lengthwise.extend.stores import FullStore
+from lengthwise.hf.other import auto_class
 
 BLOCK = "lengthwise"
 FORMAT = 1
@@ -28,6 +29,7 @@ FORMAT = 1
 def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedModel, Tokenizer]:
     """A causal language model and its tokenizer, adapted again if it was saved adapted.
 
+    Encoders without rotary positions (T5, BERT and their kin) load as what they were saved as.
     Weights load from safetensors only, and remote code never runs unless `trust_remote_code=True`
     is passed. `demo` names the bundled lab model.
 
@@ -48,7 +50,7 @@ def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedM
         raise ValueError(f"no checkpoint at {name}: there is no such directory")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = auto_class(name, **kw).from_pretrained(
             name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **kw
         )
     except OSError as error:

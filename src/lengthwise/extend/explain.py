@@ -7,6 +7,8 @@ from lengthwise.core.attention import Choice, choose
 from lengthwise.core.attention.flex import has_compiler
 from lengthwise.extend.adapt import binding_of
 from lengthwise.extend.engine import Engine
+from lengthwise.extend.scores import explain_scores
+from lengthwise.hf.other import HookBinding
 
 LENGTHS = (1, 4, 16, 64)  # trained windows
 
@@ -17,7 +19,10 @@ def explain(model: PreTrainedModel) -> str:
     Raises:
         ValueError: If the model is not adapted.
     """
-    engine: Engine = binding_of(model).engine
+    binding = binding_of(model)
+    if isinstance(binding, HookBinding):
+        return explain_scores(binding)
+    engine: Engine = binding.engine
     geometry = engine.geometry
     device = next(model.parameters()).device.type
     lines = [

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lengthwise.core.geometry import RotaryBase
+from lengthwise.core.geometry import Geometry, RotaryBase
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import OWN, Place, Region
@@ -43,9 +43,15 @@ class Method(ABC):
 
 
 class Scaling(Method):
-    """From apparent position to angle, and how sharp the softmax is."""
+    """From apparent position to angle, and how sharp the softmax is.
+
+    Attributes:
+        fits: The kinds of positions it is for: `rotary` (or none, on the same models), or those of
+            `lengthwise.hf.other.kind_of`.
+    """
 
     axis = "scaling"
+    fits: ClassVar[tuple[str, ...]] = ("rotary",)
 
     @property
     def static(self) -> bool:
@@ -100,6 +106,10 @@ class Scaling(Method):
     def counts_from(self, base: RotaryBase, window: int) -> int:
         """The window in tokens that factors count from: before a scaling that this one replaces."""
         return window
+
+    def check_geometry(self, geometry: Geometry) -> None:
+        """Raise ValueError for a model whose layers or heads this scaling does not fit."""
+        return
 
     def check_base(self, base: RotaryBase) -> None:
         """Raise ValueError for a layer that this scaling cannot start from."""

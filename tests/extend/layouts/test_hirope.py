@@ -75,6 +75,15 @@ def test_units_are_functions_methods_and_what_stands_between(language, monkeypat
     assert [text[: len(unit)] for text, unit in zip(starts, UNITS, strict=True)] == UNITS
 
 
+def test_long_units_are_cut_where_that_is_asked():
+    plain, _ = cut(CODE)
+    units, texts = cut(CODE, longest=20)
+    assert set(plain.starts) < set(units.starts) and "".join(texts) == CODE
+    assert torch.tensor([*units.starts, units.ids.shape[1]]).diff().max() == 20
+    with pytest.raises(ValueError, match="longest must be a whole number of at least 1"):
+        cut(CODE, longest=0)
+
+
 def test_other_languages_go_through_tree_sitter():
     pytest.importorskip("tree_sitter_python")
     with pytest.raises(ValueError, match="pip install tree-sitter tree-sitter-klingon"):

@@ -13,7 +13,8 @@ from lengthwise.testing.models import PAD, VOCABULARY, WINDOW, tiny_model, tiny_
 
 IDS = torch.randint(3, VOCABULARY, (1, 150), generator=torch.Generator().manual_seed(7))
 SCALED = {"gpt_oss": "yarn", "phi3": "longrope"}  # what these carry already
-METHODS = ["llama3", "abf", "giraffe", "dynamic", "longrope", "short", "start", "log", "two"]
+METHODS = ["llama3", "abf", "giraffe", "dynamic", "clex"]
+METHODS += ["longrope", "short", "start", "two", "log"]
 
 
 def method_for(name, model):
@@ -26,6 +27,7 @@ def method_for(name, model):
         "abf": lw.ABF(base=1e6),
         "giraffe": lw.Giraffe(factor=2),
         "dynamic": lw.DynamicYaRN(),
+        "clex": lw.CLEX((torch.linspace(1, 2, pairs).tolist(), rising)),
         "longrope": lw.LongRoPE(rising, 4),
         "short": lw.LongRoPE(rising, 4, short_factors=ones),
         "start": lw.LongRoPE(rising, 4, start_tokens=5),
@@ -82,7 +84,7 @@ def test_plain_transformers_reads_the_checkpoint(family, name, tmp_path):
         assert (again(IDS[:, :length], use_cache=False).logits - theirs).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["dynamic", "start", "log", "two"])
+@pytest.mark.parametrize("name", ["dynamic", "clex", "start", "log", "two"])
 @torch.no_grad()
 def test_what_transformers_lacks_is_loaded_by_lengthwise(name, tmp_path):
     model = tiny_model("llama")
@@ -92,6 +94,20 @@ def test_what_transformers_lacks_is_loaded_by_lengthwise(name, tmp_path):
     loaded, _ = lw.load(tmp_path / "saved")
     assert binding_of(loaded).engine.axes == binding_of(model).engine.axes
     assert torch.equal(loaded.eval()(IDS, use_cache=False).logits, ours)
+
+
+@pytest.mark.parametrize("name", ["start", "log"])
+@torch.no_grad()
+def test_chunks_and_single_tokens_read_what_one_forward_reads(name):
+    model = tiny_model("llama").double()
+    lw.adapt(model, method_for(name, tiny_model("llama")))
+    whole = model(IDS[:, :100], use_cache=False).logits
+    cache, pieces, done = lw.new_cache(model), [], 0
+    for size in (3, 1, 1, 60, 1, 34):
+        part = IDS[:, done : done + size]
+        pieces.append(model(part, past_key_values=cache).logits)
+        done += size
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-9, rtol=0)
 
 
 def test_a_scaling_over_a_scaling_is_saved_by_name(tmp_path):

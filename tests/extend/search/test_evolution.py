@@ -11,6 +11,8 @@ from lengthwise.extend.scaling.frequencies import unscaled
 from lengthwise.extend.search import (
     LongRoPE2Search,
     LongRoPESearch,
+    SecondStageSearch,
+    ShortSearch,
     longrope2_search,
     longrope_search,
     needle_windows,
@@ -159,9 +161,9 @@ def test_the_second_stage_starts_from_the_first(model, windows, tmp_path):
     longer = text_windows(ids, 4 * WINDOW, 1, head=1)
     lw.save(lw.adapt(tiny_model("llama"), first), tiny_tokenizer(), tmp_path / "extended")
     extended, _ = lw.load(tmp_path / "extended")
-    on_checkpoint = LongRoPESearch.further(extended.eval(), longer, first, 2, **SIZES)
+    on_checkpoint = SecondStageSearch(extended.eval(), longer, first, 2, **SIZES)
     trial = on_checkpoint.step()
-    on_plain = LongRoPESearch.further(model, longer, first, 2, **SIZES)
+    on_plain = SecondStageSearch(model, longer, first, 2, **SIZES)
     assert on_plain.step().loss == pytest.approx(trial.loss, abs=1e-5)
     on_plain.run(evaluations=4)
     assert all(a >= b for a, b in zip(on_plain.best.factors, first.factors, strict=True))
@@ -171,7 +173,7 @@ def test_the_second_stage_starts_from_the_first(model, windows, tmp_path):
 def test_readjustment_gives_short_texts_factors_of_their_own(model, windows):
     extended = lw.LongRoPE((1.0, 1.3, 1.7, 2.5), 2)
     short = text_windows(windows.ids[0, 1:], WINDOW, 1, head=1)
-    search = LongRoPESearch.readjust(model, short, extended, **SIZES)
+    search = ShortSearch(model, short, extended, **SIZES)
     best = search.run(evaluations=8)
     assert best.factors == extended.factors and len(best.short_factors) == 4
     assert all(a <= b for a, b in zip(best.short_factors, extended.factors, strict=True))
@@ -179,7 +181,7 @@ def test_readjustment_gives_short_texts_factors_of_their_own(model, windows):
     # As it is used, a short text is read as it was evaluated.
     assert short.loss(model, best) == pytest.approx(search.best_loss, abs=1e-6)
     with pytest.raises(ValueError, match="at most 64 tokens"):
-        LongRoPESearch.readjust(model, windows, extended)
+        ShortSearch(model, windows, extended)
 
 
 def windows_loss(model, windows, method):
@@ -252,6 +254,7 @@ def bad(**kw):
     [
         (bad(parents=9), "parents must be at most the population"),
         (bad(mutations=0, crossovers=0), "at least 1 together"),
+        (bad(start_tokens=()), "start_tokens needs a choice"),
         (bad(population=1), "population must be a whole number of at least 2"),
         (lambda m, w: LongRoPESearch(m, w, 8), "the texts have 128 tokens, and a search at factor"),
         (lambda m, w: LongRoPESearch(m, w, 1), "factor must be above 1"),

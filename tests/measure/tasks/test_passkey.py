@@ -1,5 +1,6 @@
 import random
 import re
+from dataclasses import replace
 
 import pytest
 from tokenizers.pre_tokenizers import ByteLevel
@@ -136,7 +137,7 @@ def test_oracle_scores_one_and_chance_none(tokenizer):
 def test_score_takes_the_first_whole_number(tokenizer, text, score):
     task = Passkey(FILLER)
     item = task.build(tokenizer, 200, count=1, seed=0)[0]
-    item = type(item)(item.prompt, "00042", item.length, item.depths, item.record)
+    item = replace(item, answer="00042")
     assert task.score(text, item) == score
 
 

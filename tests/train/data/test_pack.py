@@ -49,7 +49,9 @@ def pieces(folder: Path) -> list[list[int]]:
     for row in load_from_disk(folder):
         ends = np.cumsum(row["seq_lengths"])
         assert ends[-1] == len(row["input_ids"])
-        found += [row["input_ids"][e - n : e] for e, n in zip(ends, row["seq_lengths"])]
+        found += [
+            row["input_ids"][e - n : e] for e, n in zip(ends, row["seq_lengths"], strict=True)
+        ]
     return found
 
 
@@ -161,6 +163,14 @@ def test_slim_leaves_out_what_collators_can_make(tmp_path: Path) -> None:
     assert load_from_disk(tmp_path / "both").column_names == names
 
 
+def test_a_mask_for_axolotl(tmp_path: Path) -> None:
+    source = saved(numbers([3, 4, 6]), tmp_path / "in")
+    pack(source, tmp_path / "out", 8, mask=True)
+    for row in load_from_disk(tmp_path / "out"):
+        assert row.keys() == {*COLUMNS, "attention_mask"}
+        assert row["attention_mask"] == [1] * len(row["input_ids"])
+
+
 @pytest.mark.parametrize("policy", ["split", "truncate", "drop", "raise"])
 def test_documents_longer_than_a_row(tmp_path: Path, policy: str) -> None:
     documents = numbers([3, 25, 0, 4])
@@ -237,7 +247,7 @@ def test_nothing_to_pack(tmp_path: Path, documents: list[list[int]]) -> None:
 
 def test_all_dropped(tmp_path: Path) -> None:
     source = saved(numbers([9, 9]), tmp_path / "in")
-    with pytest.raises(ValueError, match="all 2 documents of .* are empty or longer than 8"):
+    with pytest.raises(ValueError, match=r"all 2 documents of .* are empty or longer than 8"):
         pack(source, tmp_path / "out", 8, overflow="drop")
 
 

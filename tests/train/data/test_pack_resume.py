@@ -168,9 +168,7 @@ def test_a_full_disk_within_a_file(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_finished_parts_are_not_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_parts_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = corpus(tmp_path), tmp_path / "out"
     with pytest.raises(ValueError, match="overflow"):
         pack(source, out, 8, tokenizer="demo", sizes=TINY, overflow="raise")
@@ -221,7 +219,7 @@ def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
     source, out = corpus(tmp_path), tmp_path / "out"
     run(source, out)
     before = content(out)
-    with pytest.raises(ValueError, match="exists and is complete; .* --force"):
+    with pytest.raises(ValueError, match=r"exists and is complete; .* --force"):
         run(source, out)
     assert content(out) == before
     run(source, out, seed=1, force=True)

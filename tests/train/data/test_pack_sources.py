@@ -102,9 +102,15 @@ def sliced(folder: Path, texts: list[str]) -> Any:
     )
 
 
+def renamed(folder: Path, texts: list[str]) -> Any:
+    columns = {"text": ["no"] * len(texts), "words": texts}
+    Dataset.from_dict(columns).save_to_disk(folder / "two")
+    return load_from_disk(folder / "two").remove_columns("text").rename_column("words", "text")
+
+
 SOURCES = [
     json_lines, lines, parquet, arrow_file, saved_dataset, folder_of_files, stream, in_memory,
-    mapped, selected, sliced,
+    mapped, selected, sliced, renamed,
 ]  # fmt: skip
 
 
@@ -223,9 +229,7 @@ def no_text(folder: Path) -> Path:
 
 
 def fractions(folder: Path) -> Path:
-    (folder / "a.jsonl").write_text(
-        '{"text": "one"}\n{"input_ids": [1, 2.5]}\n{"text": "three"}\n'
-    )
+    (folder / "a.jsonl").write_text('{"text": "one"}\n{"input_ids": [1, 2.5]}\n{"text": "three"}\n')
     return folder / "a.jsonl"
 
 
@@ -313,6 +317,12 @@ def test_a_line_number_far_into_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
     with pytest.raises(ValueError, match=r"line 4,322 is not JSON"):
         pack(tmp_path / "a.jsonl", tmp_path / "o", 99, tokenizer="demo", sizes=Sizes(10_000))
+
+
+def test_an_output_within_the_source(tmp_path: Path) -> None:
+    source = folder_of_files(tmp_path, TEXTS)
+    with pytest.raises(ValueError, match=r"lies in .* and would be packed as well"):
+        pack(source, source / "deep" / "out", 300, tokenizer="demo")
 
 
 @pytest.mark.parametrize(

@@ -225,21 +225,25 @@ def test_padding_gives_no_gradient_and_no_nan():
 
 @pytest.mark.parametrize("path", ["sdpa", "adapted"])
 def test_a_two_dimensional_mask_says_padding_too(path):
+    # Padding on the left, and in the segment of the first document: only the mask tells.
     model = tiny_model("llama").double()
-    batch = PackedCollator()(rows_of(documents((9, 4, 20)), [[0, 1], [2]]))
-    mask = (batch["segment_ids"] >= 0).long()
+    batch = PackedCollator(pad=7)(rows_of(documents((9, 4, 20)), [[0, 1], [2]]))
+    real = batch["segment_ids"] >= 0
     with torch.no_grad():
-        want = forward(model, path, batch)
+        want = forward(model, path, batch)[real]
         batch["segment_ids"] = batch["segment_ids"].clamp(min=0)
-        given = {n: batch[n] for n in ("input_ids", "position_ids", "segment_ids")}
+        left = {n: batch[n].clone() for n in ("input_ids", "position_ids", "segment_ids")}
+        for column in left.values():
+            column[0] = column[0].roll(7)
+        mask = real.long()
+        mask[0] = mask[0].roll(7)
         if path == "adapted":
             with lw.adapted(model):
-                got = model(**given, attention_mask=mask, use_cache=False).logits
+                got = model(**left, attention_mask=mask, use_cache=False).logits
         else:
             with document_attention(model):
-                got = model(**given, attention_mask=mask).logits
-    real = mask.bool()
-    assert (got[real] - want[real]).abs().max() < 1e-10
+                got = model(**left, attention_mask=mask).logits
+    assert (got[mask.bool()] - want).abs().max() < 1e-10
 
 
 def test_gradient_checkpointing_sees_the_same_masks():
@@ -254,6 +258,21 @@ def test_gradient_checkpointing_sees_the_same_masks():
         summed_loss(forward(model, "sdpa", batch), batch["labels"]).backward()
         grads.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*grads, strict=True))
+
+
+def test_adapters_of_peft_are_looked_through():
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_model("llama").double()
+    docs = documents((9, 4))
+    with torch.no_grad():
+        want = torch.cat([model(input_ids=torch.tensor([doc])).logits for doc in docs], dim=1)
+    lora = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"]))
+    batch = PackedCollator()(rows_of(docs, [[0, 1]]))
+    with torch.no_grad():
+        assert (forward(lora, "sdpa", batch) - want).abs().max() < 1e-10
+    with pytest.raises(ValueError, match="takes a transformers model, got Sequential"):
+        document_attention(torch.nn.Sequential(model)).__enter__()
 
 
 def test_without_segments_and_outside_the_context_nothing_changes():

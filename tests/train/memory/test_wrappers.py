@@ -11,6 +11,15 @@ from lengthwise.train.memory import Offload, StreamBP, TiledLoss, TiledMLP, fit
 METHODS = (StreamBP(chunk=22), TiledMLP(tokens=14), TiledLoss(7), Offload())
 
 
+@pytest.fixture(autouse=True)
+def _forget_accelerates_state():
+    """It is one for the process, and its mixed precision cannot be changed."""
+    yield
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def batch(rows=2, length=34):
     g = torch.Generator().manual_seed(5)
     ids = torch.randint(3, 320, (rows, length), generator=g)
@@ -148,19 +157,63 @@ def test_accelerate_with_mixed_precision_and_accumulation():
     assert_same(ours, plain, 0.05)
 
 
-def test_preparing_inside_the_block_is_refused_at_its_end():
+def test_a_trainer_inside_the_block(tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    def trained(*methods):
+        model = tiny_model("llama").train()
+        ids = batch(8)["input_ids"]
+        rows = [{"input_ids": row, "labels": row} for row in ids]
+        options = TrainingArguments(
+            tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=2,
+            learning_rate=0.01, report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True,
+            logging_strategy="no",
+        )  # fmt: skip
+        with fit(model, *methods):
+            Trainer(model, options, train_dataset=rows).train()
+        return [p.detach() for p in model.parameters()]
+
+    plain, before = trained(), list(tiny_model("llama").parameters())
+    for ours, theirs, start in zip(trained(*METHODS), plain, before, strict=True):
+        assert not torch.equal(theirs, start)
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_data_parallel_reduces_every_gradient_once(tmp_path):
+    model = tiny_model("llama").double().train()
+    plain = gradients(model, lambda: model(**batch()).loss)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        with fit(wrapped, *METHODS):
+            ours = gradients(model, lambda: wrapped(**batch()).loss)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert_same(ours, plain, 1e-6)
+
+
+def test_preparing_inside_the_block_keeps_accelerates_wrapper():
     from accelerate import Accelerator
 
-    model = tiny_model("llama")
-    with pytest.raises(ValueError, match="replaced the model's forward"), fit(model, TiledLoss()):
-        Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+    model, inputs = tiny_model("llama"), batch()
+    logits = model(**inputs).logits
+    with fit(model, TiledLoss()):
+        wrapped = Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+        assert wrapped(**inputs).logits.shape == (2, 0, 320)
+    after = wrapped(**inputs)
+    assert (after.logits - logits).abs().max() < 0.1
+    assert not torch.equal(after.logits, logits)  # still in bfloat16
+    with fit(wrapped, TiledLoss()):
+        torch.testing.assert_close(wrapped(**inputs).loss, after.loss, atol=0.01, rtol=0)
 
 
 def test_composes_with_transformers_checkpointing():
     model = tiny_model("llama").double().train()
     plain = gradients(model, lambda: model(**batch()).loss)
     for reentrant in (True, False):
-        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.activation_checkpointing_enable({"use_reentrant": reentrant})
         with fit(model, TiledMLP(tokens=14), TiledLoss(7)):
             assert_same(gradients(model, lambda: model(**batch()).loss), plain, 1e-6)
 

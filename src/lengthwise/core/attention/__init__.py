@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -234,7 +235,7 @@ def _runs(range_of: KeyRange, queries: Queries) -> list[tuple[int, int]]:
     firsts, lasts = range_of(queries.positions[0])
     moved = (firsts.diff() != 0) | (lasts.diff() != 0)
     cuts = [0, *(moved.nonzero()[:, 0] + 1).tolist(), len(queries)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(pairwise(cuts))
 
 
 def settled(region: Region, queries: Queries) -> Region:

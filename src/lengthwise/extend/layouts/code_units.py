@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lengthwise.extend.method import whole
+
 # What grammars call the nodes that are units, and those that hold units.
 FUNCTION = re.compile(
     r"(function|method|constructor|arrow_function|subroutine|procedure)"
@@ -41,7 +43,10 @@ class CodeUnits:
 
 
 def hirope_positions(
-    files: str | Mapping[str, str], tokenizer: PreTrainedTokenizerBase, language: str = "python"
+    files: str | Mapping[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    language: str = "python",
+    longest: int | None = None,
 ) -> CodeUnits:
     """Parse code and say at which tokens its functions begin.
 
@@ -54,15 +59,20 @@ def hirope_positions(
         tokenizer: A fast tokenizer: it knows which characters a token covers.
         language: `python` uses Python's own parser; any other name one of tree-sitter's, from
             the package `tree-sitter-<language>`.
+        longest: Tokens of the longest unit, at least 1: longer ones are cut, because places
+            inside a unit should stay within the trained window. None never cuts.
 
     Raises:
-        ValueError: For a slow tokenizer, a language without a parser, or no text at all.
+        ValueError: For a `longest` below 1, a slow tokenizer, a language without a parser, or no
+            text at all.
     """
     if not tokenizer.is_fast:
         raise ValueError(
             "hirope_positions needs a fast tokenizer (one with character offsets), got "
             f"{type(tokenizer).__name__}"
         )
+    if longest is not None:
+        whole("hirope_positions", "longest", longest, 1)
     named = {"the text": files} if isinstance(files, str) else dict(files)
     text, borders, notes = "", [0], []
     for name, code in named.items():
@@ -89,16 +99,26 @@ def hirope_positions(
             starts.append(at)
             last = unit
     ids = torch.tensor([encoded["input_ids"]])
-    return CodeUnits(tuple(dict.fromkeys(starts)), ids, tuple(notes))
+    starts = list(dict.fromkeys(starts))
+    if longest is not None:
+        stops = [*starts[1:], ids.shape[1]]
+        starts = [
+            at
+            for first, stop in zip(starts, stops, strict=True)
+            for at in range(first, max(stop, first + 1), longest)
+        ]
+    return CodeUnits(tuple(starts), ids, tuple(notes))
 
 
 def _with_code(borders: list[int], text: str) -> list[int]:
-    """The borders before which something stands: a unit is never white space alone."""
+    """The borders that have words on both sides: blanks and braces join the unit before them."""
     kept = [0]
     for at in borders[1:]:
-        if text[kept[-1] : at].strip() and text[at:].strip():
+        if re.search(r"\w", text[kept[-1] : at]):
             kept.append(at)
-    return kept
+        elif len(kept) > 1:
+            kept[-1] = at
+    return kept if re.search(r"\w", text[kept[-1] :]) else kept[:-1] or [0]
 
 
 def _borders(code: str, language: str) -> Iterator[int]:
@@ -147,8 +167,10 @@ def _tree_sitter(code: str, language: str) -> Iterator[int]:
         raise ValueError(
             f"no parser for {language!r}: pip install tree-sitter tree-sitter-{language}"
         ) from error
+    # A package with several grammars, such as typescript's, names each of them.
+    of = getattr(grammar, "language", None) or getattr(grammar, f"language_{language}")
     source = code.encode()
-    tree = parsers.Parser(parsers.Language(grammar.language())).parse(source)
+    tree = parsers.Parser(parsers.Language(of())).parse(source)
     if tree.root_node.has_error:
         raise SyntaxError("tree-sitter found an error")
 

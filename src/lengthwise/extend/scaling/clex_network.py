@@ -140,7 +140,7 @@ def tune_clex(
     batches: Iterable[Int[Tensor, "b t"]],
     *,
     max_factor: int,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 1e-4,
     model_parameters: Sequence[nn.Parameter] = (),
     model_learning_rate: float = 2e-5,
     network: CLEXNetwork | None = None,

@@ -1,7 +1,12 @@
 """Searches for the numbers of a scaling: stopped at any time, gone on with later."""
 
 from lengthwise.extend.search.evolution import Evolution, Genome, Trial
-from lengthwise.extend.search.longrope import LongRoPESearch, longrope_search
+from lengthwise.extend.search.longrope import (
+    LongRoPESearch,
+    SecondStageSearch,
+    ShortSearch,
+    longrope_search,
+)
 from lengthwise.extend.search.longrope2 import LongRoPE2Search, longrope2_search
 from lengthwise.extend.search.losses import Windows, needle_windows, text_windows
 
@@ -10,6 +15,8 @@ __all__ = [
     "Genome",
     "LongRoPE2Search",
     "LongRoPESearch",
+    "SecondStageSearch",
+    "ShortSearch",
     "Trial",
     "Windows",
     "longrope2_search",

@@ -19,16 +19,71 @@ from lengthwise.hf.families import read_geometry, refuse_unsupported
 
 # Tokens at the start that may keep their angles: the paper's space.
 START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
+Factors = tuple[float, ...]
 ROOM = 1.25  # a factor may be so much larger than the stretch: the paper's space
 
 
-class LongRoPESearch(Evolution):
+class FactorSearch(Evolution):
+    """Factors of a LongRoPE by their loss on texts: what the three searches below share.
+
+    Args:
+        model: Not adapted, in evaluation mode.
+        windows: Texts whose loss decides.
+        template: The method, but for its factors and start tokens.
+        usual: Factors to begin with.
+        start_tokens: Choices; the first goes with `usual`.
+        low, high: Bounds of every factor.
+        sizes: `population`, `parents`, `mutations`, `crossovers` and `seed` of `Evolution`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        windows: Windows,
+        template: LongRoPE,
+        usual: Sequence[Factors],
+        start_tokens: Sequence[int],
+        low: Factors,
+        high: Factors,
+        sizes: dict[str, Any],
+    ) -> None:
+        if not start_tokens:
+            raise ValueError(f"{type(self).__name__}: start_tokens needs a choice, such as (0,)")
+        self._template, self._usual, self._choices = template, usual, tuple(start_tokens)
+        about = {
+            "texts": windows.fingerprint,
+            "method": repr(template),
+            "start_tokens": list(start_tokens),
+        }
+        super().__init__(
+            lambda scaling: windows.loss(model, scaling), low, high, about=about, **sizes
+        )
+
+    def seeds(self) -> list[Genome]:
+        """What is usual."""
+        return [Genome(row, self._choices[0]) for row in self._usual]
+
+    def change_extra(self, genome: Genome) -> Genome:
+        """Another number of start tokens, sometimes."""
+        if len(self._choices) > 1 and self._rng.random() < CHANGES:
+            return replace(genome, extra=self._rng.choice(self._choices))
+        return genome
+
+    def scaling(self, genome: Genome) -> LongRoPE:
+        """The method as it is evaluated."""
+        return replace(self._template, factors=genome.factors, start_tokens=genome.extra)
+
+    def result(self, genome: Genome) -> Scaling:
+        """The method as it is used."""
+        return self.scaling(genome)
+
+
+class LongRoPESearch(FactorSearch):
     """The factors with which a model loses least on texts of the length that is wanted.
 
-    Seeds are PI, NTK and YaRN, each without start tokens. `further` searches again from an
-    extended model, `readjust` for short texts on it.
+    Seeds are YaRN, NTK and PI, without start tokens.
 
-    Source: Ding et al. 2024, arXiv:2402.13753, section 3.2, algorithm 1 and table of the space.
+    Source: Ding et al. 2024, arXiv:2402.13753, section 3.2 and algorithm 1.
     Differs from the source: NTK and PI are seeds beside YaRN, as in the paper and not in its code.
 
     Args:
@@ -55,18 +110,33 @@ class LongRoPESearch(Evolution):
         **sizes: Any,
     ) -> None:
         windows = Windows.of(texts)
-        base, window = _base_of(model)
-        _check_length(windows, factor * window, factor)
-        self._choices, self._seeds = tuple(start_tokens), usual_factors(base, window, factor)
-        pairs = base.dim // 2
-        ones = (1.0,) * pairs
-        self._template = LongRoPE(ones, factor, attention_factor=attention_factor)
-        self._finish: Callable[[LongRoPE], LongRoPE] = lambda scaling: scaling
-        self._set_up(model, windows, ones, (max(ROOM * factor, factor),) * pairs, sizes)
+        base, window = base_of(model)
+        check_length(windows, window, factor)
+        ones = (1.0,) * (base.dim // 2)
+        template = LongRoPE(ones, factor, attention_factor=attention_factor)
+        usual = usual_factors(base, window, factor)
+        high = (ROOM * factor,) * len(ones)
+        super().__init__(model, windows, template, usual, start_tokens, ones, high, sizes)
 
-    @classmethod
-    def further(
-        cls,
+
+class SecondStageSearch(FactorSearch):
+    """Search again, from a model that was tuned with the factors of a first search.
+
+    Factors are those of the first stage times what the second finds, counted from unscaled
+    frequencies as always.
+
+    Source: Ding et al. 2024, arXiv:2402.13753, section 3.3.
+
+    Args:
+        model: The tuned model: unscaled, or a checkpoint that carries `extended`.
+        texts: Of `extended.factor * stretch` windows.
+        extended: What the first stage found.
+        stretch: Target length divided by the extended window, above 1.
+        start_tokens, sizes: As for LongRoPESearch.
+    """
+
+    def __init__(
+        self,
         model: PreTrainedModel,
         texts: Windows | Tensor,
         extended: LongRoPE,
@@ -74,105 +144,53 @@ class LongRoPESearch(Evolution):
         *,
         start_tokens: Sequence[int] = START_TOKENS,
         **sizes: Any,
-    ) -> "LongRoPESearch":
-        """The second stage: from a model that was tuned with `extended` to `stretch` times more.
-
-        Factors are those of the first stage times what the second finds, counted from unscaled
-        frequencies as always.
-
-        Args:
-            model: The tuned model: unscaled, or a checkpoint that carries `extended`.
-            texts: Of `extended.factor * stretch` windows.
-        """
-        self = cls.__new__(cls)
+    ) -> None:
         windows = Windows.of(texts)
-        base, window = _base_of(model)
-        factor = extended.factor * stretch
-        at_least(cls.__name__, "stretch", stretch, 1)
-        _check_length(windows, factor * window, factor)
+        base, window = base_of(model)
+        at_least(type(self).__name__, "stretch", stretch, 1)
+        check_length(windows, window, extended.factor * stretch)
         low = extended.factors
-        self._choices = tuple(start_tokens)
-        more = usual_factors(base, round(window * extended.factor), stretch)
-        self._seeds = [_times(low, row) for row in more]
-        self._template = replace(extended, factor=factor)
-        self._finish = lambda scaling: scaling
-        self._set_up(model, windows, low, tuple(ROOM * stretch * v for v in low), sizes)
-        return self
+        rows = usual_factors(base, round(window * extended.factor), stretch)
+        usual = [tuple(a * b for a, b in zip(low, row, strict=True)) for row in rows]
+        template = replace(extended, factor=extended.factor * stretch)
+        high = tuple(ROOM * stretch * value for value in low)
+        super().__init__(model, windows, template, usual, start_tokens, low, high, sizes)
 
-    @classmethod
-    def readjust(
-        cls,
-        model: PreTrainedModel,
-        texts: Windows | Tensor,
-        extended: LongRoPE,
-        **sizes: Any,
-    ) -> "LongRoPESearch":
-        """Factors for short texts on an extended model: its result switches by length.
 
-        Args:
-            texts: Of at most the trained window.
-        """
-        self = cls.__new__(cls)
+class ShortSearch(FactorSearch):
+    """Factors for short texts on an extended model; the result switches by length.
+
+    Source: Ding et al. 2024, arXiv:2402.13753, section 3.3 (recovery of short windows).
+    Differs from the source: no start tokens, which a switch by length cannot have; the
+        temperature is that of the extended model.
+
+    Args:
+        model: As for SecondStageSearch.
+        texts: Of at most the trained window.
+        extended: What the search for long texts found; no short factor is above its own.
+        sizes: As for LongRoPESearch.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, texts: Windows | Tensor, extended: LongRoPE, **sizes: Any
+    ) -> None:
         windows = Windows.of(texts)
-        _, window = _base_of(model)
+        _, window = base_of(model)
         if windows.length > window:
             raise ValueError(
-                f"LongRoPESearch.readjust: texts must have at most {window:,} tokens, the "
-                f"trained window, got {windows.length:,}"
+                f"ShortSearch: texts must have at most {window:,} tokens, the trained window, "
+                f"got {windows.length:,}"
             )
+        temperature = extended.temperature(window)
+        self._extended = replace(extended, start_tokens=0, attention_factor=temperature)
         high = tuple(max(1.0, value) for value in extended.factors)
-        ones = (1.0,) * len(high)
-        self._choices = (0,)
-        self._seeds = [tuple(v**power for v in high) for power in (0.0, 0.5, 1.0)]
-        self._template = replace(
-            extended,
-            short_factors=(),
-            start_tokens=0,
-            attention_factor=extended.temperature(window),
-        )
-        self._finish = lambda short: replace(
-            extended,
-            short_factors=short.factors,
-            start_tokens=0,
-            attention_factor=short.attention_factor,
-        )
-        self._set_up(model, windows, ones, high, sizes)
-        return self
+        usual = [tuple(value**power for value in high) for power in (0.0, 0.5, 1.0)]
+        template = replace(self._extended, short_factors=())
+        super().__init__(model, windows, template, usual, (0,), (1.0,) * len(high), high, sizes)
 
-    def _set_up(
-        self,
-        model: PreTrainedModel,
-        windows: Windows,
-        low: tuple[float, ...],
-        high: tuple[float, ...],
-        sizes: dict[str, Any],
-    ) -> None:
-        about = {
-            "texts": windows.fingerprint,
-            "method": repr(self._template),
-            "start_tokens": list(self._choices),
-        }
-        super().__init__(
-            lambda scaling: windows.loss(model, scaling), low, high, about=about, **sizes
-        )
-
-    def seeds(self) -> list[Genome]:
-        """What is usual, without start tokens unless there is no such choice."""
-        return [Genome(row, self._choices[0]) for row in self._seeds]
-
-    def change_extra(self, genome: Genome) -> Genome:
-        """Another number of start tokens, sometimes."""
-        if len(self._choices) > 1 and self._rng.random() < CHANGES:
-            return replace(genome, extra=self._rng.choice(self._choices))
-        return genome
-
-    def scaling(self, genome: Genome) -> LongRoPE:
-        """The method as it is evaluated."""
-        return replace(self._template, factors=genome.factors, start_tokens=genome.extra)
-
-    def result(self, genome: Genome) -> Scaling:
-        """The method as it is used."""
-        return self._finish(self.scaling(genome))
+    def result(self, genome: Genome) -> LongRoPE:
+        """The extended method with these factors for short texts."""
+        return replace(self._extended, short_factors=genome.factors)
 
 
 def longrope_search(
@@ -204,7 +222,7 @@ def longrope_search(
     return found
 
 
-def usual_factors(base: RotaryBase, window: int, factor: float) -> list[tuple[float, ...]]:
+def usual_factors(base: RotaryBase, window: int, factor: float) -> list[Factors]:
     """What PI, NTK and YaRN divide every frequency by."""
     unread = torch.ones(1)
     rows = []
@@ -215,11 +233,7 @@ def usual_factors(base: RotaryBase, window: int, factor: float) -> list[tuple[fl
     return rows
 
 
-def _times(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(a * b for a, b in zip(first, second, strict=True))
-
-
-def _base_of(model: PreTrainedModel) -> tuple[RotaryBase, int]:
+def base_of(model: PreTrainedModel) -> tuple[RotaryBase, int]:
     """The rotary embedding of layers that see everything, and the window before any scaling."""
     refuse_unsupported(model)
     geometry = read_geometry(model)
@@ -232,12 +246,13 @@ def _base_of(model: PreTrainedModel) -> tuple[RotaryBase, int]:
     raise ValueError(f"{geometry.family}: no layer has rotary positions, so none can be scaled")
 
 
-def _check_length(windows: Windows, wanted: float, factor: float) -> None:
-    at_least("LongRoPESearch", "factor", factor, 1)
+def check_length(windows: Windows, window: int, factor: float) -> None:
+    """Refuse texts that are shorter than `factor` windows, and a factor of 1 or less."""
+    at_least("a search", "factor", factor, 1)
     if factor == 1:
-        raise ValueError("LongRoPESearch: factor must be above 1: at 1 nothing is to be found")
-    if windows.length < wanted - 1:
+        raise ValueError("a search: factor must be above 1: at 1 nothing is to be found")
+    if windows.length < factor * window - 1:
         raise ValueError(
             f"the texts have {windows.length:,} tokens, and a search at factor {factor:g} needs "
-            f"{wanted:,.0f}; give longer texts or a smaller factor"
+            f"{factor * window:,.0f}; give longer texts or a smaller factor"
         )

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from lengthwise.extend.extrapolation import critical_dimension
 from lengthwise.extend.scaling import LongRoPE, LongRoPE2
 from lengthwise.extend.search.evolution import CHANGES, Evolution, Genome
-from lengthwise.extend.search.longrope import ROOM, _base_of, _check_length
+from lengthwise.extend.search.longrope import ROOM, base_of, check_length
 from lengthwise.extend.search.losses import Windows
 
 
@@ -50,8 +50,8 @@ class LongRoPE2Search(Evolution):
         **sizes: Any,
     ) -> None:
         windows = Windows.of(texts)
-        base, window = _base_of(model)
-        _check_length(windows, factor * window, factor)
+        base, window = base_of(model)
+        check_length(windows, window, factor)
         pairs = base.dim // 2
         self._factor = factor
         self._theory = critical_dimension(base.dim, window, base.theta) // 2

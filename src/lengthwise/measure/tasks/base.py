@@ -1,5 +1,6 @@
 """What a task is: it makes items of an exact length and scores the answers."""
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ class Item:
             tokens allowed for the answer: exactly the length asked for.
         depths: Where the facts that the answer needs begin, as fractions of the surrounding text.
         record: Everything the generator drew; an oracle can answer from it.
+        allowance: Tokens allowed for the answer, the same for all items of one build.
     """
 
     prompt: str
@@ -25,14 +27,11 @@ class Item:
     length: int
     depths: tuple[float, ...]
     record: Mapping[str, Any] = field(default_factory=dict)
+    allowance: int = field(kw_only=True)
 
 
 class Task(Protocol):
     """Makes items and scores answers. Implemented by frozen dataclasses."""
-
-    @property
-    def allowance(self) -> int:
-        """Tokens allowed for the answer."""
 
     def build(
         self, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int
@@ -41,6 +40,15 @@ class Task(Protocol):
 
     def score(self, text: str, item: Item) -> float:
         """How right the text that followed the prompt is, from 0 to 1."""
+
+    def oracle(self, record: Mapping[str, Any]) -> str:
+        """The perfect answer, worked out from the record of an item."""
+
+    def guess(self, item: Item, rng: random.Random) -> str:
+        """An answer of the right form by somebody who has not read the prompt."""
+
+    def chance(self, item: Item) -> float:
+        """The expected score of `guess`, by arithmetic."""
 
 
 def token_count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:

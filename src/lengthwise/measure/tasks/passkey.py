@@ -3,8 +3,10 @@
 import random
 import re
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -133,6 +135,7 @@ class Passkey:
                     length=length,
                     depths=(_insert(found, needle, depth)[1],),
                     record={"key": key, "depth": depth, "offset": offset},
+                    allowance=self.allowance,
                 )
         raise ValueError(
             f"Passkey: no cut of the filler makes exactly {length} tokens with this tokenizer; "
@@ -154,3 +157,15 @@ class Passkey:
         """1 if the first number in the text is the passkey, else 0."""
         number = re.search(r"\d+", text)
         return float(number is not None and number.group() == item.answer)
+
+    def oracle(self, record: Mapping[str, Any]) -> str:
+        """The number of the needle."""
+        return f" {record['key']}"
+
+    def guess(self, item: Item, rng: random.Random) -> str:
+        """A number of as many digits."""
+        return "".join(rng.choices("0123456789", k=self.digits))
+
+    def chance(self, item: Item) -> float:
+        """Every number is as likely."""
+        return 10.0**-self.digits

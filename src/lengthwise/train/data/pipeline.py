@@ -55,6 +55,7 @@ def pack(
     end: bool = True,
     seed: int = 0,
     slim: bool = False,
+    mask: bool = False,
     skip_bad: bool = False,
     workers: int = 1,
     ray: bool = False,
@@ -88,6 +89,7 @@ def pack(
         end: Whether texts get the tokenizer's end token.
         seed: Of the order of the rows.
         slim: Leave out the columns that collators can make from `seq_lengths`.
+        mask: Add an `attention_mask` of ones, by which axolotl tells that rows are tokenised.
         skip_bad: Leave out lines, rows and files that cannot be read, and count them.
         workers: Processes.
         ray: Work on Ray Data; the source and the output must be on a disk that all machines see.
@@ -103,10 +105,12 @@ def pack(
     sizes = sizes or Sizes()
     _check(capacity, overflow, packer, workers, vocabulary, sizes)
     reading = Reading(column, document, sizes.part_bytes)
-    packing = Packing(capacity, overflow, packer, seed, slim)
+    packing = Packing(capacity, overflow, packer, seed, slim, mask)
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a directory")
+    if isinstance(source, (str, Path)) and Path(source).resolve() in folder.resolve().parents:
+        raise ValueError(f"{folder} lies in {source} and would be packed as well; choose another")
     corpus = open_source(source, reading)
     if ray and corpus.parts is None:
         raise ValueError(f"ray reads files, and {corpus.name} is a stream; save it first")

@@ -30,6 +30,8 @@ class Packing:
         seed: Of the order of the rows.
         slim: Write `input_ids` and `seq_lengths` alone (and `labels` that the source brings);
             collators can make the other columns from these.
+        mask: Write an `attention_mask` of ones as well. axolotl takes data for tokenised only
+            with that column; beside it transformers does not separate documents by positions.
     """
 
     capacity: int
@@ -37,6 +39,7 @@ class Packing:
     packer: str = "best_fit"
     seed: int = 0
     slim: bool = False
+    mask: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,8 @@ def schema(packing: Packing, labelled: bool) -> pa.Schema:
         kinds = {name: kinds[name] for name in ("input_ids", "labels", "seq_lengths")}
         if not labelled:
             del kinds["labels"]
+    if packing.mask:
+        kinds["attention_mask"] = pa.int8()
     return pa.schema({name: pa.list_(kind) for name, kind in kinds.items()})
 
 
@@ -210,6 +215,8 @@ def _batch(
         flat["position_ids"] = (row_offsets, positions.astype(small))
         flat["segment_ids"] = (row_offsets, np.repeat(number.astype(small), lengths))
         flat["loss_weights"] = (row_offsets, weights)
+    if "attention_mask" in columns.names:
+        flat["attention_mask"] = (row_offsets, np.ones(len(ids), dtype=np.int8))
     flat["seq_lengths"] = (pieces.astype(np.int32), lengths.astype(np.int32))
     arrays = [
         pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))

@@ -44,9 +44,18 @@ def document_attention(
             document alone, for long rows on a CPU. None takes what the model is set to.
 
     Raises:
-        ValueError: For an adapted model or another kernel; and in a forward, for segments of
-            another shape than the tokens, a mask that is not 2-D, or a filled cache.
+        ValueError: For no transformers model (peft's are unwrapped, others are not), an adapted
+            model or another kernel; and in a forward, for segments of another shape than the
+            tokens, a mask that is not 2-D, or a filled cache.
     """
+    wrapped = model
+    if hasattr(model, "get_base_model"):  # of peft
+        model = model.get_base_model()
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"document_attention takes a transformers model, got {type(model).__name__}; give it "
+            "the model inside the wrapper"
+        )
     before_us = model.config._attn_implementation
     if before_us == "lengthwise":
         raise ValueError("an adapted model takes segment_ids by itself; leave the context out")
@@ -77,7 +86,7 @@ def document_attention(
         ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
         tokens = embeds if ids is None else ids
         if tokens is None:
-            return None  # transformers has its own words for it
+            return None  # transformers refuses it in its own words
         segments = _real_segments(segments, tokens, given.get("attention_mask"))
         given["use_cache"] = False
         if kernel == PER_DOCUMENT:
@@ -90,7 +99,7 @@ def document_attention(
     model.set_attn_implementation(documents.NAME if kernel == PER_DOCUMENT else kernel)
     handle = base.register_forward_pre_hook(before, with_kwargs=True)
     try:
-        yield model
+        yield wrapped
     finally:
         handle.remove()
         model.set_attn_implementation(before_us)
@@ -114,8 +123,7 @@ def document_masks(model: PreTrainedModel, segments: Tensor) -> Any:
     return create_masks_for_generate(
         config=model.config,
         inputs_embeds=shape_only,
-        # Ones keep transformers from looking for jumps in positions.
-        attention_mask=torch.ones_like(segments),
+        attention_mask=None,
         past_key_values=None,
         and_mask_function=together,
     )

@@ -13,7 +13,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from lengthwise.train.data.arrow import arrow_batches
+from lengthwise.train.data.arrow import arrow_batches, arrow_schema
 from lengthwise.train.data.parts import (
     ArrowFile,
     ArrowRows,
@@ -161,7 +161,9 @@ def _from_object(source: Any, reading: Reading) -> Corpus:
         return Corpus(type(source).__name__, "a stream", None, source)
     name = f"datasets.Dataset {fingerprint}"
     files = [file["filename"] for file in source.cache_files]
-    if source._indices is None and files:
+    # A column that was renamed or removed has its old name in the files.
+    columns = [set(arrow_schema(file).names) for file in files]
+    if source._indices is None and files and all(c == set(source.column_names) for c in columns):
         rows = sum(batch.num_rows for file in files for batch in arrow_batches(file))
         if rows == len(source):  # not a slice of what the files hold
             return Corpus(name, fingerprint, [p for f in files for p in _arrow_parts(f, reading)])

@@ -1,5 +1,6 @@
 """`fit`: methods take hold of a model for the length of a `with` block."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 import lengthwise.train.memory.attention  # noqa: F401 (registers the attention of StreamBP)
@@ -92,6 +94,12 @@ def _refuse(model: PreTrainedModel, asked: dict[type[Memory], Memory]) -> None:
     if hasattr(model, MARK):
         names = ", ".join(repr(method) for method in getattr(model, MARK))
         raise ValueError(f"fit is on already for this model, with {names}; leave that block first")
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "ds_id") or isinstance(parameter, DTensor):
+            raise ValueError(
+                f"{name} is sharded over devices (ZeRO-3 or FSDP), which fit does not cover; use "
+                "DDP or ZeRO-1 and -2"
+            )
     if TiledLoss in asked:
         refuse_loss(model)
     if not (StreamBP in asked or Offload in asked):
@@ -99,7 +107,7 @@ def _refuse(model: PreTrainedModel, asked: dict[type[Memory], Memory]) -> None:
     name = "StreamBP" if StreamBP in asked else "Offload"
     if model.is_activation_checkpointing:
         raise ValueError(
-            f"{name} checkpoints every layer itself; call model.gradient_checkpointing_disable()"
+            f"{name} checkpoints every layer itself; call model.activation_checkpointing_disable()"
         )
     if StreamBP not in asked:
         return
@@ -145,6 +153,7 @@ def _layer_forward(
     names = list(inspect.signature(type(layer).forward).parameters)[2:]
     accepted = [name for name in CACHES if name in names]
 
+    @functools.wraps(whole)
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return whole(x, *args, **kwargs)

@@ -1,5 +1,7 @@
 """The language-model head: what logits are made of, and a loss that needs none of them."""
 
+import functools
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,10 +75,14 @@ def tiled_loss(model: PreTrainedModel, tokens: int) -> Iterator[None]:
     linear = model.get_output_embeddings()
     assert isinstance(linear, nn.Linear)
     whole, before = model.forward, model.__dict__.get("forward")
+    signature = inspect.signature(whole)
     armed: list[Tensor | None] = []  # one entry while a forward with labels runs: its hidden states
+    on = True
 
+    @functools.wraps(whole)  # trainers read the signature
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("labels") is None:
+        labels = signature.bind_partial(*args, **kwargs).arguments.get("labels")
+        if labels is None or not on:
             return whole(*args, **kwargs)
         armed.append(None)
         try:
@@ -126,15 +132,13 @@ def tiled_loss(model: PreTrainedModel, tokens: int) -> Iterator[None]:
     try:
         yield
     finally:
-        replaced = model.__dict__.get("forward") is not forward
+        on = False
+        # Accelerate's prepare, called inside the block, has wrapped our forward: its wrapper stays
+        # and reaches the model's own through ours.
+        if model.__dict__.get("forward") is forward:
+            _restore(model, "forward", before)
         del linear.forward
-        _restore(model, "forward", before)
         _restore(model, "_loss_function", loss_before)
-        if replaced:
-            raise ValueError(
-                "something replaced the model's forward inside `fit` and would be lost; call "
-                "accelerate's prepare and the like before it"
-            )
 
 
 def _restore(model: nn.Module, name: str, before: Any) -> None:

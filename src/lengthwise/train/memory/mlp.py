@@ -1,5 +1,6 @@
 """An MLP in tiles of tokens: what it computes inside is never there for the whole sequence."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ def tiled(module: nn.Module, tokens: int) -> Callable[..., Any]:
     """
     whole = module.forward
 
+    @functools.wraps(whole)
     def forward(x: Tensor) -> Any:
         pieces = spans(x.shape[1], per_row(tokens, x.shape[0]))
         if len(pieces) == 1:

@@ -184,7 +184,7 @@ class LayerRun:
             return value[:, low:high]
         if name == "attention_mask":
             if isinstance(value, RowMask):
-                return value
+                return value.starting_at(low)
             return value[:, :, low:high, :high]
         return value
 

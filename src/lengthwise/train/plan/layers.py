@@ -79,10 +79,10 @@ class Forward:
         other.tape = tape
         return other
 
-    @property
-    def workspace(self) -> int:
-        """Bytes of one tile of scores, 256 queries times 512 keys, of torch's CPU kernel."""
-        return 0 if self.training.gpu else self.training.threads * 256 * 512 * FLOAT
+    def workspace(self, queries: int) -> int:
+        """Bytes of one tile of scores of torch's CPU kernel: 32 to 256 queries times 512 keys."""
+        tile = 256 if queries >= 768 else 64 if queries >= 192 else 32
+        return 0 if self.training.gpu else self.training.threads * tile * 512 * FLOAT
 
     @property
     def prefix(self) -> str:
@@ -128,7 +128,8 @@ class Forward:
         """
         rows = q.rows
         lse = self.tape.new(rows, layer.heads, FLOAT)
-        work, forward = 2 * self.workspace, self.workspace
+        forward = self.workspace(rows)
+        work = 2 * forward
         if self.training.gpu:
             work = rows * layer.heads * (layer.head_dim + 1) * FLOAT
             if layer.heads > layer.kv_heads:

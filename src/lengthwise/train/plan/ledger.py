@@ -146,9 +146,7 @@ class Tape:
         work_backward: int = 0,
         parameters: int = 0,
         passes: bool = False,
-        replay: Replay | None = None,
         kind: str = ACTIVATIONS,
-        trained: bool = False,
         owner: str = "",
     ) -> Array:
         """The output `(rows, width, item)` of an operation.
@@ -159,12 +157,11 @@ class Tape:
             work_backward: Bytes that live only while its backward runs, beside the gradients.
             parameters: Bytes of the gradients of its parameters.
             passes: Whether the gradient is handed on as it is (an addition, a view).
-            trained: Whether it has parameters that want gradients, beside those counted here.
             owner: The name of its parameters, where another operation has them too.
         """
         ledger = self.ledger
         ledger.where = name
-        wants = trained or parameters > 0 or any(x.wants for x in inputs)
+        wants = parameters > 0 or any(x.wants for x in inputs)
         self.saves += wants and bool(saves or saves_output)
         over = 0 <= self.enough <= self.saves
         rows, width, item = out
@@ -177,7 +174,7 @@ class Tape:
             grads = [_Grad(x.slot, x.size, x.held.kind, passes) for x in inputs if x.wants]
             kept = [x.held for x in saves] + ([y.held] if saves_output else [])
             owner = owner or name
-            node = _Node(name, y.slot, grads, kept, work_backward, parameters, owner, replay)
+            node = _Node(name, y.slot, grads, kept, work_backward, parameters, owner, None)
             self._nodes.append(node)
         return y
 
@@ -186,7 +183,7 @@ class Tape:
         return Array(x.held, rows or x.rows, x.width, x.item, wants)
 
     def keep(self, name: str, x: Array, y: Array, replay: Replay, *saved: Held) -> Array:
-        """`y`, made from `x` elsewhere, as one operation that keeps bytes and goes back its own way.
+        """`y`, made from `x` elsewhere, as one operation that keeps bytes and has its own way back.
 
         It has parameters of its own, so a gradient always reaches it.
         """

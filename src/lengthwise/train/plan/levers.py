@@ -74,8 +74,8 @@ def tiled_mlp(
     tape = forward.tape
     if x.rows <= tokens:
         return mlp(forward, x, layer)
-    # The first two: with the second, its gradients meet the sums; further ones hold no more.
-    tiles = list(spans(x.rows, tokens))[:2]
+    # The third meets the sums and the gradients of the second; further ones hold no more.
+    tiles = list(spans(x.rows, tokens))[:3]
     quiet = Tape(tape.ledger, recording=False)
     y: Array | None = None
     for low, high in tiles:
@@ -87,13 +87,16 @@ def tiled_mlp(
     def replay(grad: Held) -> list[Held | None]:
         dx = Held(tape.ledger, x.size, ACTIVATIONS)
         sums = Sums(tape, forward.training.parameter_item)
+        before: dict[str, Held] = {}
         for low, high in tiles:
             inner = Tape(tape.ledger)
             tile = tape.alias(x, high - low)
             out = mlp(forward.on(inner), tile, layer)
             inner.backward(out.slot, grad)
             sums.add(inner.gradients)
+            before = inner.gradients
             del inner, out
+        del before
         sums.finish()
         return [dx] if x.wants else []
 

@@ -8,16 +8,26 @@ from lengthwise.train.plan.layers import Training
 from lengthwise.train.plan.model import ModelShape
 from lengthwise.train.plan.step import Levers, Peak, step_peak
 
-# What is tried, each row more than the one before, but for the last two: they are StreamBP's.
 LADDER: dict[str, Levers] = {
     "plain": Levers(),
     "checkpointing": Levers(checkpointing=True),
     "checkpointing + TiledLoss": Levers((TiledLoss(),), checkpointing=True),
     "checkpointing + TiledLoss + TiledMLP": Levers((TiledLoss(), TiledMLP()), checkpointing=True),
-    "Offload + TiledLoss + TiledMLP": Levers((Offload(), TiledLoss(), TiledMLP())),
     "StreamBP": Levers((StreamBP(),)),
     "StreamBP + TiledLoss": Levers((StreamBP(), TiledLoss())),
+    "Offload + TiledLoss + TiledMLP": Levers((Offload(), TiledLoss(), TiledMLP())),
     "all (StreamBP + TiledLoss + Offload)": Levers((StreamBP(), TiledLoss(), Offload())),
+}
+# The lever to pull next, and the row that has it. Inside a chunk of StreamBP, TiledMLP frees
+# nothing that a smaller chunk would not.
+NEXT = {
+    "plain": ("checkpointing", "checkpointing"),
+    "checkpointing": ("TiledLoss", "checkpointing + TiledLoss"),
+    "checkpointing + TiledLoss": ("TiledMLP", "checkpointing + TiledLoss + TiledMLP"),
+    "checkpointing + TiledLoss + TiledMLP": ("StreamBP", "StreamBP + TiledLoss"),
+    "StreamBP": ("TiledLoss", "StreamBP + TiledLoss"),
+    "StreamBP + TiledLoss": ("Offload", "all (StreamBP + TiledLoss + Offload)"),
+    "Offload + TiledLoss + TiledMLP": ("StreamBP", "all (StreamBP + TiledLoss + Offload)"),
 }
 MOST = 1 << 30  # tokens that are looked at
 
@@ -96,3 +106,8 @@ def _last_zero(spare: Callable[[int], int]) -> int:
         else:
             high, missing = middle, found
     return low
+
+
+def offloads(name: str) -> bool:
+    """Whether a row of `LADDER` moves checkpoints to the host, which is no help on a CPU."""
+    return LADDER[name].offload

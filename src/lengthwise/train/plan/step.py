@@ -1,11 +1,10 @@
 """One training step of a model, as sizes: forward, loss, backward and optimizer, with levers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lengthwise.train.memory.methods import Memory, Offload, StreamBP, TiledLoss, TiledMLP
-from lengthwise.train.plan.layers import FLOAT, Forward, Training
-from lengthwise.train.plan.ledger import Array, Ledger, Moment, Tape
+from lengthwise.train.plan.layers import Forward, Training
+from lengthwise.train.plan.ledger import Array, Held, Ledger, Moment, Tape
 from lengthwise.train.plan.levers import checkpointed, tiled_loss, tiled_mlp, whole_loss
 from lengthwise.train.plan.model import LayerShape, ModelShape
 from lengthwise.train.plan.stream import Host, recomputed
@@ -94,7 +93,7 @@ def _forward(
     length: int,
     batch: int,
     host: Host,
-) -> tuple[object, object]:
+) -> tuple[object, Held]:
     """The slot of the loss and its gradient; the backward then walks the tape."""
     rows, item = length * batch, training.item
     forward = Forward(tape, shape, training)

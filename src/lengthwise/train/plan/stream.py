@@ -1,6 +1,7 @@
 """What `StreamBP` and `Offload` allocate: layers that keep their input, run whole or in chunks."""
 
 from dataclasses import dataclass
+
 from lengthwise.train.plan.layers import FLOAT, Forward
 from lengthwise.train.plan.ledger import ACTIVATIONS, Array, Held, Tape
 from lengthwise.train.plan.levers import CHECKPOINTS, KEYS, Run, Sums, spans
@@ -34,6 +35,8 @@ class Chunk(Forward):
         rows, past, half = q.rows, self.past, q.item != FLOAT
         wide = rows * q.width * FLOAT
         before, both = (2 * n * k.width * FLOAT for n in (past, past + rows))
+        # A rectangle folds the query heads of a group into its queries.
+        tile = self.workspace(rows * (layer.heads // layer.kv_heads if past else 1))
         lse = self.tape.new(rows, layer.heads, FLOAT)
         out = (rows, q.width, q.item)
         if self.training.gpu:
@@ -55,8 +58,8 @@ class Chunk(Forward):
             out,
             saves=[q, k, v, lse, *([kept] if kept else [])],
             saves_output=not half,
-            work_forward=(4 + half) * wide + half * before + self.workspace,
-            work_backward=7 * wide + before + half * both + 2 * self.workspace,
+            work_forward=(4 + half) * wide + half * before + tile,
+            work_backward=7 * wide + before + half * both + 2 * tile,
         )
 
 
@@ -94,15 +97,15 @@ def recomputed(forward: Forward, x: Array, run: Run, chunk: int, host: Host | No
 class _Layer:
     """One layer and the shape of its input; holds no bytes.
 
-    Of many chunks, only those are gone through at which something is at its largest: the first,
-    whose keys are nobody's past, the two that see most, as the first sums meet the next gradients.
+    Of many chunks, four are gone through: the first, and the last three, which see most, and of
+    which the third meets the sums and the gradients of the second.
     """
 
     def __init__(self, forward: Forward, run: Run, x: Array, chunk: int) -> None:
         self.whole, self.run = forward, run
         self.rows, self.width, self.item, self.wants = x.rows, x.width, x.item, x.wants
         self.pieces = list(spans(x.rows, chunk or x.rows))
-        self.widest = sorted({*self.pieces[:1], *self.pieces[-2:]})
+        self.widest = sorted({*self.pieces[:1], *self.pieces[-3:]})
 
     @property
     def chunked(self) -> bool:
@@ -132,6 +135,8 @@ class _Layer:
         sums = Sums(tape, self.whole.training.parameter_item)
         keys = self._keys(tape, self.item) if self.chunked else None
         d_keys = self._keys(tape, FLOAT) if self.chunked else None
+        # What a chunk found lives until the next one has found its own.
+        before: list[Held] = []
         for low, high in reversed(self.widest):
             inner = Tape(ledger)
             here = self._chunk(inner, low, keys, back=True) if keys else self.whole.on(inner)
@@ -139,7 +144,10 @@ class _Layer:
             out = self.run(here, piece)
             found = inner.backward(out.slot, grad)
             sums.add(inner.gradients)
+            found.pop(piece.slot, None)
+            before = [*inner.gradients.values(), *list(found.values())[-1:]]
             del found, inner, here, out
+        del before
         del keys, d_keys, coming
         sums.finish()
         return [dx] if self.wants else []

@@ -1,0 +1,187 @@
+"""What does a training step need, by length, plain, checkpointed and with each way to need less?
+
+Every row is a process of its own: the peak of its resident memory during one forward and backward,
+above what it held before the step (the model, no gradients yet), and the step's seconds, by the
+clock and of the processor. One thread, so that the second holds on a machine that does other work
+too. The model is that of `shape.py` with a vocabulary of 32,768, one row of tokens, float32, on a
+CPU.
+
+    python benchmarks/train_memory.py                               # every length and way
+    python benchmarks/train_memory.py --lengths 2048 --ways all     # some; the others stay
+    python benchmarks/train_memory.py --figure                      # draw what was measured
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from shape import RESULTS, write
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lengthwise.train.memory import Memory, Offload, StreamBP, TiledLoss, TiledMLP, fit
+
+NAME = "train_memory"
+VOCABULARY = 32_768
+CHUNK, LOSS, MLP = 1024, 256, 1024
+LENGTHS = (2048, 4096, 8192, 16_384, 32_768, 65_536)
+QUESTION = "What does a training step need, by length, with each way to need less?"
+COLOURS = ("#444444", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b00020")
+WAYS: dict[str, tuple[Memory, ...]] = {
+    "plain": (),
+    "checkpointing": (),
+    "TiledLoss": (TiledLoss(LOSS),),
+    "TiledMLP": (TiledMLP(MLP),),
+    "StreamBP": (StreamBP(CHUNK),),
+    "Offload": (Offload(),),
+    "checkpointing + TiledLoss": (TiledLoss(LOSS),),
+    "all": (StreamBP(CHUNK), TiledLoss(LOSS), TiledMLP(MLP), Offload()),
+}
+
+
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=512, intermediate_size=1536, num_hidden_layers=8,
+        num_attention_heads=8, num_key_value_heads=2, head_dim=64, max_position_embeddings=65_536,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).train()
+
+
+def resident() -> dict[str, int]:
+    """Bytes resident now and at the highest since the mark was reset."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    kept = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM")))
+    return {name: int(value.split()[0]) * 1024 for name, value in kept.items()}
+
+
+@contextlib.contextmanager
+def way(net: LlamaForCausalLM, name: str) -> Iterator[None]:
+    if name.startswith("checkpointing"):
+        net.activation_checkpointing_enable()
+    with fit(net, *WAYS[name]):
+        yield
+
+
+def child(name: str, tokens: int) -> None:
+    """Measure one row and print it."""
+    net = model()
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(VOCABULARY, (1, tokens), generator=g)
+
+    def step(length: int) -> None:
+        net(input_ids=ids[:, :length], labels=ids[:, :length], use_cache=False).loss.backward()
+
+    with way(net, name):
+        step(64)  # threads and libraries are there before the mark is set
+        net.zero_grad()
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the highest
+        held = resident()["VmRSS"]
+        clock, processor = time.perf_counter(), time.process_time()
+        step(tokens)
+        seconds = {
+            "seconds": time.perf_counter() - clock,
+            "processor_seconds": time.process_time() - processor,
+        }
+        print(json.dumps({"peak_bytes": resident()["VmHWM"] - held, **seconds}))
+
+
+def row(name: str, tokens: int) -> dict[str, Any]:
+    """Measure in a fresh process; a step that memory does not suffice for says so."""
+    command = [sys.executable, __file__, "--child", name, str(tokens)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = done.stderr.strip().splitlines()
+        why = words[-1] if words else f"killed by signal {-done.returncode}"
+        return {"way": name, "tokens": tokens, "failed": why}
+    return {"way": name, "tokens": tokens, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def measured() -> dict[tuple[str, int], dict[str, Any]]:
+    """The rows of the result file, by way and length."""
+    path = RESULTS / f"{NAME}.json"
+    if not path.exists():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {(one["way"], one["tokens"]): one for one in rows}
+
+
+def run(names: list[str], lengths: list[int]) -> None:
+    """Measure, and keep every row as soon as it is there."""
+    for tokens in lengths:
+        for name in names:
+            rows = measured()
+            rows[name, tokens] = row(name, tokens)
+            order = sorted(rows, key=lambda key: (key[1], list(WAYS).index(key[0])))
+            write(NAME, QUESTION, [rows[key] for key in order])
+            print(rows[name, tokens], flush=True)
+
+
+def figure() -> None:
+    """Peak memory by length, both logarithmic, as an SVG beside the result file."""
+    rows = [one for one in measured().values() if "peak_bytes" in one]
+    lengths = [one["tokens"] for one in rows]
+    peaks = [one["peak_bytes"] / 2**20 for one in rows]
+    x_low, x_high = math.log2(min(lengths)), math.log2(max(lengths))
+    y_low, y_high = math.floor(math.log2(min(peaks))), math.ceil(math.log2(max(peaks)))
+    left, top, width, height = 80.0, 24.0, 480.0, 340.0
+
+    def at(tokens: float, megabytes: float) -> tuple[float, float]:
+        x = (math.log2(tokens) - x_low) / max(x_high - x_low, 1e-9)
+        y = (math.log2(megabytes) - y_low) / (y_high - y_low)
+        return left + width * x, top + height * (1 - y)
+
+    marks = []
+    for power in range(y_low, y_high + 1):
+        _, y = at(2**x_low, 2.0**power)
+        marks.append(f'<path d="M{left} {y:.1f}h{width}" stroke="#ddd"/>')
+        marks.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{2**power:,}</text>')
+    for tokens in sorted(set(lengths)):
+        x, y = at(tokens, 2.0**y_low)
+        marks.append(f'<text x="{x:.1f}" y="{y + 20:.1f}" text-anchor="middle">{tokens:,}</text>')
+    for index, name in enumerate(WAYS):
+        own = sorted(
+            (one["tokens"], one["peak_bytes"] / 2**20) for one in rows if one["way"] == name
+        )
+        points = [at(*point) for point in own]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        colour = COLOURS[index]
+        marks.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        marks += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+        y = top + 14 + 20 * index
+        marks.append(f'<path d="M580 {y - 4}h18" stroke="{colour}" stroke-width="2"/>')
+        marks.append(f'<text x="604" y="{y}">{name}</text>')
+    title = "Peak memory of a training step above the model's, MiB, by tokens"
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 420" font-size="12" '
+        f'font-family="sans-serif" role="img" aria-label="{title}">'
+        f'<rect width="800" height="420" fill="#fff"/>{"".join(marks)}'
+        f'<text x="{left}" y="410">{title}</text></svg>\n'
+    )
+    temporary = RESULTS / f".{NAME}.tmp"
+    temporary.write_text(svg, encoding="utf-8")
+    os.replace(temporary, RESULTS / f"{NAME}.svg")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--figure", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.child:
+        child(given.child[0], int(given.child[1]))
+    elif given.figure:
+        figure()
+    else:
+        run(given.ways, given.lengths)

@@ -1,0 +1,137 @@
+"""How near are the predicted peaks of a training step to the measured ones?
+
+python benchmarks/train_plan.py        two shapes, every lever, float32 and bfloat16, full and LoRA
+
+Every case is a process of its own: warmed up on a model of one layer and 64 tokens, then two steps
+of the real one. `resident` is the process's highest resident size above that after warming up;
+`tensors` is the peak of what torch's allocator handed out, in a third step. No constant of the
+prediction was fitted to these shapes, or to any other: see `lengthwise.train.plan`.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lengthwise.measure.peak import PeakBytes
+from lengthwise.train.memory import StreamBP, TiledLoss, TiledMLP, fit
+from lengthwise.train.plan.layers import Training
+from lengthwise.train.plan.model import read_shape
+from lengthwise.train.plan.optimizers import OPTIMIZERS
+from lengthwise.train.plan.step import Levers, step_peak
+
+COMMON = {"head_dim": 64, "num_key_value_heads": 2, "max_position_embeddings": 65536}
+SHAPES: dict[str, dict[str, Any]] = {
+    "vocabulary": {"vocab_size": 16384, "hidden_size": 256, "intermediate_size": 768,
+                   "num_hidden_layers": 6, "num_attention_heads": 4, **COMMON},
+    "wide": {"vocab_size": 2048, "hidden_size": 512, "intermediate_size": 2048,
+             "num_hidden_layers": 4, "num_attention_heads": 8, **COMMON},
+}  # fmt: skip
+LEVERS = {
+    "plain": Levers(),
+    "checkpointing": Levers(checkpointing=True),
+    "checkpointing + TiledLoss": Levers((TiledLoss(512),), checkpointing=True),
+    "+ TiledMLP": Levers((TiledLoss(512), TiledMLP(512)), checkpointing=True),
+    "StreamBP + TiledLoss": Levers((StreamBP(512), TiledLoss(512))),
+}
+LENGTH = 4096
+CASES = [
+    *((shape, lever, "float32", 0) for shape in SHAPES for lever in LEVERS),
+    *(("wide", lever, "bfloat16", 0) for lever in ("checkpointing", "StreamBP + TiledLoss")),
+    *(("wide", lever, "float32", 8) for lever in ("plain", "checkpointing + TiledLoss")),
+    ("wide", "StreamBP + TiledLoss", "float32", 8),
+    ("wide", "checkpointing + TiledLoss", "bfloat16", 8),
+]
+
+
+def main() -> None:
+    from shape import write
+
+    rows = []
+    for shape, lever, dtype, lora in CASES:
+        case = json.dumps([shape, lever, dtype, lora])
+        done = subprocess.run(
+            [sys.executable, __file__, case], capture_output=True, text=True, check=True
+        )
+        measured = json.loads(done.stdout.splitlines()[-1])
+        predicted = predict(shape, lever, dtype, lora)
+        row = {
+            "shape": shape, "lever": lever, "dtype": dtype, "lora": lora, "tokens": LENGTH,
+            "predicted": predicted.total, "where": predicted.moment.where, **measured,
+        }  # fmt: skip
+        rows.append(row)
+        print(
+            f"{shape:<11}{lever:<27}{dtype:<9} LoRA {lora}  predicted "
+            f"{row['predicted'] / 1e6:8.1f} MB, tensors {row['tensors'] / 1e6:8.1f} "
+            f"({row['predicted'] / row['tensors']:.3f}), resident {row['resident'] / 1e6:8.1f} "
+            f"({row['predicted'] / row['resident']:.3f})",
+            flush=True,
+        )
+    write("train_plan", "How near are predicted peaks of a training step to measured ones?", rows)
+
+
+def predict(shape: str, lever: str, dtype: str, lora: int) -> Any:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPES[shape]))
+    item = getattr(torch, dtype).itemsize
+    training = Training(item, OPTIMIZERS["adamw"], lora, threads=1)
+    return step_peak(read_shape(model), training, LEVERS[lever], LENGTH)
+
+
+def child(shape: str, lever: str, dtype: str, lora: int) -> None:
+    torch.set_num_threads(1)
+    settings, levers = SHAPES[shape], LEVERS[lever]
+    train({**settings, "num_hidden_layers": 1, "vocab_size": 64}, levers, dtype, lora, 64, [])
+    before = status("VmRSS")
+    marks: list[int] = []
+    tensors = train(settings, levers, dtype, lora, LENGTH, marks)
+    print(json.dumps({"resident": marks[0] - before, "tensors": tensors}))
+
+
+def train(
+    settings: dict[str, Any], levers: Levers, dtype: str, lora: int, length: int, marks: list[int]
+) -> int:
+    """Three steps; the peak of tensors in the third, the highest resident size before it."""
+    config = AutoConfig.for_model("llama", **settings)
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).train()
+    if lora:
+        from peft import LoraConfig, get_peft_model
+
+        adapter = LoraConfig(r=lora, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(model, adapter)
+    if levers.checkpointing:
+        model.activation_checkpointing_enable()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, config.vocab_size, (1, length), generator=g)
+
+    def step() -> None:
+        with fit(model, *levers.methods):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss.backward()
+        del loss
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    step()
+    marks.append(status("VmHWM"))
+    states = [x for state in optimizer.state.values() for x in state.values()]
+    held = sum({x.data_ptr(): x.nbytes for x in [*model.parameters(), *states]}.values())
+    with PeakBytes(torch.device("cpu")) as peak:
+        step()
+    return held + (peak.bytes or 0)
+
+
+def status(name: str) -> int:
+    """A line of this process's status on Linux, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+if __name__ == "__main__":
+    child(*json.loads(sys.argv[1])) if len(sys.argv) > 1 else main()

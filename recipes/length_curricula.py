@@ -1,0 +1,378 @@
+"""Do the papers' claims about lengths in training hold on a small model? One seed, minutes a run.
+
+    python recipes/length_curricula.py --out runs/curricula                 all runs, then verdicts
+    python recipes/length_curricula.py --out runs/curricula --run grow_p2   one of them
+
+From scratch: a Llama of half a million parameters learns the same documents of the Python standard
+library (0.3 million tokens, once) in windows of 1,024 tokens, by dataset decomposition, at growing
+lengths, in stages, and packed best-fit. Continued: the bundled model, trained on 512 tokens, goes
+on at 2,048 with plain, tangled (Untie the Knots) and mixed long and short data (ProLong). A run
+that is finished is skipped; the same seed gives the same bits. `--evidence` writes
+evidence/train_data/.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lab_model import BOS, EOS, Data, Muon
+from length_claims import write_evidence
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import lengthwise
+from lengthwise.measure.text import read_text, standard_library_files
+from lengthwise.train.data.collate import PackedCollator
+from lengthwise.train.data.curriculum import GrowP2
+from lengthwise.train.data.decomposition import bucket
+from lengthwise.train.data.knots import UntieTheKnots
+from lengthwise.train.data.mix import Mix, sweep
+from lengthwise.train.data.packers import best_fit
+from lengthwise.train.data.segments import document_attention
+from lengthwise.train.data.staged import GrowLength, Staged, XGen
+
+ASSETS = Path(lengthwise.__file__).parent / "assets" / "lab"
+LENGTH = 1024  # of the longest sequences from scratch
+STRETCHED = 2048  # of the longest sequences when the bundled model goes on
+STEP = 2048  # tokens of a step
+SCRATCH = 300_000  # tokens of documents for a run from scratch
+CONTINUED = 40_000  # tokens for a run that goes on
+VOCABULARY = 1536
+KNOTS, MARKERS = (1536, 1537), (1538, 1539, 1540, 1541, 1542)
+SEED = 0
+
+Batches = Iterator[dict[str, Tensor]]
+
+
+class Corpus:
+    """Documents as lists of tokens between `<s>` and `</s>`, in an order drawn from the seed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(ASSETS)
+        cache = folder / "tokens.npz"
+        if not cache.exists():
+            files = standard_library_files(held_out=False)
+            random.Random(SEED).shuffle(files)
+            self._encode(cache, [text for text in map(read_text, files) if text])
+        saved = np.load(cache)
+        ends = np.cumsum(saved["lengths"])[:-1]
+        self.documents = [part.tolist() for part in np.split(saved["tokens"], ends)]
+        held_out = [read_text(path) for path in standard_library_files(held_out=True)]
+        self.held_out = self.tokenizer(held_out, add_special_tokens=False)["input_ids"]
+
+    def _encode(self, cache: Path, texts: list[str]) -> None:
+        print(f"encoding {len(texts)} files", flush=True)
+        encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        documents = [[BOS, *ids, EOS] for ids in encoded]
+        temporary = cache.with_suffix(".tmp.npz")
+        np.savez(
+            temporary,
+            tokens=np.concatenate([np.array(d, dtype=np.int32) for d in documents]),
+            lengths=np.array([len(d) for d in documents]),
+        )
+        os.replace(temporary, cache)
+
+    def part(self, tokens: int, skip: int = 0) -> list[list[int]]:
+        """Documents of up to four windows, about so many tokens after about `skip` of others."""
+        documents = [d for d in self.documents if len(d) <= 4 * LENGTH]
+        ends = np.cumsum([len(d) for d in documents])
+        first, last = np.searchsorted(ends, [skip, skip + tokens])
+        return documents[first:last]
+
+
+# Batches. Rows are whole windows, so plain causal attention, unless a batch has segments.
+
+
+def windows(documents: list[list[int]], length: int, first: int, count: int) -> Tensor:
+    """`[count, length]` windows of all documents one after the other, from token `first` on."""
+    stream = torch.tensor([token for d in documents for token in d])
+    return stream[first : first + count * length].view(count, length)
+
+
+def fixed(documents: list[list[int]], length: int) -> Batches:
+    """Concatenate and cut: what everybody does."""
+    stream = sum(map(len, documents)) // STEP * STEP
+    for row in windows(documents, length, 0, stream // length).split(STEP // length):
+        yield {"input_ids": row, "labels": row}
+
+
+def staged(documents: list[list[int]], stages: Staged) -> Batches:
+    """Concatenate and cut at the length of each stage."""
+    first = 0
+    for stage in stages.schedule(sum(map(len, documents)) // STEP, STEP):
+        whole = windows(documents, stage.length, first, stage.steps * stage.rows)
+        first += whole.numel()
+        for rows in whole.split(stage.rows):
+            yield {"input_ids": rows, "labels": rows}
+
+
+def decomposed(documents: list[list[int]]) -> Batches:
+    """Dataset decomposition: six buckets of about equal tokens, Grow-P2 over two cycles.
+
+    Most tokens of this corpus lie in files longer than a window; the paper's curricula have equal
+    tokens in all buckets, so every sixth of the documents is cut to another largest length.
+    """
+    sizes = [LENGTH >> k for k in range(6)]
+    pieces: dict[int, list[list[int]]] = {size: [] for size in sizes}
+    for k, largest in enumerate(sizes):
+        mine = documents[k::6]
+        found = bucket([len(d) for d in mine], smallest=sizes[-1], largest=largest)
+        for size, places in found.pieces.items():
+            pieces[size] += [mine[d][start : start + size] for d, start in places.tolist()]
+    counts = {size: len(rows) for size, rows in pieces.items()}
+    plan = GrowP2(cycles=2).plan(counts, STEP, np.random.default_rng(SEED))
+    for step in plan.steps:
+        rows = torch.tensor([pieces[step.length][n] for n in step.rows])
+        yield {"input_ids": rows, "labels": rows}
+
+
+def packed(documents: list[list[int]], length: int) -> Batches:
+    """Best-fit: a document is cut only where it is longer than a window; no attention across."""
+    pieces = [d[n : n + length] for d in documents for n in range(0, len(d), length)]
+    bins = best_fit([len(piece) for piece in pieces], length)
+    random.Random(SEED).shuffle(bins)
+    rows = [
+        {
+            "input_ids": [token for n in b for token in pieces[n]],
+            "seq_lengths": [len(pieces[n]) for n in b],
+        }
+        for b in bins
+    ]
+    for n in range(0, len(rows), STEP // length):
+        yield PackedCollator(pad=2)(rows[n : n + STEP // length])
+
+
+def tangled(documents: list[list[int]], chunks: tuple[int, int]) -> Batches:
+    """Untie the Knots over pieces of several documents a window; (1, 1) only concatenates them."""
+    untie = UntieTheKnots(KNOTS, MARKERS, range(3, VOCABULARY), chunks=chunks)
+    most = UntieTheKnots(KNOTS, MARKERS, range(3, VOCABULARY), chunks=(2, 3))
+    pieces = [d[n : n + 700] for d in documents for n in range(0, len(d), 700)]
+    random.Random(SEED).shuffle(pieces)
+    generator = np.random.default_rng(SEED)
+    rows, group = [], []
+    for piece in pieces:
+        # Room for the markers of the tangled run in both: they see the same text.
+        if sum(map(len, [*group, piece])) + most.added(len(group) + 1) > STRETCHED:
+            tangle = untie(group, generator)
+            rows.append({"input_ids": tangle.input_ids, "labels": tangle.labels})
+            group = []
+        group.append(piece)
+    for n in range(0, len(rows), STEP // STRETCHED):
+        yield PackedCollator(pad=2)(rows[n : n + STEP // STRETCHED])
+
+
+def mixed(documents: list[list[int]], long_share: float) -> Batches:
+    """So large a share of windows of long documents; the rest short ones, packed best-fit."""
+    sources = {
+        "long": [d[n : n + STRETCHED] for d in documents if len(d) >= 2 * STRETCHED
+                 for n in range(0, len(d) - STRETCHED + 1, STRETCHED)],
+        "short": [d for d in documents if len(d) <= STRETCHED // 4],
+    }  # fmt: skip
+    mix = sweep(Mix({"long": 1.0}), Mix({"short": 1.0}), [long_share])[long_share]
+    lengths = {name: [len(d) for d in source] for name, source in sources.items()}
+    drawn = mix.draw(lengths, CONTINUED, np.random.default_rng(SEED), epochs=2)
+    chosen = [sources[name][n] for name, numbers in drawn.items() for n in numbers]
+    return packed(chosen, STRETCHED)
+
+
+Run = tuple[str, Callable[[Corpus], Batches]]  # the model it starts from, and its batches
+RUNS: dict[str, Run] = {
+    "fixed_1024": ("new", lambda corpus: fixed(corpus.part(SCRATCH), LENGTH)),
+    "fixed_256": ("new", lambda corpus: fixed(corpus.part(SCRATCH), LENGTH // 4)),
+    "grow_p2": ("new", lambda corpus: decomposed(corpus.part(SCRATCH))),
+    "grow_length": ("new", lambda corpus: staged(corpus.part(SCRATCH), GrowLength(64, LENGTH))),
+    "xgen": ("new", lambda corpus: staged(corpus.part(SCRATCH), XGen(LENGTH))),
+    "best_fit": ("new", lambda corpus: packed(corpus.part(SCRATCH), LENGTH)),
+    "plain": ("lab", lambda corpus: tangled(corpus.part(CONTINUED, SCRATCH), (1, 1))),
+    "knots": ("lab", lambda corpus: tangled(corpus.part(CONTINUED, SCRATCH), (2, 3))),
+    "long_0.0": ("lab", lambda corpus: mixed(corpus.documents, 0.0)),
+    "long_0.6": ("lab", lambda corpus: mixed(corpus.documents, 0.6)),
+    "long_1.0": ("lab", lambda corpus: mixed(corpus.documents, 1.0)),
+}
+
+
+def model_of(kind: str) -> LlamaForCausalLM:
+    """A fresh model of half a million parameters, or the bundled one with its window stretched."""
+    torch.manual_seed(SEED)
+    if kind == "new":
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=VOCABULARY, hidden_size=96, intermediate_size=256,
+                num_hidden_layers=3, num_attention_heads=3, num_key_value_heads=3,
+                max_position_embeddings=LENGTH, tie_word_embeddings=True,
+            )
+        )  # fmt: skip
+    config = LlamaConfig.from_pretrained(ASSETS)
+    # NTK-aware: 4 times the window is 4 ** (d / (d - 2)) times the base, for heads of d = 32.
+    base = 10_000.0 * 4 ** (32 / 30)
+    config.rope_parameters = {"rope_type": "default", "rope_theta": base}
+    config.max_position_embeddings = STRETCHED
+    model = LlamaForCausalLM.from_pretrained(ASSETS, config=config, dtype=torch.float32)
+    model.resize_token_embeddings(MARKERS[-1] + 1)
+    return model
+
+
+def train(model: LlamaForCausalLM, batches: list[dict[str, Tensor]], peak: float) -> dict[str, Any]:
+    """One pass; warm up over 10 steps, hold, and fall to zero over the last 40%."""
+    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    optimizers = [
+        Muon(hidden, lr=peak, weight_decay=0.05),
+        torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    parameters = sum(p.numel() for p in model.parameters())
+    config, steps = model.config, len(batches)
+    pairs = tokens = 0
+    began, began_cpu = time.perf_counter(), time.process_time()
+    model.train()
+    kernel = "per_document" if "segment_ids" in batches[0] else "sdpa"
+    with document_attention(model, kernel):
+        for step, batch in enumerate(batches):
+            scale = min(1.0, (step + 1) / 10, (steps - step) / (0.4 * steps))
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = peak * scale
+            labels = batch.pop("labels")
+            logits = model(**batch, use_cache=False).logits[:, :-1]
+            loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            tokens += int((labels[:, 1:] != -100).sum())
+            pairs += _pairs(batch)
+            if step % 10 == 0:
+                left = (time.perf_counter() - began) / (step + 1) * (steps - step - 1)
+                print(f"{step}/{steps} loss {loss.item():.3f}, {left:.0f} s left", flush=True)
+    # 6 per parameter and token; 4 per pair, layer and channel forward, three times with backward.
+    attention = 12 * config.hidden_size * config.num_hidden_layers * pairs
+    return {
+        "steps": steps, "targets": tokens, "parameters": parameters,
+        "flops": 6 * parameters * tokens + attention, "attention_flops": attention,
+        "seconds": round(time.perf_counter() - began, 1),
+        "cpu_seconds": round(time.process_time() - began_cpu, 1),
+    }  # fmt: skip
+
+
+def _pairs(batch: dict[str, Tensor]) -> int:
+    """Pairs of a query and a key that causal attention within documents computes."""
+    if "segment_ids" not in batch:
+        rows, length = batch["input_ids"].shape
+        return rows * length * (length + 1) // 2
+    counts = [row[row >= 0].bincount() for row in batch["segment_ids"]]
+    return sum(int((n * (n + 1) // 2).sum()) for n in counts)
+
+
+@torch.no_grad()
+def text_losses(
+    model: LlamaForCausalLM, corpus: Corpus, lengths: tuple[int, ...]
+) -> dict[str, float]:
+    """Nats per token of the first 2,048 tokens of every held-out file, in windows of a length."""
+    model.eval()
+    losses = {}
+    for length in lengths:
+        rows = torch.tensor(
+            [[BOS, *doc[n : n + length - 1]]
+             for doc in corpus.held_out for n in range(0, 2048 - length + 1, length - 1)]
+        )  # fmt: skip
+        total = 0.0
+        for part in rows.split(STEP // length):
+            logits = model(input_ids=part, use_cache=False).logits[:, :-1]
+            total += cross_entropy(
+                logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum"
+            ).item()
+        losses[str(length)] = round(total / rows[:, 1:].numel(), 4)
+    return losses
+
+
+@torch.no_grad()
+def recall(model: LlamaForCausalLM, corpus: Corpus, problems: int = 12) -> dict[str, Any]:
+    """Passkeys, key-value pairs, needles and chains of variables in held-out text."""
+    model.eval()
+    data = Data(torch.tensor(list(itertools.chain(*corpus.held_out))), corpus.tokenizer, SEED)
+    found = {}
+    for length in (1024, STRETCHED):
+        rng = random.Random(f"{SEED} {length}")
+        losses, right = [], []
+        for _ in range(problems):
+            ids, mask = data._problem(rng, length)
+            row, answer = torch.tensor([ids]), torch.tensor(mask)[1:]
+            logits = model(input_ids=row, use_cache=False).logits[0, :-1][answer]
+            targets = row[0, 1:][answer]
+            losses.append(cross_entropy(logits, targets).item())
+            right.append((logits.argmax(-1) == targets).float().mean().item())
+        found[str(length)] = {
+            "answer_loss": round(float(np.mean(losses)), 4),
+            "answer_tokens_right": round(float(np.mean(right)), 4),
+        }
+    return found
+
+
+def cuts(documents: list[list[int]], whole: bool) -> dict[str, int]:
+    """Cuts through documents, and documents that fit a window and are cut nevertheless.
+
+    Args:
+        whole: Whether a document is cut only where it is longer than a window.
+    """
+    ends = np.cumsum([0, *map(len, documents)])
+    if whole:
+        return {"cuts": sum((len(d) - 1) // LENGTH for d in documents), "fitting_documents_cut": 0}
+    inside = [(end - 1) // LENGTH - start // LENGTH for start, end in itertools.pairwise(ends)]
+    fitting = [n > 0 and len(d) <= LENGTH for n, d in zip(inside, documents, strict=True)]
+    return {"cuts": int(sum(inside)), "fitting_documents_cut": int(sum(fitting))}
+
+
+def run(name: str, corpus: Corpus) -> dict[str, Any]:
+    kind, make = RUNS[name]
+    model = model_of(kind)
+    batches = list(make(corpus))
+    record = {"run": name, "seed": SEED, "threads": torch.get_num_threads()}
+    record |= train(model, batches, peak=3e-3 if kind == "new" else 5e-4)
+    lengths = (128, 256, LENGTH) if kind == "new" else (256, STRETCHED)
+    record["held_out_loss"] = text_losses(model, corpus, lengths)
+    if name in ("fixed_1024", "best_fit"):
+        record |= cuts(corpus.part(SCRATCH), whole=name == "best_fit")
+    if kind == "lab":
+        record["recall"] = recall(model, corpus)
+    return record
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--run", choices=RUNS, action="append", help="default: all")
+    parser.add_argument("--evidence", action="store_true", help="only write the verdicts")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    if not arguments.evidence:
+        corpus = Corpus(out)
+        for name in arguments.run or RUNS:
+            result = out / f"{name}.json"
+            if result.exists():
+                print(f"{name} is finished")
+                continue
+            record = run(name, corpus)
+            temporary = result.with_suffix(".tmp")
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            os.replace(temporary, result)
+            print(json.dumps(record), flush=True)
+    records = {name: json.loads((out / f"{name}.json").read_text()) for name in RUNS
+               if (out / f"{name}.json").exists()}  # fmt: skip
+    if arguments.evidence or set(records) == set(RUNS):
+        write_evidence(records)
+
+
+if __name__ == "__main__":
+    main()

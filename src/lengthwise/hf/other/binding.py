@@ -1,0 +1,98 @@
+"""What ties a model without rotary positions to its scaling: hooks, and how to take them off."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, float32, nn, promote_types
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+Factor = float | Tensor
+
+
+class HookBinding:
+    """Hooks on one model that multiply a part of its scores by a number for every row.
+
+    Args:
+        engine: Has `geometry`, `axes` and `factor(lengths)`: the number for rows of `lengths`
+            tokens `[b]`, or the same number for all where `lengths` is None. `static` says that
+            it never looks at lengths. See `lengthwise.extend.scores.ScoreEngine`.
+        reader: The module whose forward sees the whole input and its mask.
+    """
+
+    def __init__(self, model: PreTrainedModel, engine: Any, reader: nn.Module) -> None:
+        self.engine = engine
+        self._model_type = model.config.model_type
+        self._signature = inspect.signature(reader.forward)
+        self._factor: Factor = engine.factor(None) if engine.static else 1.0
+        self._hooks: list[RemovableHandle] = [
+            reader.register_forward_pre_hook(self._before, with_kwargs=True),
+            reader.register_forward_hook(self._after, always_call=True),
+        ]
+        object.__setattr__(model, "_lengthwise", self)
+
+    def undo(self, model: PreTrainedModel) -> None:
+        """Give the model back as it was."""
+        for hook in self._hooks:
+            hook.remove()
+        del model._lengthwise
+
+    def new_cache(self) -> Any:
+        """There is none of ours.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"{self._model_type} keeps transformers' own cache when it is adapted; leave "
+            "past_key_values out, or pass a transformers.DynamicCache"
+        )
+
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Before a forward: the factor of every row, where it depends on their lengths."""
+        if self.engine.static:
+            return
+        if module.training and getattr(module, "gradient_checkpointing", False):
+            raise ValueError(
+                f"{type(self.engine.axes.scaling).__name__} follows the length of each input and "
+                "cannot run with gradient checkpointing, which runs layers again later; turn one "
+                "of them off"
+            )
+        given = self._signature.bind_partial(*args, **kwargs).arguments
+        new = given.get("input_ids")
+        new = given.get("inputs_embeds") if new is None else new
+        if new is None:
+            return  # transformers has its own words for it
+        cache = given.get("past_key_values")
+        seen = 0 if cache is None else cache.get_seq_length()
+        self._factor = self.engine.factor(
+            row_lengths(given.get("attention_mask"), new, int(seen) + new.shape[1])
+        )
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        """After a forward, also one that failed."""
+
+
+def row_lengths(mask: Tensor | None, new: Tensor, total: int) -> Tensor:
+    """Real tokens of every row so far, `[b]`: those that a 2-D mask shows, or `total`.
+
+    Raises:
+        ValueError: For a mask that is not 2-D.
+    """
+    if mask is None:
+        return torch.full((new.shape[0],), total)
+    if mask.ndim != 2:
+        raise ValueError(
+            "a scaling that follows the length of the input needs a 2-D attention mask, got shape "
+            f"{tuple(mask.shape)}"
+        )
+    return (mask != 0).sum(1)
+
+
+def times(x: Tensor, factor: Factor) -> Tensor:
+    """`x` times a number, or one for every row of its first dimension, in float32 at least."""
+    if isinstance(factor, float):
+        return x * factor
+    each = factor.to(x.device, promote_types(x.dtype, float32)).view(-1, *[1] * (x.ndim - 1))
+    return (x * each).to(x.dtype)

@@ -1,0 +1,143 @@
+"""LongBench's 21 sets, from a person's own copy."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from lengthwise.measure.metrics import (
+    edit_similarity,
+    f1,
+    rouge_l_summary,
+    token_f1,
+)  # fmt: skip
+from lengthwise.measure.published.base import Published, Row, filled, read_rows, segmented
+from lengthwise.measure.published.chinese import plain_words
+from lengthwise.measure.tasks.base import Item
+
+Score = Callable[[str, str, list[str]], float]  # of a reply, a reference and all classes
+
+
+def _number_share(text: str, number: str) -> float:
+    numbers = re.findall(r"\d+", text)
+    return numbers.count(number) / len(numbers) if numbers else 0.0
+
+
+def _paragraph(text: str, reference: str, classes: list[str]) -> float:
+    return _number_share(text, re.findall(r"\d+", reference)[0])
+
+
+def _count(text: str, reference: str, classes: list[str]) -> float:
+    return _number_share(text, reference)
+
+
+def _code(text: str, reference: str, classes: list[str]) -> float:
+    """Edit similarity of the first line that is neither comment nor fence."""
+    lines = text.lstrip("\n").split("\n")
+    code = next((line for line in lines if not any(m in line for m in ("`", "#", "//"))), "")
+    return edit_similarity(code, reference)
+
+
+def _class(text: str, reference: str, classes: list[str]) -> float:
+    """One over the classes that are named, without those that are a part of the right one."""
+    named = [name for name in classes if name in text]
+    # As published: leaving one out moves the next one up unseen.
+    for name in named:
+        if name in reference and name != reference:
+            named.remove(name)
+    return 1 / len(named) if reference in named else 0.0
+
+
+def _f1_chinese(text: str, reference: str, classes: list[str]) -> float:
+    return f1(plain_words(text), plain_words(reference))
+
+
+def _rouge_chinese(text: str, reference: str, classes: list[str]) -> float:
+    return rouge_l_summary(" ".join(segmented(text)), " ".join(segmented(reference)))
+
+
+def _f1(text: str, reference: str, classes: list[str]) -> float:
+    return token_f1(text, reference)
+
+
+def _rouge(text: str, reference: str, classes: list[str]) -> float:
+    return rouge_l_summary(text, reference)
+
+
+# Score and tokens of the answer.
+SETS: dict[str, tuple[Score, int]] = {
+    "narrativeqa": (_f1, 128), "qasper": (_f1, 128), "multifieldqa_en": (_f1, 64),
+    "multifieldqa_zh": (_f1_chinese, 64), "hotpotqa": (_f1, 32), "2wikimqa": (_f1, 32),
+    "musique": (_f1, 32), "dureader": (_rouge_chinese, 128), "gov_report": (_rouge, 512),
+    "qmsum": (_rouge, 512), "multi_news": (_rouge, 512), "vcsum": (_rouge_chinese, 512),
+    "trec": (_class, 64), "triviaqa": (_f1, 32), "samsum": (_rouge, 128), "lsht": (_class, 64),
+    "passage_count": (_count, 32), "passage_retrieval_en": (_paragraph, 32),
+    "passage_retrieval_zh": (_paragraph, 32), "lcc": (_code, 64), "repobench-p": (_code, 64),
+}  # fmt: skip
+_FIRST_LINE = ("trec", "triviaqa", "samsum", "lsht")
+_OWN_PROMPT = "Read this.\n\n{context}\n\nReply to this as briefly as you can.\n\n{input}\nReply:"
+BINS = {"0-4k": 4000, "4-8k": 8000, "8k+": float("inf")}  # of LongBench-E, in words
+
+
+@cache
+def _prompts(file: Path) -> dict[str, str]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} is no file of prompts: {error}") from None
+    return {str(name): str(prompt) for name, prompt in found.items()}
+
+
+@dataclass(frozen=True)
+class LongBench(Published):
+    """Scores one set of LongBench as its own code does.
+
+    Source: Bai et al., LongBench (arXiv:2308.14508), section 3 and table 1; formats, answer lengths
+    and metrics of its public code. The best of several references counts.
+
+    Args:
+        file: The set's JSON lines: `input`, `context`, `answers`, `length`, `dataset`,
+            `all_classes`.
+        prompts: The `dataset2prompt.json` of a person's own copy. None takes one wording of ours
+            for all sets: fine to compare models, but not the published prompts.
+
+    Raises:
+        ValueError: A file in another format, or of an unknown set.
+    """
+
+    file: Path
+    prompts: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.rows()
+
+    def rows(self) -> list[Row]:
+        """All questions of the file, in its order."""
+        found = []
+        keys = ("input", "context", "answers", "length", "dataset", "all_classes")
+        for row in read_rows(self.file, keys):
+            name = str(row["dataset"]).removesuffix("_e")
+            if name not in SETS:
+                raise ValueError(f"{self.file}: unknown set {name!r}; known: {', '.join(SETS)}")
+            form = _OWN_PROMPT if self.prompts is None else _prompts(self.prompts).get(name)
+            if form is None:
+                raise ValueError(f"{self.prompts} holds no prompt for {name}")
+            prompt = filled(form, row)
+            record = {key: row[key] for key in ("length", "all_classes")} | {"dataset": name}
+            found.append(Row(prompt, tuple(row["answers"]), SETS[name][1], record))
+        return found
+
+    def score(self, text: str, item: Item) -> float:
+        """The set's own metric, with the best reference."""
+        name = item.record["dataset"]
+        if name in _FIRST_LINE:
+            text = text.lstrip("\n").split("\n")[0]
+        classes = item.record["all_classes"] or []
+        return max(SETS[name][0](text, answer, classes) for answer in item.record["references"])
+
+
+def length_bin(item: Item) -> str:
+    """The bin of LongBench-E: "0-4k", "4-8k" or "8k+" words."""
+    return next(name for name, below in BINS.items() if item.record["length"] < below)

@@ -1,0 +1,97 @@
+"""`lengthwise plan`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lengthwise.testing.models import tiny_model
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration alone, of a model that would not fit a disk."""
+    tiny_model("llama").config.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    wide = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256}  # fmt: skip
+    file.write_text(json.dumps({**json.loads(file.read_text()), **wide}))
+    return file
+
+
+def test_serving(call: Call, config: Path) -> None:
+    status, out, err = call("plan", config, "--device", "h100", "--tokens", 1000)
+    assert (status, err) == (0, "")
+    assert "1,000 tokens, batch 1, bfloat16, on h100 with 80 GB (NVIDIA" in out
+    # 2 layers of 8 heads of 128, keys and values of 2 bytes
+    assert "a token's keys, values       8.19 kB" in out
+    assert max(map(len, out.splitlines())) <= 120
+    status, out, _ = call("plan", config.parent, "--device", "h100", "--tokens", 1000, "--json")
+    assert json.loads(out)["kv_user"] == 1000 * 8192
+
+
+def test_training(call: Call, config: Path) -> None:
+    words = ("plan", config, "--train", "--device", "h100", "--lora", 4)
+    status, out, err = call(*words)
+    assert status == 0 and "Traceback" not in err
+    assert "all parameters " in out and "LoRA of rank 4 " in out
+    assert "all (StreamBP + TiledLoss + Offload)" in out and "TiledLoss: x " in out
+    status, out, _ = call(*words, "--json")
+    rows = json.loads(out)["rows"]
+    assert status == 0 and len(rows) == 16
+    assert all(row["peak"] <= 0.95 * 80e9 < 1.05 * row["peak"] for row in rows)
+
+
+def test_a_cpu_has_no_host_to_offload_to(call: Call) -> None:
+    status, out, _ = call("plan", "demo", "--train", "--memory", "1GB")
+    assert status == 0 and "Offload" not in out and "StreamBP + TiledLoss" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--device", "h20"), "did you mean h200?"),
+        (("--tokens", "-4"), "--tokens must be at least 1, got -4"),
+        (("--batch", "0"), "--batch must be at least 1, got 0"),
+        (("--lora", "4"), "--lora 4 goes with --train"),
+        (("--train", "--lora", "-1"), "--lora must be at least 1, got -1"),
+        (("--train", "--optimizer", "lion"), "--optimizer must be one of adamw, sgd, momentum"),
+        (("--dtype", "int3"), "--dtype must be one of float32, bfloat16, float16"),
+        (("--memory", "3x"), "--memory '3x' is no size"),
+        (("--bandwidth", "0"), "--bandwidth must be above 0"),
+        (("--train", "--memory", "1GB", "--tokens", "99999999"), "the longest is "),
+        (("--train", "--memory", "1MB", "--tokens", "9"), "not even one token fits"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said(
+    words: tuple[str, ...], reason: str, refused: Callable[..., str]
+) -> None:
+    assert reason in refused("plan", "demo", *words)
+
+
+def test_configurations_that_are_none(
+    refused: Callable[..., str], broken: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert "it has no config.json" in refused("plan", broken("no-config"))
+    assert "is no JSON" in refused("plan", broken("bad-config"))
+    assert "nonesuch" in refused("plan", broken("unknown-family"))
+    assert "gpt2 is not supported: it has no rotary positions" in refused(
+        "plan", broken("no-rotary")
+    )
+    assert "no directory and no configuration" in refused("plan", tmp_path / "nothing.json")
+    other = tmp_path / "other.json"
+    other.write_text('{"layers": 3}')
+    assert "it has no model_type" in refused("plan", other)
+    other.write_text('{"model_type": "llama", "hidden_size": "wide"}')
+    assert "llama" in refused("plan", other) or "hidden_size" in refused("plan", other)
+
+
+def test_training_a_family_that_cannot_be_planned(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    tiny_model("gpt_oss").config.save_pretrained(tmp_path)
+    assert "training gpt_oss cannot be planned" in refused("plan", tmp_path, "--train")
