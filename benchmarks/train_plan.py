@@ -4,11 +4,14 @@ python benchmarks/train_plan.py        two shapes, every lever, float32 and bflo
 
 Every case is a process of its own: warmed up on a model of one layer and 64 tokens, then two steps
 of the real one. `resident` is the process's highest resident size above that after warming up;
-`tensors` is the peak of what torch's allocator handed out, in a third step. No constant of the
-prediction was fitted to these shapes, or to any other: see `lengthwise.train.plan`.
+`tensors` is the peak of what torch's allocator handed out, in a third step. glibc keeps freed
+blocks below 32 MB for itself, in pieces: `returned` is the resident size of a second process that
+is told to give all above 64 kB back (MALLOC_MMAP_THRESHOLD_). No constant of the prediction was
+fitted to these shapes, or to any other: see `lengthwise.train.plan`.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +42,7 @@ LEVERS = {
     "StreamBP + TiledLoss": Levers((StreamBP(512), TiledLoss(512))),
 }
 LENGTH = 4096
+GIVE_BACK = "MALLOC_MMAP_THRESHOLD_"
 CASES = [
     *((shape, lever, "float32", 0) for shape in SHAPES for lever in LEVERS),
     *(("wide", lever, "bfloat16", 0) for lever in ("checkpointing", "StreamBP + TiledLoss")),
@@ -68,7 +72,8 @@ def main() -> None:
             f"{shape:<11}{lever:<27}{dtype:<9} LoRA {lora}  predicted "
             f"{row['predicted'] / 1e6:8.1f} MB, tensors {row['tensors'] / 1e6:8.1f} "
             f"({row['predicted'] / row['tensors']:.3f}), resident {row['resident'] / 1e6:8.1f} "
-            f"({row['predicted'] / row['resident']:.3f})",
+            f"({row['predicted'] / row['resident']:.3f}), returned {row['returned'] / 1e6:8.1f} "
+            f"({row['predicted'] / row['returned']:.3f})",
             flush=True,
         )
     write("train_plan", "How near are predicted peaks of a training step to measured ones?", rows)
@@ -89,7 +94,19 @@ def child(shape: str, lever: str, dtype: str, lora: int) -> None:
     before = status("VmRSS")
     marks: list[int] = []
     tensors = train(settings, levers, dtype, lora, LENGTH, marks)
-    print(json.dumps({"resident": marks[0] - before, "tensors": tensors}))
+    resident = marks[0] - before
+    if GIVE_BACK in os.environ:
+        print(json.dumps({"returned": resident}))
+        return
+    again = subprocess.run(
+        [sys.executable, __file__, sys.argv[1]],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, GIVE_BACK: str(1 << 16)},
+    )
+    returned = json.loads(again.stdout.splitlines()[-1])
+    print(json.dumps({"resident": resident, "tensors": tensors, **returned}))
 
 
 def train(
@@ -120,6 +137,8 @@ def train(
     step()
     step()
     marks.append(status("VmHWM"))
+    if GIVE_BACK in os.environ:
+        return 0
     states = [x for state in optimizer.state.values() for x in state.values()]
     held = sum({x.data_ptr(): x.nbytes for x in [*model.parameters(), *states]}.values())
     with PeakBytes(torch.device("cpu")) as peak:

@@ -91,6 +91,59 @@ def benchmark_table(name: str) -> str:
     return "\n".join(lines)
 
 
+def rows_table(name: str, columns: dict[str, str]) -> str:
+    """A benchmark's rows that have all of the columns: from a heading to a key, `a.b` inside."""
+    file = ROOT / "benchmarks" / "results" / f"{name}.json"
+    if not file.exists():
+        return f"Not measured yet: `python benchmarks/{name}.py`."
+    record = json.loads(file.read_text("utf-8"))
+    lines = [
+        " | ".join(columns),
+        " | ".join("---" if k in ("who", "way") else "---:" for k in columns),
+    ]
+    for row in record["rows"]:
+        cells = [_value(row, key) for key in columns.values()]
+        if all(cell is not None for cell in cells):
+            lines.append(" | ".join(_written(cell) for cell in cells))
+    hardware = record["hardware"]
+    words = [
+        f"`{record['command']}`, {hardware['processor']}, {hardware['threads']} threads, commit "
+        f"{record['commit']}, {record['date']}."
+    ]
+    return "\n".join([*(f"| {line} |" for line in lines), "", *words])
+
+
+def _value(row: dict, key: str) -> object:
+    value: object = row
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _written(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def claims_table(folder: str) -> str:
+    """The verdicts of a folder of evidence, with every comparison that they rest on."""
+    files = sorted((ROOT / "evidence" / folder).glob("*.json"))
+    lines = ["| paper | the claim | verdict | compared |", "| --- | --- | --- | --- |"]
+    for file in files:
+        record = json.loads(file.read_text("utf-8"))
+        compared = []
+        for one in record["comparisons"]:
+            sides = [f"{k} {v:.5g}" for k, v in one.items() if k not in ("what", "wanted", "holds")]
+            compared.append(f"{one['what']}: {' against '.join(sides)}")
+        lines.append(
+            f"| {record['paper']} | {record['claim']} {record['notes']} | "
+            f"**{record['verdict']}** | {'; '.join(compared)} |"
+        )
+    scales = {json.loads(file.read_text("utf-8"))["scale"] for file in files}
+    return "\n".join([*lines, "", *(f"Scale: {scale}." for scale in sorted(scales))])
+
+
 def lab_curve() -> str:
     rows = [json.loads(line) for line in LAB_LOG.read_text("utf-8").splitlines()]
     lines = [
@@ -137,7 +190,10 @@ def extension_table() -> str:
 
 def extension_verdicts() -> str:
     lines = ["| method | the paper's claim | verdict | note |", "| --- | --- | --- | --- |"]
-    for record in extension_records():
+    made = extension_records()
+    known = {record["method"] for record in made}
+    others = [json.loads(file.read_text("utf-8")) for file in sorted(EXTEND.glob("*.json"))]
+    for record in made + [other for other in others if other["method"] not in known]:
         failed = [f["says"] for f in record["findings"] if not f["holds"]]
         note = "; ".join(filter(None, [record["note"], *(f"not: {words}" for words in failed)]))
         lines.append(
@@ -241,6 +297,57 @@ PARTS = {
     "demo-passkey": demo_passkey_table,
     "lab-curve": lab_curve,
     "methods": method_table,
+    "packers": lambda: rows_table(
+        "packers",
+        {
+            "who": "who",
+            "documents": "documents",
+            "bins": "bins",
+            "utilisation": "utilisation",
+            "seconds": "seconds.median",
+        },
+    ),
+    "pack": lambda: rows_table(
+        "pack",
+        {
+            "who": "who",
+            "documents": "documents",
+            "rows": "rows",
+            "seconds": "seconds.median",
+            "times faster": "times_faster",
+        },
+    ),
+    "packed-training": lambda: rows_table(
+        "packed_training",
+        {
+            "who": "who",
+            "tokens a second": "tokens a second.median",
+            "utilisation": "utilisation",
+            "times padded": "times padded",
+        },
+    ),
+    "train-memory": lambda: rows_table(
+        "train_memory",
+        {"way": "way", "tokens": "tokens", "peak bytes": "peak_bytes", "seconds": "seconds"},
+    ),
+    "train-plan": lambda: rows_table(
+        "train_plan",
+        {"who": "who", "tokens": "tokens", "predicted bytes": "predicted", "measured": "tensors"},
+    ),
+    "edit": lambda: rows_table(
+        "edit", {"who": "who", "tokens": "tokens", "seconds": "seconds.median"}
+    ),
+    "data-claims": lambda: claims_table("train_data"),
+    "layouts": lambda: rows_table(
+        "layouts",
+        {
+            "who": "who",
+            "regions": "regions",
+            "prefill, s": "prefill.median",
+            "times FlexAttention": "prefill_over_flex",
+            "one token, s": "decode.median",
+        },
+    ),
     "extension": extension_table,
     "extension-verdicts": extension_verdicts,
     "decode": lambda: benchmark_table("decode"),

@@ -1,10 +1,10 @@
 """Do the papers' claims about lengths in training hold on a small model? One seed, minutes a run.
 
-    python recipes/length_curricula.py --out runs/curricula                 all runs, then verdicts
-    python recipes/length_curricula.py --out runs/curricula --run grow_p2   one of them
+    python recipes/length_curricula.py --out runs/lengths                   all runs, then verdicts
+    python recipes/length_curricula.py --out runs/lengths   --run grow_p2   one of them
 
 From scratch: a Llama of half a million parameters learns the same documents of the Python standard
-library (0.3 million tokens, once) in windows of 1,024 tokens, by dataset decomposition, at growing
+library (0.9 million tokens, once) in windows of 1,024 tokens, by dataset decomposition, at growing
 lengths, in stages, and packed best-fit. Continued: the bundled model, trained on 512 tokens, goes
 on at 2,048 with plain, tangled (Untie the Knots) and mixed long and short data (ProLong). A run
 that is finished is skipped; the same seed gives the same bits. `--evidence` writes
@@ -44,7 +44,7 @@ ASSETS = Path(lengthwise.__file__).parent / "assets" / "lab"
 LENGTH = 1024  # of the longest sequences from scratch
 STRETCHED = 2048  # of the longest sequences when the bundled model goes on
 STEP = 2048  # tokens of a step
-SCRATCH = 300_000  # tokens of documents for a run from scratch
+SCRATCH = 900_000  # tokens of documents for a run from scratch
 CONTINUED = 40_000  # tokens for a run that goes on
 VOCABULARY = 1536
 KNOTS, MARKERS = (1536, 1537), (1538, 1539, 1540, 1541, 1542)
@@ -192,8 +192,8 @@ RUNS: dict[str, Run] = {
     "grow_length": ("new", lambda corpus: staged(corpus.part(SCRATCH), GrowLength(64, LENGTH))),
     "xgen": ("new", lambda corpus: staged(corpus.part(SCRATCH), XGen(LENGTH))),
     "best_fit": ("new", lambda corpus: packed(corpus.part(SCRATCH), LENGTH)),
-    "plain": ("lab", lambda corpus: tangled(corpus.part(CONTINUED, SCRATCH), (1, 1))),
-    "knots": ("lab", lambda corpus: tangled(corpus.part(CONTINUED, SCRATCH), (2, 3))),
+    "plain": ("lab", lambda corpus: tangled(corpus.part(CONTINUED, 300_000), (1, 1))),
+    "knots": ("lab", lambda corpus: tangled(corpus.part(CONTINUED, 300_000), (2, 3))),
     "long_0.0": ("lab", lambda corpus: mixed(corpus.documents, 0.0)),
     "long_0.6": ("lab", lambda corpus: mixed(corpus.documents, 0.6)),
     "long_1.0": ("lab", lambda corpus: mixed(corpus.documents, 1.0)),

@@ -170,14 +170,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("method", choices=sorted(MODELS))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--tuning", type=int, default=60, help="steps of HeadScale's tuning")
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(2)
     files = standard_library_files(held_out=False)[::3]
-    seen = tokens_of("\n".join(map(read_text, files)), 6_000_000)
+    seen = tokens_of("\n".join(map(read_text, files)), 3_000_000)
     unseen = tokens_of(held_out_text(), 1_000_000)
     kind, settings = MODELS[args.method]
     torch.manual_seed(args.seed)  # transformers draws weights from the global generator

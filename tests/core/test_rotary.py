@@ -114,3 +114,23 @@ def test_types_are_kept_and_angles_are_float32(dtype, close):
     assert got.dtype == dtype
     want = spelled(x, positions, FREQUENCIES.float(), "half", 1.1)
     assert_close(got.double(), want, rtol=0, atol=close * (40 if dtype == torch.float32 else 1))
+
+
+def test_one_position_shared_by_rows_with_frequencies_of_their_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rotary = Rotary(torch.rand(2, 4, generator=generator, dtype=torch.float64))
+    x = torch.randn(2, 3, 1, 8, generator=generator, dtype=torch.float64)
+    shared = rotary.rotate(x, torch.tensor([[[5]]]))
+    assert torch.equal(shared, rotary.rotate(x, torch.tensor([[[5]], [[5]]])))
+
+
+@pytest.mark.parametrize("pairing", ["half", "interleaved"])
+def test_one_position_is_rotated_as_it_is_among_many(pairing: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    rotary = Rotary(torch.rand(3, generator=generator, dtype=torch.float64), 1.5, pairing)
+    x = torch.randn(1, 2, 4, 8, generator=generator, dtype=torch.float64)
+    positions = torch.tensor([[[0, 7, 1000, 3]]])
+    many = rotary.rotate(x, positions)
+    for at in range(4):
+        one = rotary.rotate(x[:, :, at : at + 1], positions[..., at : at + 1])
+        assert torch.allclose(one, many[:, :, at : at + 1], rtol=0, atol=1e-12)

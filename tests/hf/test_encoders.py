@@ -187,9 +187,9 @@ def test_a_copy_sharpens_for_itself():
 @pytest.mark.parametrize("strategy", ["maximum", "entropy"])
 @pytest.mark.parametrize("cls", [hf.T5EncoderModel, hf.T5ForConditionalGeneration])
 def test_alignment_restores_the_statistic(strategy, cls):
-    model, ids = model_of("t5", cls), tokens(1, 8 * WINDOW)[0]
+    model, ids = model_of("t5", cls), tokens(1, 4 * WINDOW)[0]
     before = hidden(model.get_encoder(), ids[None])
-    found = lw.align_t5(model, ids, (2, 8), strategy=strategy)
+    found = lw.align_t5(model, ids, (2, 4), strategy=strategy)
     assert torch.equal(hidden(model.get_encoder(), ids[None]), before)  # attention put back
     assert 1 > found.temperatures[0] > found.temperatures[1] > 0
     model.set_attn_implementation("eager")
@@ -222,8 +222,8 @@ def refusal(call):
 def test_what_does_not_fit():
     llama, bert, t5 = tiny_model("llama"), model_of("bert"), model_of("t5")
     assert refusal(lambda: lw.adapt(llama, lw.TempScale(0.8))) == (
-        "TempScale is for models with learned absolute positions or T5's relative biases, and llama "
-        "has rotary positions or none; use lw.YaRN(factor=…) or lw.LogTemperature()"
+        "TempScale is for models with learned absolute positions or T5's relative biases, and "
+        "llama has rotary positions or none; use lw.YaRN(factor=…) or lw.LogTemperature()"
     )
     decoder = model_of("bert", hf.BertLMHeadModel, is_decoder=True)
     assert "bert is not supported" in refusal(lambda: lw.adapt(decoder, lw.TempScale(0.8)))

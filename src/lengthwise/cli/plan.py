@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from lengthwise.train.plan import Longest
 
 DEVICE_HELP = "cpu (this machine), h100, h200, a100-80, rtx4090, or bytes of memory such as 48GB."
+CPU_NOTE = (
+    "\nBytes of tensors. glibc keeps freed memory in pieces on top, unless the training runs with "
+    "MALLOC_MMAP_THRESHOLD_=65536.\nOffload is left out: a CPU's memory is the host's."
+)
+GPU_NOTE = (
+    "\nBytes of tensors, with attention in FlashAttention 2; 5% of the memory is left for CUDA's "
+    "context and fragments."
+)
 SPARE = 0.05  # of a device's memory is left for CUDA's context and fragments
 
 
@@ -193,6 +201,7 @@ def plan_training(
     )
     for rank, rows in found.items():
         print("\n".join(training_lines(trained(rank), rows, tokens)))
+    print(CPU_NOTE if not device.gpu else GPU_NOTE)
 
 
 def trained(rank: int) -> str:

@@ -65,7 +65,8 @@ class Rotary:
         self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, " b #h t"]
     ) -> Float[Tensor, "b h t d"]:
         exact = torch.promote_types(x.dtype, torch.float32)
-        if positions.numel() == 1 and x.device.type == "cpu":
+        one_row = self.inv_freq.ndim == 1 or len(self.inv_freq) == 1
+        if positions.numel() == 1 and one_row and x.device.type == "cpu":
             return (x.to(exact) @ self._matrix(positions, x.shape[-1], exact)).to(x.dtype)
         angles = self._angles(positions, x.device, exact)
         cos, sin = angles.cos(), angles.sin()

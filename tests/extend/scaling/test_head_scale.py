@@ -24,14 +24,14 @@ def logits(model, ids, **kw):
 
 
 def test_it_is_the_model_with_scaled_query_weights():
-    model, ids = nope(), tokens(2, 40)
+    model, ids = nope().double(), tokens(2, 40)
     with lw.adapted(model, lw.HeadScale(SCALES)):
         ours = logits(model, ids)
     plain = logits(model, ids)
     for layer, row in zip(model.model.layers, SCALES, strict=True):
         weight = layer.self_attn.q_proj.weight.data
-        weight.mul_(torch.tensor(row).repeat_interleave(8)[:, None])
-    assert (ours - logits(model, ids)).abs().max() < 1e-5
+        weight.mul_(torch.tensor(row, dtype=torch.float32).repeat_interleave(8)[:, None])
+    assert (ours - logits(model, ids)).abs().max() < 1e-10
     assert (ours - plain).abs().max() > 1e-3
 
 
@@ -79,18 +79,18 @@ def test_save_and_load(tmp_path):
 def test_only_one_number_a_head_is_tuned():
     model = nope(num_attention_heads=4, num_key_value_heads=2)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    batches = [tokens(2, 96, seed=seed) % 5 + 3 for seed in range(2)]
+    batches = [tokens(1, 72, seed=seed) % 5 + 3 for seed in range(2)]
 
     def loss(*methods):
         with lw.adapted(model, *methods), torch.no_grad():
             return sum(model(input_ids=ids, labels=ids).loss.item() for ids in batches)
 
     start = lw.HeadScale(((1.6,) * 4,) * 2)
-    tuned = lw.tune_head_scale(model, batches, steps=20, lr=0.1)
+    tuned = lw.tune_head_scale(model, batches, steps=10, lr=0.1)
     assert [len(row) for row in tuned.scales] == [4, 4]
     assert all(scale >= 1 for row in tuned.scales for scale in row)
     assert loss(tuned) < loss(start) - 1e-3
-    assert tuned == lw.tune_head_scale(model, batches, steps=20, lr=0.1)  # same seed, same bits
+    assert tuned == lw.tune_head_scale(model, batches, steps=10, lr=0.1)  # same seed, same bits
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not model.training and "_lengthwise" not in model.__dict__

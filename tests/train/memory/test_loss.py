@@ -82,6 +82,14 @@ def test_only_what_needs_a_gradient_gets_one():
         assert not linear_cross_entropy(hidden, weight, labels).requires_grad
 
 
+def test_the_gradients_are_given_up_in_the_first_backward():
+    hidden, weight, _, labels, _ = head()
+    ours = linear_cross_entropy(hidden, weight, labels)
+    ours.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="compute the loss again"):
+        ours.backward()
+
+
 def test_labels_that_are_not_one_per_token_or_outside_the_vocabulary():
     hidden, weight, _, labels, _ = head()
     with pytest.raises(ValueError, match=r"the loss is per token: .* \[2, 19\] .* got \[2, 18\]"):

@@ -16,8 +16,8 @@ class ALiBiPI(ScoreScaling):
 
     Source: Al-Khateeb et al. 2023, arXiv:2310.13017: slopes times L/L', with a fixed ratio as the
         authors' code has it (`factor` of `alibi_scaling`).
-    Differs from the source: transformers rounds Falcon's biases to bfloat16; they are scaled
-        after that.
+    Differs from the source: biases are scaled after transformers rounded them to the model's
+        precision, Falcon's always to bfloat16.
     Reduces to: the model itself, bit for bit, at factor 1.
 
     Args:

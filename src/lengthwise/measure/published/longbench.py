@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from lengthwise.measure.metrics import (
@@ -81,7 +80,6 @@ _OWN_PROMPT = "Read this.\n\n{context}\n\nReply to this as briefly as you can.\n
 BINS = {"0-4k": 4000, "4-8k": 8000, "8k+": float("inf")}  # of LongBench-E, in words
 
 
-@cache
 def _prompts(file: Path) -> dict[str, str]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -116,12 +114,13 @@ class LongBench(Published):
     def rows(self) -> list[Row]:
         """All questions of the file, in its order."""
         found = []
+        prompts = None if self.prompts is None else _prompts(self.prompts)
         keys = ("input", "context", "answers", "length", "dataset", "all_classes")
         for row in read_rows(self.file, keys):
             name = str(row["dataset"]).removesuffix("_e")
             if name not in SETS:
                 raise ValueError(f"{self.file}: unknown set {name!r}; known: {', '.join(SETS)}")
-            form = _OWN_PROMPT if self.prompts is None else _prompts(self.prompts).get(name)
+            form = _OWN_PROMPT if prompts is None else prompts.get(name)
             if form is None:
                 raise ValueError(f"{self.prompts} holds no prompt for {name}")
             prompt = filled(form, row)

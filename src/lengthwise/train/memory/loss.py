@@ -108,17 +108,24 @@ class _CrossEntropy(torch.autograd.Function):
             loss -= tile.logps().sum()
             if any(needed):
                 grads.add(rows, tile, tile.grad(-share))
-        ctx.save_for_backward(*grads.sums)
+        ctx.sums = grads.sums
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         return loss * share
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.sums is None:
+            raise RuntimeError(
+                "the tiled loss gives its gradients up in the first backward; compute the loss "
+                "again for a second one"
+            )
+        # In place: a copy of the head's gradient would be the largest tensor of the step.
         d_hidden, d_weight, d_bias = (
-            None if saved is None else saved.mul(grads[0].to(saved.dtype)).to(dtype)
-            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+            None if total is None else total.mul_(grads[0].to(total.dtype)).to(dtype)
+            for total, dtype in zip(ctx.sums, ctx.dtypes, strict=True)
         )
+        ctx.sums = None
         return d_hidden, d_weight, None, d_bias, None, None, None, None
 
 

@@ -4,7 +4,8 @@ A step's allocations are written down operation by operation (`layers`, `levers`
 through autograd's rules of keeping and freeing (`ledger`); the worst moment is the prediction.
 Every size follows from the model's shape. Measured and not derived: that torch's AdamW needs three
 copies of the largest tensor at once on a CPU. Derived and not measured: the workspaces of CUDA's
-kernels and optimizer. Not counted: Python, the libraries, the CUDA context, fragments of memory.
+kernels and optimizer. Not counted: Python, the libraries, the CUDA context, fragments of memory
+(glibc's heap alone kept up to 75% more in benchmarks/train_plan.py, unless told to give it back).
 """
 
 from lengthwise.train.plan.layers import Training

@@ -52,8 +52,8 @@ class BeliefTracking(Generated):
     """Write down after every step where a thing is and where somebody believes it to be.
 
     Source: Ye et al., LongProc (arXiv:2501.05414), section 2, theory-of-mind tracking: two people,
-    two things, two rooms with two containers each; a belief changes only when person and thing are
-    in the same room; partial credit up to the first wrong line.
+    two things, two rooms with two containers each; a belief is "None" until person and thing are
+    in the same room, and changes only then; partial credit up to the first wrong line.
     Differs from the source: wording is ours; there are as many steps as the budget allows in the
     model's own tokens; more length means more sentences around the steps.
 
