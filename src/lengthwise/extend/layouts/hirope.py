@@ -3,15 +3,17 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from lengthwise.core.geometry import RotaryBase
 from lengthwise.core.regions import Place, Region
 from lengthwise.extend.method import Layout, whole
-from lengthwise.hf.families import read_geometry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,14 @@ class HiRoPE(Layout):
         return f"HiRoPE({len(self.starts)} units, {rest})"
 
     @classmethod
-    def fitted(cls, model: PreTrainedModel, starts: tuple[int, ...]) -> "HiRoPE":
+    def fitted(cls, model: "PreTrainedModel", starts: tuple[int, ...]) -> "HiRoPE":
         """For a model that is not adapted yet: its pairs, and our defaults of split and window.
 
         Raises:
             ValueError: If the model has no rotary positions or is not supported.
         """
+        from lengthwise.hf.families import read_geometry
+
         geometry = read_geometry(model)
         layers = [layer for i, layer in enumerate(geometry.layers) if not geometry.local(i)]
         bases = [layer.rotary for layer in layers if layer.rotary is not None]

@@ -3,15 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, float32, nn
-from transformers import PreTrainedModel
 
 from lengthwise.core.geometry import Geometry, RotaryBase
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.method import Scaling, at_least, whole
 from lengthwise.extend.scaling.own import OwnScaling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OWN = OwnScaling()
 
@@ -112,7 +115,7 @@ class _Tuned(HeadScale):
 
 
 def tune_head_scale(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     batches: Sequence[Tensor],
     *,
     steps: int = 200,
@@ -168,7 +171,7 @@ def tune_head_scale(
 
 
 def _descend(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     parameter: nn.Parameter,
     batches: Sequence[Tensor],
     steps: int,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, float32
 
-from lengthwise.core.geometry import RotaryBase
+from lengthwise.core.geometry import Geometry, RotaryBase
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.method import Scaling
 from lengthwise.extend.scaling.own import OwnScaling
@@ -58,6 +58,9 @@ class LogTemperature(Scaling):
 
     def check(self, window: int) -> None:
         self.over.check(window)
+
+    def check_geometry(self, geometry: Geometry) -> None:
+        self.over.check_geometry(geometry)
 
     def check_base(self, base: RotaryBase) -> None:
         self.over.check_base(base)

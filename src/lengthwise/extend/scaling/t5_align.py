@@ -4,16 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from lengthwise.extend.method import at_least
 from lengthwise.extend.scaling.scores import ScoreScaling
 from lengthwise.extend.scaling.temp_scale import TempScale, check_temperature
-from lengthwise.hf.other import EncoderBinding, kind_of, read_other_geometry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 STEPS = 12  # halvings: temperatures to 1 / 4096
 LOWEST = 0.02
@@ -99,7 +100,7 @@ class T5Align(ScoreScaling):
 
 
 def align_t5(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     input_ids: Tensor,
     factors: Sequence[float],
     *,
@@ -121,6 +122,9 @@ def align_t5(
         ValueError: If the model is no T5 or is adapted, the text is shorter than the longest
             length, or no temperature aligns the statistic.
     """
+    # transformers stays unloaded until there is a model.
+    from lengthwise.hf.other import kind_of, read_other_geometry
+
     if kind_of(model) != "t5" or "_lengthwise" in model.__dict__:
         raise ValueError("align_t5 takes a T5 or mT5 that is not adapted; restore it first")
     if strategy not in ("maximum", "entropy"):
@@ -147,7 +151,7 @@ def align_t5(
 
 
 def _aligned(
-    model: PreTrainedModel, ids: Tensor, length: int, strategy: Strategy, wanted: float
+    model: "PreTrainedModel", ids: Tensor, length: int, strategy: Strategy, wanted: float
 ) -> float:
     """The temperature in (0, 1] at which the statistic is `wanted`, by bisection."""
     sharper = 1.0 if strategy == "maximum" else -1.0  # how the statistic moves as it gets cooler
@@ -172,7 +176,7 @@ def _aligned(
 
 @torch.no_grad()
 def attention_statistic(
-    model: PreTrainedModel, ids: Tensor, length: int, temperature: float, strategy: Strategy
+    model: "PreTrainedModel", ids: Tensor, length: int, temperature: float, strategy: Strategy
 ) -> float:
     """The mean over pieces of `length` tokens, layers, heads and queries of T5's encoder.
 
@@ -192,6 +196,8 @@ def attention_statistic(
 
     with adapted(model, TempScale(temperature)):
         binding = binding_of(model)
+        from lengthwise.hf.other import EncoderBinding
+
         assert isinstance(binding, EncoderBinding)
         hooks = [layer.register_forward_hook(note) for layer in binding.attentions]
         try:
