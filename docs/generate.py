@@ -221,7 +221,7 @@ def extension_figure() -> str:
         )
 
     parts = [
-        f'<text x="{left}" y="22">loss above the in-window reference, nats (dark is low)</text>',
+        f'<text x="{left}" y="22">loss above the reference (dark is low)</text>',
         f'<text x="{gap}" y="22">passkeys found (dark is many)</text>',
     ]
     for column, n in enumerate(ends):

@@ -29,8 +29,8 @@ def reproduce(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The directory for the evidence.")
     ] = FOLDER,
-    passkeys: Annotated[int, typer.Option(metavar="N", min=1, help="Items for each length.")] = 8,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Texts for the loss.")] = 2,
+    passkeys: Annotated[int, typer.Option(metavar="N", min=1, help="Items for each length.")] = 4,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Texts for the loss.")] = 1,
 ) -> None:
     """Measure methods on the bundled model to 16 windows and write a verdict on each claim.
 
@@ -67,6 +67,8 @@ def reproduce(
     except KeyboardInterrupt:
         raise typer.Exit(STATUS) from None  # `run` has said what is kept
     for claim in chosen:
-        record = evidence(claim, results, f"lengthwise lab reproduce {claim.method.lower()}")
+        options = f"--passkeys {passkeys} --samples {samples}"
+        command = f"lengthwise lab reproduce {claim.method.lower()} {options}"
+        record = evidence(claim, results, command)
         write(place(output, claim), record)
         print(f"{claim.method:<16} {record['verdict']}")
