@@ -86,7 +86,10 @@ def _check_directory(path: Path) -> None:
 
 def _check_base(config_file: Path) -> None:
     """Refuse rotary parameters without a base, for which transformers would take 10,000."""
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError:
+        return  # transformers has its own words for it
     given = config.get("rope_parameters")
     if not isinstance(given, dict) or "rope_theta" in config:
         return
