@@ -99,7 +99,7 @@ def rows_table(name: str, columns: dict[str, str]) -> str:
     record = json.loads(file.read_text("utf-8"))
     lines = [
         " | ".join(columns),
-        " | ".join("---" if k in ("who", "way") else "---:" for k in columns),
+        " | ".join("---" if k in ("who", "way", "task") else "---:" for k in columns),
     ]
     for row in record["rows"]:
         cells = [_value(row, key) for key in columns.values()]
@@ -334,8 +334,17 @@ PARTS = {
         "train_plan",
         {"who": "who", "tokens": "tokens", "predicted bytes": "predicted", "measured": "tensors"},
     ),
-    "edit": lambda: rows_table(
-        "edit", {"who": "who", "tokens": "tokens", "seconds": "seconds.median"}
+    "edit": lambda: rows_table("edit", {"who": "who", "seconds": "seconds.median"}),
+    "edit-quality": lambda: rows_table(
+        "edit",
+        {
+            "task": "task",
+            "who": "who",
+            "next tokens right, %": "accuracy_percent",
+            "loss, nats": "loss_nats",
+            "KL from reading again": "kl_nats",
+            "points lost in the paper": "paper_exact_match_lost_points",
+        },
     ),
     "data-claims": lambda: claims_table("train_data"),
     "layouts": lambda: rows_table(
