@@ -343,7 +343,7 @@ PARTS = {
             "next tokens right, %": "accuracy_percent",
             "loss, nats": "loss_nats",
             "KL from reading again": "kl_nats",
-            "points lost in the paper": "paper_exact_match_lost_points",
+            "exact match lost in the paper, points": "paper_exact_match_lost_points",
         },
     ),
     "data-claims": lambda: claims_table("train_data"),
