@@ -46,18 +46,27 @@ static inline lanes exponential(lanes x) {
 
 #define PICK __builtin_shufflevector
 
-/* The sums over the lanes of eight vectors, side by side. */
-static inline lanes sums(const lanes *x) {
+static inline lanes larger(lanes a, lanes b) {
+    for (int i = 0; i < LANES; i++) a[i] = b[i] > a[i] ? b[i] : a[i];
+    return a;
+}
+
+static inline lanes join(lanes a, lanes b, int most) { return most ? larger(a, b) : a + b; }
+
+/* The sum, or the largest, over the lanes of each of eight vectors, side by side. */
+static inline lanes fold(const lanes *x, int most) {
     lanes pair[4], four[2];
     for (int i = 0; i < 4; i++)
-        pair[i] = PICK(x[2 * i], x[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14) +
-                  PICK(x[2 * i], x[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+        pair[i] = join(PICK(x[2 * i], x[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14),
+                       PICK(x[2 * i], x[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15), most);
     for (int i = 0; i < 2; i++)
-        four[i] = PICK(pair[2 * i], pair[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
-                  PICK(pair[2 * i], pair[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
-    return PICK(four[0], four[1], 0, 1, 2, 3, 8, 9, 10, 11) +
-           PICK(four[0], four[1], 4, 5, 6, 7, 12, 13, 14, 15);
+        four[i] = join(PICK(pair[2 * i], pair[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13),
+                       PICK(pair[2 * i], pair[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15), most);
+    return join(PICK(four[0], four[1], 0, 1, 2, 3, 8, 9, 10, 11),
+                PICK(four[0], four[1], 4, 5, 6, 7, 12, 13, 14, 15), most);
 }
+
+static inline lanes sums(const lanes *x) { return fold(x, 0); }
 
 /* The next tile is asked for line by line while this one is worked on: a processor that only waits
  * for what it reads next would do one after the other. */
@@ -268,14 +277,16 @@ void lengthwise_turn(const float *x, long batch, long heads, long times, long wi
  * as many sums as there are registers. */
 
 #define ROWS 6
+#define WIDE (2 * LANES)
 #define TIMES 48 /* times of a work item */
 
-/* c[ROWS, 2 * LANES] += a[ROWS, n] @ b[n, 2 * LANES] */
+/* c[ROWS, WIDE] = a[ROWS, n] @ b[n, WIDE], or += where `more`. */
 static inline void block(const float *a, long a_row, const float *b, long b_row, long n, float *c,
-                         long c_row) {
+                         long c_row, int more) {
     lanes sum[ROWS][2];
     for (int r = 0; r < ROWS; r++)
-        for (int i = 0; i < 2; i++) sum[r][i] = *(const lanes *)(c + r * c_row + i * LANES);
+        for (int i = 0; i < 2; i++)
+            sum[r][i] = more ? *(const lanes *)(c + r * c_row + i * LANES) : each(0);
     for (long j = 0; j < n; j++) {
         lanes x = *(const lanes *)(b + j * b_row), y = *(const lanes *)(b + j * b_row + LANES);
         for (int r = 0; r < ROWS; r++) {
@@ -285,6 +296,62 @@ static inline void block(const float *a, long a_row, const float *b, long b_row,
     }
     for (int r = 0; r < ROWS; r++)
         for (int i = 0; i < 2; i++) *(lanes *)(c + r * c_row + i * LANES) = sum[r][i];
+}
+
+/* Eight rows of eight become columns: to[i * WIDE + j] = x[j][i]. */
+static inline void flip(const lanes *x, float *to) {
+    lanes pair[LANES], four[LANES];
+    for (int i = 0; i < LANES; i += 2) {
+        pair[i] = PICK(x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        pair[i + 1] = PICK(x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < LANES; i += 4)
+        for (int j = 0; j < 2; j++) {
+            four[i + 2 * j] = PICK(pair[i + j], pair[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            four[i + 2 * j + 1] = PICK(pair[i + j], pair[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int i = 0; i < 4; i++) {
+        *(lanes *)(to + i * WIDE) = PICK(four[i], four[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        *(lanes *)(to + (i + 4) * WIDE) = PICK(four[i], four[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+
+/* A tile of keys [keys, d] to panels [TILE / WIDE, d, WIDE]; zeros where keys are missing. */
+static void panels(const float *k, long stride, long keys, long d, float *to) {
+    for (long j = 0; j < TILE; j += LANES)
+        for (long c = 0; c < d; c += LANES) {
+            lanes x[LANES];
+            for (int i = 0; i < LANES; i++)
+                x[i] = j + i < keys ? *(const lanes *)(k + (j + i) * stride + c) : each(0);
+            flip(x, to + j / WIDE * WIDE * d + c * WIDE + j % WIDE);
+        }
+}
+
+/* `soften` for ROWS rows of a whole tile. */
+static void soften_rows(float *x, long e, float *top, float *total, float *out) {
+    lanes most[LANES], sum[LANES];
+    for (int r = 0; r < LANES; r++) most[r] = each(-INFINITY), sum[r] = each(0);
+    for (int r = 0; r < ROWS; r++)
+        for (int j = 0; j < TILE; j += LANES)
+            most[r] = larger(most[r], *(const lanes *)(x + r * TILE + j));
+    lanes peaks = fold(most, 1);
+    for (int r = 0; r < ROWS; r++, x += TILE) {
+        if (peaks[r] > top[r]) {
+            float shrink = expf(top[r] - peaks[r]); /* 0 for the first tile */
+            total[r] *= shrink;
+            for (long c = 0; c < e; c += LANES) *(lanes *)(out + r * e + c) *= shrink;
+            top[r] = peaks[r];
+        }
+        /* Nothing seen yet: -inf less anything is no weight, -inf less -inf would be NaN. */
+        float peak = top[r] == -INFINITY ? 0 : top[r];
+        for (int j = 0; j < TILE; j += LANES) {
+            lanes w = exponential(*(const lanes *)(x + j) - peak);
+            *(lanes *)(x + j) = w;
+            sum[r] += w;
+        }
+    }
+    lanes totals = fold(sum, 0);
+    for (int r = 0; r < ROWS; r++) total[r] += totals[r];
 }
 
 /* Strides in floats. Query i sees slot j where i + offset - far < j <= i + offset - near and
@@ -306,44 +373,45 @@ static long until(const band *x, long i) { return least(x->last, i + x->offset -
 static int run(const band *x, long at, long head, long low) {
     long group = x->heads / x->kv, times = least(TIMES, x->times - low), d = x->d, e = x->e;
     long rows = (group * times + ROWS - 1) / ROWS * ROWS;
-    float *memory = malloc(sizeof(float) * (rows * (d + e + 2) + d * TILE));
+    void *memory = malloc(sizeof(long) * 2 * rows + sizeof(float) * (rows * (d + e + 2) + d * TILE));
     if (!memory) return 1;
-    float *q = memory, *out = q + rows * d, *top = out + rows * e, *total = top + rows;
-    float *turned = total + rows; /* a tile of keys, [d, TILE] */
+    long *begin = memory, *stop = begin + rows; /* the slots that a row sees */
+    float *q = (float *)(stop + rows), *out = q + rows * d, *top = out + rows * e, *total = top + rows;
+    float *turned = total + rows; /* a tile of keys */
     for (long r = 0; r < rows; r++) {
+        long time = low + r % times, real = r < group * times;
+        begin[r] = from(x, time), stop[r] = real ? until(x, time) : 0;
         top[r] = -INFINITY, total[r] = 0;
         for (long c = 0; c < e; c++) out[r * e + c] = 0;
-        const float *source = x->q + at * x->q_batch + (head * group + r / times) * x->q_head +
-                              (low + r % times) * x->q_row;
-        for (long c = 0; c < d; c++) q[r * d + c] = r < group * times ? source[c] * x->scale : 0;
+        const float *source =
+            x->q + at * x->q_batch + (head * group + r / times) * x->q_head + time * x->q_row;
+        for (long c = 0; c < d; c++) q[r * d + c] = real ? source[c] * x->scale : 0;
     }
     long end = until(x, low + times - 1);
     for (long tile = from(x, low); tile < end; tile += TILE) {
         long keys = least(TILE, end - tile);
         const float *k = x->k + at * x->k_batch + head * x->k_head + tile * x->k_row;
         const float *v = x->v + at * x->v_batch + head * x->v_head + tile * x->v_row;
-        for (long c = 0; c < d; c++)
-            for (long j = 0; j < TILE; j++) turned[c * TILE + j] = j < keys ? k[j * x->k_row + c] : 0;
+        panels(k, x->k_row, keys, d, turned);
         for (long r = 0; r < rows; r += ROWS) {
             long firsts[ROWS], lasts[ROWS], seen = 0;
             for (int i = 0; i < ROWS; i++) {
-                long time = low + (r + i) % times;
-                firsts[i] = most(0, from(x, time) - tile);
-                lasts[i] = r + i < group * times ? least(keys, until(x, time) - tile) : 0;
+                firsts[i] = most(0, begin[r + i] - tile);
+                lasts[i] = least(keys, stop[r + i] - tile);
                 seen |= lasts[i] > firsts[i];
             }
             if (!seen) continue;
-            float s[ROWS * TILE] = {0};
-            for (long j = 0; j < TILE; j += 2 * LANES)
-                block(q + r * d, d, turned + j, TILE, d, s + j, TILE);
+            float s[ROWS * TILE];
+            for (long j = 0; j < TILE; j += WIDE)
+                block(q + r * d, d, turned + j * d, WIDE, d, s + j, TILE, 0);
             for (int i = 0; i < ROWS; i++) {
                 float *w = s + i * TILE;
                 for (long j = 0; j < least(firsts[i], TILE); j++) w[j] = -INFINITY;
                 for (long j = most(lasts[i], 0); j < TILE; j++) w[j] = -INFINITY;
-                soften(w, TILE, e, top + r + i, total + r + i, out + (r + i) * e);
             }
-            for (long c = 0; c < e; c += 2 * LANES)
-                block(s, TILE, v + c, x->v_row, keys, out + r * e + c, e);
+            soften_rows(s, e, top + r, total + r, out + r * e);
+            for (long c = 0; c < e; c += WIDE)
+                block(s, TILE, v + c, x->v_row, keys, out + r * e + c, e, 1);
         }
     }
     for (long r = 0; r < group * times; r++) {

@@ -53,7 +53,8 @@ def takes(pairs: Sequence[tuple[Tensor, KeyBlock]]) -> bool:
 
 def takes_band(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the C code reads these queries `[b, h, t, d]`, keys and values for a band."""
-    fits = v.shape[-1] % (2 * LANES) == 0 and q.stride(-1) == 1
+    whole = q.shape[-1] % LANES == 0 and v.shape[-1] % (2 * LANES) == 0
+    fits = whole and q.stride(-1) == 1
     return fits and _plain(q, k, v) and library() is not None
 
 
