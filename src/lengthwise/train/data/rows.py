@@ -186,23 +186,22 @@ def _batch(
     """Rows `first` to `stop`. A document's first token is no target: nothing stands before it."""
     at, end = rows.first[first], rows.first[stop]
     starts, lengths = rows.starts[at:end], rows.lengths[at:end]
-    places = list(zip(starts.tolist(), (starts + lengths).tolist(), strict=True))
     ends = np.cumsum(lengths)
     begins = ends - lengths
     pieces = rows.first[first : stop + 1] - at  # of every row, the first
     row_offsets = np.append(begins, ends[-1:])[pieces].astype(np.int32)
 
-    ids = np.concatenate([documents.tokens[a:b] for a, b in places])
+    ids = _gather(documents.tokens, starts, lengths)
     flat: dict[str, tuple[NDArray, NDArray | pa.Array]] = {"input_ids": (row_offsets, ids)}
     if "labels" in columns.names:
         source = documents.labels
-        labels = ids.copy() if source is None else np.concatenate([source[a:b] for a, b in places])
+        labels = _room(len(ids), np.int32)
+        labels[:] = ids if source is None else _gather(source, starts, lengths)
         labels[begins] = IGNORED
         flat["labels"] = (row_offsets, labels)
     if "loss_weights" in columns.names:
         small = columns.field("position_ids").type.value_type.to_pandas_dtype()
-        upward = np.arange(lengths.max(), dtype=small)
-        positions = np.concatenate([upward[:length] for length in lengths.tolist()])
+        positions = _gather(np.arange(lengths.max(), dtype=small), 0 * lengths, lengths)
         number = np.arange(len(lengths)) - np.repeat(pieces[:-1], np.diff(pieces))
         flat["position_ids"] = (row_offsets, positions)
         flat["segment_ids"] = (row_offsets, _runs(ends, number.astype(small)))
@@ -221,6 +220,18 @@ def _batch(
         for offsets, values in (flat[name] for name in columns.names)
     ]
     return pa.record_batch(arrays, schema=columns)
+
+
+def _gather(values: NDArray, starts: NDArray, lengths: NDArray) -> pa.Array:
+    """Pieces of an array end to end; Arrow copies them without holding Python's lock."""
+    return pa.LargeListViewArray.from_arrays(starts, lengths, pa.array(values)).flatten()
+
+
+def _room(count: int, kind: type) -> NDArray:
+    """An array in Arrow's pool: it hands out again what was freed, and new pages cost more than
+    what is written into them.
+    """
+    return np.frombuffer(pa.allocate_buffer(count * np.dtype(kind).itemsize), dtype=kind)
 
 
 def _runs(ends: NDArray, values: NDArray) -> pa.Array:
