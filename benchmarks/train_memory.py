@@ -118,11 +118,12 @@ def run(names: list[str], lengths: list[int]) -> None:
     """Measure, and keep every row as soon as it is there."""
     for tokens in lengths:
         for name in names:
-            rows = measured()
-            rows[name, tokens] = row(name, tokens)
+            found = row(name, tokens)
+            rows = measured()  # after the step: another run may have written rows meanwhile
+            rows[name, tokens] = found
             order = sorted(rows, key=lambda key: (key[1], list(WAYS).index(key[0])))
             write(NAME, QUESTION, [rows[key] for key in order])
-            print(rows[name, tokens], flush=True)
+            print(found, flush=True)
 
 
 def figure() -> None:
