@@ -46,6 +46,7 @@ def test_a_verdict_counts_findings_that_hold() -> None:
     assert good.holds and not bad.holds
     assert verdict([good, good]) == "reproduced"
     assert verdict([good, bad]) == "partly"
+    assert verdict([good, bad, bad]) == "not reproduced"
     assert verdict([bad]) == "not reproduced"
     with pytest.raises(ValueError, match="at least one"):
         verdict([])

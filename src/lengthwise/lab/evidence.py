@@ -38,7 +38,7 @@ def at_least(says: str, value: float | None, bound: float) -> Finding:
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """`reproduced` if all of them hold, `not reproduced` if none does, otherwise `partly`.
+    """`reproduced` if all of them hold, `partly` if at least half do, otherwise `not reproduced`.
 
     Raises:
         ValueError: Without findings.
@@ -46,7 +46,9 @@ def verdict(findings: Sequence[Finding]) -> str:
     if not findings:
         raise ValueError("a verdict needs at least one finding")
     held = sum(finding.holds for finding in findings)
-    return VERDICTS[0] if held == len(findings) else VERDICTS[1] if held else VERDICTS[2]
+    if held == len(findings):
+        return VERDICTS[0]
+    return VERDICTS[1] if 2 * held >= len(findings) else VERDICTS[2]
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:

@@ -174,6 +174,7 @@ def test_the_record_of_an_ablation(tokenizer):
         numbers["without_flagged"]["answer"] - numbers["whole"]["answer"]
     )
     held = [finding["holds"] for finding in record["findings"]]
-    expected = "reproduced" if all(held) else "partly" if any(held) else "not reproduced"
+    most = 2 * sum(held) >= len(held)
+    expected = "reproduced" if all(held) else "partly" if most else "not reproduced"
     assert record["verdict"] == expected
     assert record["command"].startswith("lengthwise probe heads tiny --length 128")
