@@ -63,6 +63,11 @@ def test_a_cpu_has_no_host_to_offload_to(call: Call) -> None:
         (("--dtype", "int3"), "--dtype must be one of float32, bfloat16, float16"),
         (("--memory", "3x"), "--memory '3x' is no size"),
         (("--bandwidth", "0"), "--bandwidth must be above 0"),
+        (("--calibrate", "--device", "h100"), "--calibrate measures this machine's processor"),
+        (("--calibrate", "--train"), "--calibrate measures this machine's processor"),
+        (("--train", "-m", "yarn:factor=8"), "--method yarn:factor=8 is for serving"),
+        (("-m", "yarm:factor=8"), "did you mean YaRN"),
+        (("-m", "selfextend:group=4,window=10000"), "below the trained window"),
         (("--train", "--memory", "1GB", "--tokens", "99999999"), "the longest is "),
         (("--train", "--memory", "1MB", "--tokens", "9"), "not even one token fits"),
     ],
@@ -96,3 +101,39 @@ def test_training_a_family_that_cannot_be_planned(
 ) -> None:
     tiny_model("gpt_oss").config.save_pretrained(tmp_path)
     assert "training gpt_oss cannot be planned" in refused("plan", tmp_path, "--train")
+
+
+def test_methods_are_planned_with(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("plan", "demo", "--device", "h100", "--tokens", 8192)
+    status, out, err = call(
+        *words, "-m", "plain", "-m", "streamingllm", "-m", "infllm+yarn:factor=8"
+    )
+    assert (status, err) == (0, "")
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith("  ")}
+    assert rows["plain"][1:3] == ["25.2", "MB"] and rows["streamingllm"][1:3] == ["1.6", "MB"]
+    assert "infllm+yarn:factor=8" in rows
+    status, out, _ = call(*words, "-m", "streamingllm", "--json")
+    assert json.loads(out)["methods"]["streamingllm"]["kv_user"] == 1_597_440
+
+
+def test_a_calibrated_machine_says_about_instead_of_at_least(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from lengthwise.measure import calibration
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(calibration, "SHAPES", ((32, 64, 2, 1, 16, 1),))
+    monkeypatch.setattr(calibration, "TEXTS", (64, 600))
+    monkeypatch.setattr(calibration, "CACHED", (1000,))
+    status, before, _ = call("plan", "demo")
+    assert status == 0 and "prefill, at least          not known" in before
+    assert "give --calibrate once" in before
+    status, out, err = call("plan", "demo", "--calibrate", "-m", "streamingllm")
+    assert (
+        status == 0 and "prefill, about" in out and "not known" not in out[out.index("  with ") :]
+    )
+    assert "missed what they were fitted to by up to" in out
+    again = call("plan", "demo", "-m", "streamingllm")[1]
+    assert again.splitlines()[-1] == out.splitlines()[-1] and "prefill, about" in again
+    status, given, _ = call("plan", "demo", "--flops", 1e12, "--bandwidth", 1e10)
+    assert status == 0 and "prefill, at least" in given

@@ -11,8 +11,10 @@ from lengthwise.cli.inputs import DTYPES, MODEL_HELP
 if TYPE_CHECKING:
     import torch
 
+    from lengthwise.measure.calibration import Rates
     from lengthwise.measure.devices import Device
     from lengthwise.measure.plan import Cost
+    from lengthwise.measure.serving import MethodCost
     from lengthwise.train.plan import Longest
 
 DEVICE_HELP = "cpu (this machine), h100, h200, a100-80, rtx4090, or bytes of memory such as 48GB."
@@ -66,11 +68,21 @@ def plan(
     link: Annotated[
         float | None, typer.Option(metavar="B/S", help="Bytes a second to the host, likewise.")
     ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", metavar="METHOD", help="Once for each to plan with: plain, "
+                     "yarn:factor=8, streamingllm …"),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="First measure this machine's processor, about two "
+                           "minutes; later plans know it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Plan a length: what serving it costs, or with --train how long a sequence can be trained.
 
-    Only the model's configuration is read. Times are lower bounds, from the device's peak figures.
+    Only the model's configuration is read. Times are lower bounds, from the device's peak figures;
+    of this machine, once it is calibrated, they are what a text read in chunks takes.
     """
     from lengthwise.cli.inputs import be_quiet
 
@@ -94,28 +106,72 @@ def plan(
     where = find_device(device, free)
     where = override(where, memory=size, flops=flops, bandwidth=bandwidth, link=link)
     numbers = getattr(torch, dtype or ("bfloat16" if where.gpu else "float32"))
+    given = any(value is not None for value in (flops, bandwidth, link))
+    if calibrate and (where.gpu or train):
+        raise ValueError("--calibrate measures this machine's processor: it goes with --device cpu "
+                         "and without --train")  # fmt: skip
+    if method and train:
+        raise ValueError(f"--method {method[0]} is for serving; leave it out with --train")
     config = read_config(model)
     if train:
         plan_training(config, where, numbers, tokens, batch, lora, optimizer, as_json)
         return
     if lora is not None:
         raise ValueError(f"--lora {lora} goes with --train: adapters change no cost of serving")
+    from lengthwise.cli.inputs import read_methods
+    from lengthwise.measure import calibration
     from lengthwise.measure.plan import serving_cost
+    from lengthwise.measure.serving import method_cost
 
+    chosen = {
+        spec.strip(): None if spec.strip() == "plain" else read_methods([spec])
+        for spec in method or []
+    }
     whole = skeleton(config)
     length = tokens or config.max_position_embeddings
     cost = serving_cost(whole, where, length, batch, numbers)
+    if calibrate:
+        calibration.save(_calibrated(numbers), numbers)
+    rates = None if where.gpu or given else calibration.load(numbers)
+    plain = method_cost(whole, None, where, length, batch, numbers, rates)
+    if rates is not None:
+        cost = dataclasses.replace(cost, prefill=plain.prefill, decode=plain.decode)
+    costs = {
+        name: method_cost(whole, methods, where, length, batch, numbers, rates)
+        for name, methods in chosen.items()
+    }
     if as_json:
         print(json.dumps({"device": dataclasses.asdict(where), "tokens": length, "batch": batch,
-                          **dataclasses.asdict(cost)}, indent=1))  # fmt: skip
+                          "calibrated": rates is not None, **dataclasses.asdict(cost),
+                          "methods": {name: dataclasses.asdict(one) for name, one in costs.items()},
+                          }, indent=1))  # fmt: skip
     else:
-        print("\n".join(serving_lines(cost, where, length, batch, numbers)))
+        print("\n".join(serving_lines(cost, where, length, batch, numbers, rates, costs)))
+
+
+def _calibrated(dtype: "torch.dtype") -> "Rates":
+    """Measure this machine, with a bar and the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lengthwise.measure.calibration import calibrate
+
+    columns = (TextColumn("Calibrating"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        return calibrate(dtype, lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def serving_lines(
-    cost: "Cost", device: "Device", length: int, batch: int, dtype: "torch.dtype"
+    cost: "Cost",
+    device: "Device",
+    length: int,
+    batch: int,
+    dtype: "torch.dtype",
+    rates: "Rates | None" = None,
+    methods: "dict[str, MethodCost] | None" = None,
 ) -> list[str]:
-    """The costs, each with the formula that it comes from."""
+    """The costs, each with the formula that it comes from, then those with each method."""
     from lengthwise.measure.report.numbers import size
 
     def seconds(value: float | None) -> str:
@@ -123,15 +179,17 @@ def serving_lines(
             return "not known"
         return f"{value:,.3g} s" if value >= 1 else f"{value * 1e3:,.3g} ms"
 
+    bound = ", at least" if rates is None else ", about"
+    fitted = "rates of this machine, fitted to small models that it read"
     rows = [
         ("weights", size(cost.weights), "parameters x bytes of a number"),
         ("a token's keys, values", size(cost.kv_token), "2 x layers x KV heads x head x bytes"),
         ("a user's keys, values", size(cost.kv_user), "that x tokens, in windows at most w - 1"),
         ("  in lengthwise's cache", size(cost.kv_lengthwise), "blocks of 256 slots, positions"),
         ("users that fit", f"{cost.users:,}", "(memory - weights) / a user's, rounded down"),
-        ("prefill, at least", seconds(cost.prefill),
+        (f"prefill{bound}", seconds(cost.prefill), fitted if rates else
          "the larger of operations / flops, bytes read / bandwidth"),
-        ("a token, at least", seconds(cost.decode),
+        (f"a token{bound}", seconds(cost.decode), fitted if rates else
          f"(weights + {batch} x a user's) / bandwidth, or operations / flops"),
         ("switch users, at least", seconds(cost.swap), "2 x a user's / link to the host"),
     ]  # fmt: skip
@@ -144,7 +202,22 @@ def serving_lines(
     ]
     if cost.users == 0:
         lines.append("\nNot even one sequence of this length fits beside the weights.")
-    if cost.prefill is None or cost.swap is None:
+    if methods:
+        wide = max(len("with"), *map(len, methods))
+        lines += [
+            "",
+            f"  {'with':<{wide}}{'a user':>12}{'users':>12}{'prefill':>14}{'a token':>14}",
+        ]
+        lines += [
+            f"  {name:<{wide}}{size(one.kv_user):>12}{one.users:>12,}{seconds(one.prefill):>14}"
+            f"{seconds(one.decode):>14}"
+            for name, one in methods.items()
+        ]
+    if rates is not None:
+        lines.append(f"\nThe rates missed what they were fitted to by up to {rates.worst:.0%}.")
+    elif cost.prefill is None and not device.gpu:
+        lines.append("\nFor the times, give --calibrate once, or --flops and --bandwidth.")
+    elif cost.prefill is None:
         lines.append("\nFor the times, give --flops, --bandwidth and --link of the device.")
     return [*lines, "\nFormulas: Fu 2024, arXiv:2405.08944, section 2."]
 

@@ -176,6 +176,10 @@ class Selector(Method):
         """Keys that the last query of a text of `length` tokens reads from paged regions."""
         return length
 
+    def keys_compared(self, length: int) -> int:
+        """Keys that stand for pages and that the last query is compared with to choose."""
+        return 0
+
 
 class SelectorState(ABC):
     """The summaries of one layer's pages."""

@@ -94,11 +94,16 @@ def kv_bytes(geometry: Geometry, tokens: int, item: int) -> int:
 
 
 def lengthwise_kv_bytes(geometry: Geometry, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes that our cache allocates for one sequence read at once: the stores themselves say it.
+    """Bytes that our cache allocates for one sequence read at once, without methods."""
+    return store_bytes(Engine(geometry, compose(())), tokens, dtype)
 
-    They are given keys without numbers, on torch's meta device.
+
+def store_bytes(engine: Engine, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes of keys, values and positions of one sequence read at once: the stores themselves say
+    it, given keys without numbers on torch's meta device. What a selector notes of pages is not
+    in it.
     """
-    engine = Engine(geometry, compose(()))
+    geometry = engine.geometry
     shape = (1, geometry.kv_heads, tokens, geometry.head_dim)
     held: dict[str, int] = {}
     total = 0
@@ -107,9 +112,9 @@ def lengthwise_kv_bytes(geometry: Geometry, tokens: int, dtype: torch.dtype) -> 
         if kind not in held:
             keys = torch.empty(shape, dtype=dtype, device="meta")
             positions = torch.empty(1, 1, tokens, dtype=torch.long, device="meta")
-            state = engine.new_state(index)
-            state.store.extend(KeyBlock(keys, keys, positions, None, 0))
-            held[kind] = state.bytes()
+            store = engine.new_state(index).store
+            store.extend(KeyBlock(keys, keys, positions, None, 0))
+            held[kind] = store.bytes()
         total += held[kind]
     return total
 

@@ -103,6 +103,9 @@ class InfLLM(Selector):
         read = self.sinks + self.window + self.page_size * self.pages + self.page_size // 2
         return min(length, read)
 
+    def keys_compared(self, length: int) -> int:
+        return max(0, length - self.sinks - self.window) // self.page_size * REPRESENTATIVES
+
 
 class InfLLMState(SelectorState):
     """Pages of one layer. Everything is indexed by logical position, so padding is no case."""

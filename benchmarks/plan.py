@@ -1,0 +1,88 @@
+"""Do the times that `lengthwise plan` predicts on a calibrated machine hold?
+
+python benchmarks/plan.py              about six minutes on two cores
+
+The machine is calibrated, then models and lengths that calibrating never saw are predicted from
+their configurations alone, and measured as `lengthwise measure` does: plain and with methods.
+"""
+
+import statistics
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from shape import write
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import lengthwise as lw
+from lengthwise.catalogue import parse_many
+from lengthwise.extend.adapt import binding_of
+from lengthwise.hf.skeleton import skeleton
+from lengthwise.measure.calibration import calibrate
+from lengthwise.measure.speed import cost
+from lengthwise.measure.work import count_read, count_step
+
+LENGTHS = (1024, 8192)
+METHODS = (
+    "plain", "yarn:factor=8", "streamingllm:sinks=4,window=1020", "lminfinite:sinks=4,window=1024",
+    "selfextend:group=16,window=256", "dualchunk:chunk=384,window=128", "infllm",
+)  # fmt: skip
+WIDE = {"head_dim": 64, "max_position_embeddings": 512}
+MODELS: dict[str, Any] = {
+    "demo": None,
+    "llama, 8 layers of 512": ("llama", {
+        "vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8,
+        "num_attention_heads": 8, "num_key_value_heads": 2, **WIDE}),
+    "qwen3, 6 layers of 768": ("qwen3", {
+        "vocab_size": 16384, "hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 6,
+        "num_attention_heads": 12, "num_key_value_heads": 4, **WIDE}),
+}  # fmt: skip
+
+
+def model(name: str) -> Any:
+    if MODELS[name] is None:
+        return lw.load("demo", dtype=torch.float32)[0].eval()
+    kind, settings = MODELS[name]
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings)).eval()
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    rates = calibrate(torch.float32)
+    rows = []
+    for name in MODELS:
+        net = model(name)
+        whole = skeleton(net.config)
+        vocabulary = net.config.vocab_size
+        for spec in METHODS:
+            methods = None if spec == "plain" else tuple(parse_many(spec))
+            for tokens in LENGTHS:
+                with nullcontext() if methods is None else lw.adapted(whole, *methods):
+                    engine: Any = None if methods is None else binding_of(whole).engine
+                    read = rates.seconds(count_read(whole, engine, tokens, 4), methods is None)
+                    step = rates.seconds(count_step(whole, engine, tokens, 4), methods is None)
+                g = torch.Generator().manual_seed(0)
+                ids = torch.randint(vocabulary, (1, tokens), generator=g)
+                with nullcontext() if methods is None else lw.adapted(net, *methods):
+                    found = cost(net, ids)
+                measured = {"read": found.first_token_seconds, "step": 1 / found.tokens_per_second}
+                row = {"model": name, "method": spec, "tokens": tokens,
+                       "predicted": {"read": read, "step": step}, "measured": measured,
+                       "read_ratio": read / measured["read"],
+                       "step_ratio": step / measured["step"]}  # fmt: skip
+                rows.append(row)
+                print(f"{name:<24} {spec:<34} {tokens:>7,}  read {measured['read']:>7.2f} s, "
+                      f"predicted {row['read_ratio']:.2f} of it;  step "
+                      f"{measured['step'] * 1e3:>6.1f} ms, predicted {row['step_ratio']:.2f}",
+                      flush=True)  # fmt: skip
+    for what in ("read", "step"):
+        ratios = [row[f"{what}_ratio"] for row in rows]
+        within = sum(0.75 <= ratio <= 1.25 for ratio in ratios)
+        print(f"{what}: median {statistics.median(ratios):.2f} of measured, {within} of "
+              f"{len(ratios)} within 25%, from {min(ratios):.2f} to {max(ratios):.2f}")  # fmt: skip
+    write("plan", "Do predicted times hold on a calibrated machine?", rows)
+
+
+if __name__ == "__main__":
+    main()
