@@ -76,6 +76,29 @@ def test_what_it_writes_and_that_it_goes_on(checkpoint: Path, tmp_path: Path, ca
     assert (tmp_path / "out" / SUITE_FILE).read_bytes() == before
 
 
+def test_copies_on_ray_answer_as_one_model_does(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    rows = []
+    for folder, more in (("alone", []), ("many", ["--ray", "2"])):
+        words = [
+            "measure",
+            checkpoint.name,
+            "-o",
+            str(tmp_path / folder),
+            *QUICK,
+            "-m",
+            SHORT,
+            *more,
+        ]
+        subprocess.run(  # Ray leaves threads and sockets behind
+            [sys.executable, "-m", "lengthwise", *words],
+            cwd=checkpoint.parent, check=True, capture_output=True, timeout=300,
+        )  # fmt: skip
+        found = SuiteResults.load(tmp_path / folder).rows
+        rows.append([(*row.key, row.score, row.reply, row.tokens) for row in found])
+    assert rows[0] == rows[1] and rows[0]
+
+
 def test_killed_again_and_again_it_comes_to_the_same_rows(
     checkpoint: Path, tmp_path: Path, call: Call
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from lengthwise.cli.inputs import Chunk, Device, Dtype, read_text
 from lengthwise.cli.interrupt import STATUS, work_begins
-from lengthwise.cli.suite import Server, check_options, measure_suite
+from lengthwise.cli.suite import Place, Server, check_options, measure_suite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,6 +24,10 @@ MODEL_HELP = "A checkpoint's directory, a name on the hub, `demo`, or with --sui
 TEXT_HELP = (
     "A long text in UTF-8 [default: the standard library of this Python]; with --suite also .json "
     "of questions as SQuAD or HotpotQA have them."
+)
+RAY_HELP = (
+    "With --suite: let N copies of the model share the items, on this machine or on the cluster "
+    "that RAY_ADDRESS names."
 )
 SUITE_HELP = "A suite of tasks instead: quick, ruler, effective or full."
 UPTO_HELP = "The longest length of a suite, tokens or windows [default: 4x; of a server 1x]"
@@ -66,6 +70,7 @@ def measure(
     ] = False,
     device: Device = "",
     dtype: Dtype = "",
+    ray: Annotated[int | None, typer.Option(metavar="N", min=1, help=RAY_HELP)] = None,
     tokenizer: Annotated[str, typer.Option(metavar="PATH", help=TOKENIZER_HELP)] = "",
     served_model: Annotated[str, typer.Option(metavar="NAME", help=SERVED_HELP)] = "",
     key_env: Annotated[str, typer.Option(metavar="VAR", help=KEY_HELP)] = "",
@@ -93,11 +98,9 @@ def measure(
             items=items,
             threshold=threshold,
             server=Server(tokenizer, served_model, key_env, parallel, chat),
-            chunk=chunk,
+            place=Place(chunk, device, dtype, ray),
             seed=seed,
             force=force,
-            device=device,
-            dtype=dtype,
         )
         return
     words = None if text is None else read_text(text)

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,8 @@ WINDOWS = 4  # trained windows that a model in this process is read to
 # Options that mean nothing together, by the names of `measure`'s arguments.
 WITH_SUITE = ("lengths", "tasks", "passkeys", "samples")
 OF_SERVER = ("tokenizer", "served_model", "key_env", "parallel", "chat")
-WITHOUT_SUITE = ("upto", "items", "threshold", *OF_SERVER)
-OF_PROCESS = ("method", "chunk", "device", "dtype")
+WITHOUT_SUITE = ("upto", "items", "threshold", "ray", *OF_SERVER)
+OF_PROCESS = ("method", "chunk", "device", "dtype", "ray")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,16 @@ class Server:
     key_env: str
     parallel: int
     chat: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a model runs that is not behind a URL; `ray` is how many copies, if any."""
+
+    chunk: int
+    device: str
+    dtype: str
+    ray: int | None
 
 
 @dataclass(frozen=True)
@@ -99,11 +110,9 @@ def measure_suite(
     items: int | None,
     threshold: float,
     server: Server,
-    chunk: int,
+    place: Place,
     seed: int,
     force: bool,
-    device: str,
-    dtype: str,
 ) -> None:
     """Carry out a suite and report on it.
 
@@ -136,7 +145,7 @@ def measure_suite(
         window = reader.describe().get("window")
         lengths = chosen.lengths(read_upto(upto, window, 1), window)
     else:
-        reader, methods, lengths = open_here(model, chosen, methods, upto, chunk, device, dtype)
+        reader, methods, lengths = open_here(model, chosen, methods, upto, place)
     if force:
         begin_anew(folder)
     carry_out_suite(
@@ -156,24 +165,42 @@ def open_here(
     chosen: "Suite",
     methods: "dict[str, tuple[Method, ...]]",
     upto: str,
-    chunk: int,
-    device: str,
-    dtype: str,
+    place: Place,
 ) -> "tuple[Reader, dict[str, tuple[Method, ...]], list[int]]":
-    """A model in this process, the methods that fit it, and the lengths."""
+    """A model in this process or copies of it on Ray, the methods that fit, and the lengths."""
     from lengthwise.cli.inputs import open_model
     from lengthwise.cli.measure import AS_SAVED, check_methods, take_out
     from lengthwise.measure.engines.local import LocalReader
     from lengthwise.measure.reading import trained_window
 
-    loaded, tokenizer = open_model(model, device, dtype)
+    loaded, tokenizer = open_model(model, place.device, place.dtype)
     window = trained_window(loaded)
     lengths = chosen.lengths(read_upto(upto, window, WINDOWS), window)
     saved = take_out(loaded)
     if saved:
         methods = {**methods, AS_SAVED: saved}
-    check_methods(loaded, methods, max(lengths), chunk, every_logit=False)
-    return LocalReader(loaded, tokenizer, chunk, model), methods, lengths
+    check_methods(loaded, methods, max(lengths), place.chunk, every_logit=False)
+    if place.ray is None:
+        return LocalReader(loaded, tokenizer, place.chunk, model), methods, lengths
+    from lengthwise.measure.engines.fanout import RayReader
+
+    gpus = 1.0 if loaded.device.type == "cuda" else 0.0
+    del loaded  # it was opened to check what was asked; the copies open it for themselves
+    path = str(Path(model).resolve()) if Path(model).is_dir() else model
+    make = partial(copy_of, path, place, model)
+    return RayReader(make, place.ray, gpus=gpus), methods, lengths
+
+
+def copy_of(path: str, place: Place, name: str) -> "Reader":
+    """The model in a process of its own, without the methods that it was saved with."""
+    from lengthwise.cli.inputs import be_quiet, open_model
+    from lengthwise.cli.measure import take_out
+    from lengthwise.measure.engines.local import LocalReader
+
+    be_quiet()
+    loaded, tokenizer = open_model(path, place.device, place.dtype)
+    take_out(loaded)
+    return LocalReader(loaded, tokenizer, place.chunk, name)
 
 
 def open_server(url: str, server: Server) -> "Reader":
