@@ -57,7 +57,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     field = {name_of(methods): methods for methods in [winner, *candidates(window, length)]}
     for name, methods in field.items():
-        row: dict[str, Any] = {"who": name, "chosen": name == name_of(winner)}
+        chosen = name == name_of(winner)
+        row: dict[str, Any] = {"who": f"{name} (chosen)" if chosen else name}
         try:
             row |= {"text_loss": texts.loss(model, *methods),
                     "needle_loss": needles.loss(model, *methods)}  # fmt: skip

@@ -343,6 +343,28 @@ PARTS = {
             "resident": "resident",
         },
     ),
+    "plan": lambda: rows_table(
+        "plan",
+        {
+            "model": "model",
+            "method": "method",
+            "tokens": "tokens",
+            "read, s": "measured.read",
+            "predicted / measured": "read_ratio",
+            "a token, s": "measured.step",
+            "predicted / measured ": "step_ratio",
+        },
+    ),
+    "auto": lambda: rows_table(
+        "auto",
+        {"who": "who", "loss on text": "text_loss", "loss on answers": "needle_loss",
+         "mean of both": "score"},
+    ),
+    "auto-race": lambda: rows_table(
+        "auto",
+        {"who": "who", "tokens": "tokens", "budget, s": "budget", "seconds": "seconds",
+         "methods in the table": "methods", "behind the best, nats": "behind_best"},
+    ),
     "edit": lambda: rows_table("edit", {"who": "who", "seconds": "seconds.median"}),
     "edit-quality": lambda: rows_table(
         "edit",
