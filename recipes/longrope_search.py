@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--factor", type=float, default=8.0)
     parser.add_argument("--evaluations", type=int, default=300)
-    parser.add_argument("--seconds", type=float, help="stop earlier")
+    parser.add_argument("--seconds", type=float, default=570.0, help="stop then at the latest")
     parser.add_argument("--population", type=int, default=32)
     parser.add_argument("--search-windows", type=int, default=1)
     parser.add_argument("--windows", type=int, default=16, help="of the comparison")
