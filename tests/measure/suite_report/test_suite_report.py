@@ -320,6 +320,22 @@ def test_terminal(results):
     assert "refused: too long 4,096 · plain · 3 items: the server takes 4,096 tokens" in text
 
 
+def test_a_narrow_terminal_shows_all_of_it():
+    names = ("multi-key needles, hard", "a question over documents")
+    methods = ("plain", "streamingllm:sinks=4,window=1020")
+    rows = [
+        row(method, task, length, i, float((length + i) % 2))
+        for method in methods for task in names for length in (512, 1024, 2048) for i in range(9)
+    ]  # fmt: skip
+    out = io.StringIO()
+    print_suite_report(make(rows), Console(file=out, width=80))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(text.count(task) >= 1 for task in names) and "…" not in text
+    assert text.count("streamingllm:sinks=4,window=1020  ") == 2
+    assert text.count("  44%") == text.count("19–73%") == 12
+
+
 def test_words():
     assert share(Interval(0.5, 0.25, 1.0)) == "50% [25–100%]"
     assert [seconds(s) for s in (2e-5, 0.0123, 1.234, 123.4, 5432.1)] == [
