@@ -9,12 +9,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lengthwise.measure.report import svg
 from lengthwise.measure.report.style import STYLE
+from lengthwise.train.tuning.coverage import coverage, coverage_picture
+from lengthwise.train.tuning.cream import CREAM
+from lengthwise.train.tuning.e2llm import E2LLM
+from lengthwise.train.tuning.longrecipe import LongRecipe
+from lengthwise.train.tuning.pose import PoSE
+from lengthwise.train.tuning.segmented import SegmentedTraining
+from lengthwise.train.tuning.skipalign import SkipAlign
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIDENCE = ROOT / "evidence" / "tuning"
-PAGE, FIGURE = ROOT / "docs" / "tuning.md", ROOT / "docs" / "figures" / "tuning.svg"
+PAGE, FIGURES = ROOT / "docs" / "tuning.md", ROOT / "docs" / "figures"
 WINDOW, TARGET, BEYOND = "512", "2048", "4096"
 LEFT, RIGHT, TOP, ROW, WIDTH = 150, 40, 50, 24, 860
 
@@ -33,13 +42,47 @@ other work shared.
 """
 
 
-def records() -> list[dict[str, Any]]:
-    """All evidence, the lowest loss at the target first."""
+COVERAGE = """\
+## Distances that position synthesis trains
+
+A row of 512 tokens stands for a text of 2,048: which relative distances come up, and how often,
+drawn from {draws} rows each. A line that breaks off is a distance that never came up; the share
+beside each name is that of all distances that did.
+
+![Pairs by relative distance](figures/coverage.svg)
+
+"""
+DRAWS, TEXT = 128, 2048
+
+
+def coverage_figure() -> str:
+    """Every synthesis of positions from a window of 512 to 2,048."""
+    window, target = int(WINDOW), int(TARGET)
+    every_twentieth = tuple(range(0, TEXT, 20))  # where sentences end, in a text of 0, 1, 2 …
+    transforms = {
+        "segmented": (SegmentedTraining(window, target), TEXT),
+        "PoSE": (PoSE(window, target), TEXT),
+        "CREAM": (CREAM(window, target), TEXT),
+        "E2-LLM": (E2LLM(window, target // window), TEXT),
+        "LongRecipe": (LongRecipe(window, target, ends=every_twentieth), TEXT),
+        "SkipAlign": (SkipAlign(target), window),
+    }
+    curves = {}
+    for name, (transform, length) in transforms.items():
+        generator = torch.Generator().manual_seed(0)
+        curves[name] = coverage(transform, target, length=length, draws=DRAWS, generator=generator)
+    return coverage_picture(curves, window)
+
+
+def records() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The recipes' evidence, the lowest loss at the target first, and the rest of it."""
     found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(EVIDENCE.glob("*.json"))]
-    return sorted(found, key=lambda one: one["numbers"]["after"]["loss"].get(TARGET, 99.0))
+    recipes = [one for one in found if "recipe" in one]
+    recipes.sort(key=lambda one: one["numbers"]["after"]["loss"].get(TARGET, 99.0))
+    return recipes, [one for one in found if "recipe" not in one]
 
 
-def page(found: list[dict[str, Any]]) -> str:
+def page(found: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
     """The page in Markdown."""
     first = found[0]
     words = INTRODUCTION.format(
@@ -47,7 +90,8 @@ def page(found: list[dict[str, Any]]) -> str:
         passkeys=first["settings"]["passkeys"],
         threads=first["hardware"]["threads"],
     )
-    return words + table(found) + "\n\n" + verdicts(found) + "\n"
+    pictures = COVERAGE.format(draws=DRAWS)
+    return words + table(found) + "\n\n" + pictures + verdicts([*found, *others]) + "\n"
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -75,11 +119,13 @@ def table(found: list[dict[str, Any]]) -> str:
 def verdicts(found: list[dict[str, Any]]) -> str:
     """What each paper claims, and which parts of it held here."""
     parts = ["## Claims and verdicts\n"]
-    for one in sorted(found, key=lambda one: one["recipe"]):
+
+    def name(one: dict[str, Any]) -> str:
+        return str(one.get("recipe") or one["method"])
+
+    for one in sorted(found, key=name):
         note = f" Note: {one['note']}." if one["note"] else ""
-        parts.append(
-            f"**{one['recipe']}** ({one['paper']}): {one['verdict']}. {one['claim']}{note}"
-        )
+        parts.append(f"**{name(one)}** ({one['paper']}): {one['verdict']}. {one['claim']}{note}")
         for finding in one["findings"]:
             mark = "held" if finding["holds"] else "did not hold"
             value = "not measured" if finding["value"] is None else f"{finding['value']:g}"
@@ -119,11 +165,15 @@ def figure(found: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Write the page and the picture, or say that they are old."""
-    found = records()
+    found, others = records()
     if not found:
         sys.exit("no evidence in evidence/tuning; run recipes/tuning_evidence.py")
     here = [one for one in found if TARGET in one["numbers"]["after"]["loss"]]
-    made = {PAGE: page(here), FIGURE: figure(here)}
+    made = {
+        PAGE: page(here, others),
+        FIGURES / "tuning.svg": figure(here),
+        FIGURES / "coverage.svg": coverage_figure(),
+    }
     old = [path for path, text in made.items()
            if not path.exists() or path.read_text(encoding="utf-8") != text]  # fmt: skip
     if old and "--check" in sys.argv:
