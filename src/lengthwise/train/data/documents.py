@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -103,30 +102,18 @@ def blocks(shards: Iterable[Shard], tokens: int, documents: int) -> Iterator[Blo
         yield Block(number, first, held_tokens, tuple(ranges))
 
 
-@dataclass(frozen=True)
-class Copy:
-    """Tokens on their way into a block: copied in a thread, which numpy does without the lock."""
+def load(block: Block, vocabulary: int, bad: Bad) -> Documents:
+    """Read a block into memory.
 
-    to: NDArray[np.int32]
-    source: pa.Array
-
-    def __call__(self) -> tuple[int, int]:
-        """Copy, and say the smallest and the largest number."""
-        np.copyto(self.to, self.source.to_numpy())
-        return (int(self.to.min()), int(self.to.max())) if len(self.to) else (0, 0)
-
-
-def load(block: Block, bad: Bad) -> tuple[Documents, list[Copy], list[Copy]]:
-    """A block in memory as soon as its copies are made: those of tokens, then those of labels.
+    Args:
+        vocabulary: Tokens must be below it; 0 if it is not known.
 
     Raises:
-        ValueError: For a column of another type.
+        ValueError: For tokens outside the vocabulary or below 0, or a column of another type.
     """
     tokens = np.empty(block.tokens, dtype=np.int32)
     labels: NDArray[np.int32] | None = None
     lengths = [np.empty(0, dtype=np.int64)]
-    copies: list[Copy] = []
-    targets: list[Copy] = []
     at = 0
     for path, name, first, stop in block.ranges:
         for batch in arrow_batches(path, first, stop):
@@ -136,45 +123,18 @@ def load(block: Block, bad: Bad) -> tuple[Documents, list[Copy], list[Copy]]:
             column = found.column(TOKENS)
             lengths.append(pc.list_value_length(column).to_numpy().astype(np.int64))
             end = at + int(lengths[-1].sum())
-            copies.append(Copy(tokens[at:end], column.flatten()))
-            if LABELS in found.schema.names and labels is None:
-                labels = np.empty_like(tokens)
-                before = copies[:-1]  # until here, labels are the tokens
-                ends = accumulate(len(one.to) for one in before)
-                targets = [
-                    Copy(labels[to - len(one.to) : to], one.source)
-                    for one, to in zip(before, ends, strict=True)
-                ]
-            if labels is not None:
-                own = LABELS if LABELS in found.schema.names else TOKENS
-                targets.append(Copy(labels[at:end], found.column(own).flatten()))
+            tokens[at:end] = column.flatten().to_numpy()
+            if LABELS in found.schema.names:
+                if labels is None:
+                    labels = np.empty_like(tokens)
+                    labels[:at] = tokens[:at]
+                labels[at:end] = found.column(LABELS).flatten().to_numpy()
+            elif labels is not None:
+                labels[at:end] = tokens[at:end]
             at = end
-    return Documents(tokens[:at], labels, np.concatenate(lengths)), copies, targets
-
-
-def check_vocabulary(
-    documents: Documents, block: Block, vocabulary: int, ranges: Iterable[tuple[int, int]]
-) -> None:
-    """Refuse tokens below 0 and, where it is known, those that the vocabulary does not have.
-
-    Args:
-        vocabulary: Tokens must be below it; 0 if it is not known.
-        ranges: The smallest and the largest token of every part of the documents.
-
-    Raises:
-        ValueError: With the first such token and its document.
-    """
-    limit = vocabulary or 1 << 31
-    if all(low >= 0 and high < limit for low, high in ranges):
-        return
-    tokens = documents.tokens
-    where = int(np.argmax((tokens < 0) | (tokens >= limit)))
-    document = int(np.searchsorted(np.cumsum(documents.lengths), where, side="right"))
-    allowed = f"from 0 to {vocabulary - 1:,}" if vocabulary else "at least 0"
-    raise ValueError(
-        f"document {block.first + document:,} has the token {tokens[where]}, and tokens must be "
-        f"{allowed}; is this the tokenizer that made them?"
-    )
+    documents = Documents(tokens[:at], labels, np.concatenate(lengths))
+    _check_vocabulary(documents, block, vocabulary)
+    return documents
 
 
 def cut(documents: Documents, capacity: int, overflow: str, first: int = 0) -> Pieces:
@@ -214,3 +174,16 @@ def cut(documents: Documents, capacity: int, overflow: str, first: int = 0) -> P
     lost = int(lengths.sum() - pieces.sum())
     dropped = overflow == "drop"
     return Pieces(starts[kept], pieces, 0 if dropped else number, number if dropped else 0, lost)
+
+
+def _check_vocabulary(documents: Documents, block: Block, vocabulary: int) -> None:
+    tokens = documents.tokens
+    if not len(tokens) or (tokens.min() >= 0 and (not vocabulary or tokens.max() < vocabulary)):
+        return
+    where = int(np.argmax((tokens < 0) | (tokens >= (vocabulary or 1 << 31))))
+    document = int(np.searchsorted(np.cumsum(documents.lengths), where, side="right"))
+    allowed = f"from 0 to {vocabulary - 1:,}" if vocabulary else "at least 0"
+    raise ValueError(
+        f"document {block.first + document:,} has the token {tokens[where]}, and tokens must be "
+        f"{allowed}; is this the tokenizer that made them?"
+    )

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lengthwise.train.data.arrow import write_arrow, write_text
-from lengthwise.train.data.documents import (
-    IGNORED,
-    Block,
-    Copy,
-    Documents,
-    Pieces,
-    check_vocabulary,
-    cut,
-    load,
-)
+from lengthwise.train.data.documents import IGNORED, Block, Documents, Pieces, cut, load
 from lengthwise.train.data.packers import PACKERS, best_fit_bins
 from lengthwise.train.data.tally import Tally, count
 from lengthwise.train.data.tokens import NAMED
@@ -123,36 +113,26 @@ class Pack:
             if self.skip_bad or not saved["bad"]:
                 return Packed(**{**saved, "tally": Tally(**saved["tally"])})
         done = Packed([], Tally())
-        documents, copies, targets = load(block, done.note)
+        documents = load(block, self.vocabulary, done.note)
         if done.bad and not self.skip_bad:
             raise ValueError(f"{done.named[0]}; leave such documents out with --skip-bad")
+        pieces = cut(documents, self.packing.capacity, self.packing.overflow, block.first)
+        rows = assign(pieces, self.packing, block.number)
+        done.tally = count(documents.lengths, pieces, rows, self.packing.capacity)
+        labelled = documents.labels is not None
+        size = max(1, self.file_tokens // self.packing.capacity)
+
+        def write(number: int) -> str:
+            name = f"data-{block.number:05d}-{number:03d}.arrow"
+            first, stop = number * size, min((number + 1) * size, len(rows))
+            batches = _batches(documents, rows, self.packing, first, stop)
+            write_arrow(Path(self.folder) / name, schema(self.packing, labelled), batches)
+            return name
+
         with ThreadPoolExecutor(self.threads) as pool:  # numpy and the disk let go of the lock
-            ranges = pool.map(Copy.__call__, copies)
-            labels = pool.map(Copy.__call__, targets)
-            # Only lengths decide which row a document goes to: its tokens may still be on the way.
-            pieces = cut(documents, self.packing.capacity, self.packing.overflow, block.first)
-            rows = assign(pieces, self.packing, block.number)
-            done.tally = count(documents.lengths, pieces, rows, self.packing.capacity)
-            check_vocabulary(documents, block, self.vocabulary, list(ranges))
-            list(labels)
-            files = range(-(-len(rows) // self._rows_of_a_file))
-            done.files = list(pool.map(partial(self._write, block, documents, rows), files))
+            done.files = list(pool.map(write, range(-(-len(rows) // size))))
         write_text(record, json.dumps(asdict(done)))
         return done
-
-    def _write(self, block: Block, documents: Documents, rows: Rows, number: int) -> str:
-        """One file of a block; its name."""
-        name = f"data-{block.number:05d}-{number:03d}.arrow"
-        size = self._rows_of_a_file
-        first, stop = number * size, min((number + 1) * size, len(rows))
-        columns = schema(self.packing, documents.labels is not None)
-        batches = _batches(documents, rows, self.packing, first, stop)
-        write_arrow(Path(self.folder) / name, columns, batches)
-        return name
-
-    @property
-    def _rows_of_a_file(self) -> int:
-        return max(1, self.file_tokens // self.packing.capacity)
 
 
 def assign(pieces: Pieces, packing: Packing, block: int) -> Rows:
