@@ -357,13 +357,23 @@ PARTS = {
     ),
     "auto": lambda: rows_table(
         "auto",
-        {"who": "who", "loss on text": "text_loss", "loss on answers": "needle_loss",
-         "mean of both": "score"},
+        {
+            "who": "who",
+            "loss on text": "text_loss",
+            "loss on answers": "needle_loss",
+            "mean of both": "score",
+        },
     ),
     "auto-race": lambda: rows_table(
         "auto",
-        {"who": "who", "tokens": "tokens", "budget, s": "budget", "seconds": "seconds",
-         "methods in the table": "methods", "behind the best, nats": "behind_best"},
+        {
+            "who": "who",
+            "tokens": "tokens",
+            "budget, s": "budget",
+            "seconds": "seconds",
+            "methods in the table": "methods",
+            "behind the best, nats": "behind_best",
+        },
     ),
     "edit": lambda: rows_table("edit", {"who": "who", "seconds": "seconds.median"}),
     "edit-quality": lambda: rows_table(

@@ -2,8 +2,8 @@
 
     python recipes/hirope.py --out evidence/extend/hirope.json
 
-Each held-out file of the Python standard library is one text, parsed for its functions. Half a
-minute of computing.
+Each held-out file of the Python standard library is one text, parsed for its functions. Two
+minutes of computing.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def main() -> None:
     """Parse, read, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--texts", type=int, default=2)
+    parser.add_argument("--texts", type=int, default=6)
     args = parser.parse_args()
     model, tokenizer = lw.load("demo", dtype=torch.float32)
     model.eval()
