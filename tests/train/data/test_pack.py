@@ -96,6 +96,49 @@ def test_every_token_is_there_once(
     assert all(len(row) <= capacity for row in load_from_disk(tmp / "out")["input_ids"])
 
 
+@settings(max_examples=25)
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=60).filter(any),
+    batch=st.integers(1, 70),
+    small=st.booleans(),
+)
+def test_mapped_and_copied_documents_give_the_same_rows(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], batch: int, small: bool
+) -> None:
+    tmp = tmp_path_factory.mktemp("mapped")
+    documents = numbers(lengths)
+    for kind in (pa.int32(), pa.int64()):  # read where they lie, and converted
+        table = pa.table({"input_ids": pa.array(documents, pa.list_(kind))})
+        batches = table.to_batches(max_chunksize=batch)
+        write_arrow(tmp / f"{kind}.arrow", table.schema, batches)
+        pack(tmp / f"{kind}.arrow", tmp / f"{kind} out", 16, sizes=SMALL if small else None)
+    one, other = (load_from_disk(tmp / f"{kind} out")[:] for kind in ("int32", "int64"))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "labelled", "kinds"),
+    [
+        (0, False, ("int32", "int32")),
+        (1 << 15, False, ("int16", "int16")),
+        (1 << 15, True, ("int16", "int32")),
+        (1 + (1 << 15), False, ("int32", "int32")),
+    ],
+)
+def test_tokens_of_a_small_vocabulary_take_two_bytes(
+    tmp_path: Path, vocabulary: int, labelled: bool, kinds: tuple[str, str]
+) -> None:
+    documents = [[0, 7, 32_767], [32_767, 1]]
+    labels = {"labels": [[-100, 7, 40_000], [-100, 1]]} if labelled else {}
+    pack(saved(documents, tmp_path / "in", **labels), tmp_path / "out", 8, vocabulary=vocabulary)
+    rows = load_from_disk(tmp_path / "out")
+    features = rows.features
+    assert (features["input_ids"].feature.dtype, features["labels"].feature.dtype) == kinds
+    assert same(pieces(tmp_path / "out"), documents)
+    assert 40_000 * labelled in [*rows[0]["labels"], 0]
+    assert rows.with_format("torch")[0]["input_ids"].dtype == torch.int64
+
+
 def test_columns_of_a_row(tmp_path: Path) -> None:
     documents = numbers([5, 3, 1, 7, 2, 8, 4, 4])
     labels = [[-100] * min(2, len(d) - 1) + d[min(2, len(d) - 1) :] for d in documents]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -41,13 +42,15 @@ class Documents:
     """A block in memory.
 
     Attributes:
-        tokens: All documents end to end, int32.
+        tokens: Of all documents, int32; between two documents there may be something else.
         labels: As many; None where they are the tokens.
+        starts: Where each document begins in `tokens`, int64.
         lengths: Tokens of each document, int64, 0 for an empty one.
     """
 
     tokens: NDArray[np.int32]
     labels: NDArray[np.int32] | None
+    starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
 
@@ -103,7 +106,7 @@ def blocks(shards: Iterable[Shard], tokens: int, documents: int) -> Iterator[Blo
 
 
 def load(block: Block, vocabulary: int, bad: Bad) -> Documents:
-    """Read a block into memory.
+    """Read a block into memory, or leave it where it is mapped when it lies in one file.
 
     Args:
         vocabulary: Tokens must be below it; 0 if it is not known.
@@ -111,30 +114,76 @@ def load(block: Block, vocabulary: int, bad: Bad) -> Documents:
     Raises:
         ValueError: For tokens outside the vocabulary or below 0, or a column of another type.
     """
-    tokens = np.empty(block.tokens, dtype=np.int32)
-    labels: NDArray[np.int32] | None = None
-    lengths = [np.empty(0, dtype=np.int64)]
-    at = 0
+    parts = _parts(block, vocabulary, bad)
+    mapped: list[pa.RecordBatch] = []
+    where: set[tuple[int, int]] = set()
+    for part in parts:
+        mapped.append(part)
+        place = _place(_values(part, TOKENS))
+        where.add((place.address, place.size))
+        if len(where) > 1 or place.address % 4 or LABELS in part.schema.names:
+            return _copied(chain(mapped, parts), block.tokens)
+    lengths = [pc.list_value_length(part.column(TOKENS)).to_numpy() for part in mapped]
+    if not mapped:
+        return _copied(mapped, 0)
+    tokens = np.frombuffer(place, dtype=np.int32, count=place.size // 4)
+    starts = [
+        (_address(_values(part, TOKENS)) - place.address) // 4 + np.cumsum(own) - own
+        for part, own in zip(mapped, lengths, strict=True)
+    ]
+    return Documents(tokens, None, np.concatenate(starts), np.concatenate(lengths).astype(np.int64))
+
+
+def _parts(block: Block, vocabulary: int, bad: Bad) -> Iterator[pa.RecordBatch]:
+    """The documents of a block, batch by batch, with tokens that are in the vocabulary."""
+    before = block.first
     for path, name, first, stop in block.ranges:
         for batch in arrow_batches(path, first, stop):
             found = of_batch(batch, Reading(name), path, first, bad)
             first += batch.num_rows
             assert isinstance(found, pa.RecordBatch), "text that was not tokenised"
-            column = found.column(TOKENS)
-            lengths.append(pc.list_value_length(column).to_numpy().astype(np.int64))
-            end = at + int(lengths[-1].sum())
-            tokens[at:end] = column.flatten().to_numpy()
-            if LABELS in found.schema.names:
-                if labels is None:
-                    labels = np.empty_like(tokens)
-                    labels[:at] = tokens[:at]
-                labels[at:end] = found.column(LABELS).flatten().to_numpy()
-            elif labels is not None:
-                labels[at:end] = tokens[at:end]
-            at = end
-    documents = Documents(tokens[:at], labels, np.concatenate(lengths))
-    _check_vocabulary(documents, block, vocabulary)
-    return documents
+            _check_vocabulary(found, before, vocabulary)
+            before += found.num_rows
+            yield found
+
+
+def _copied(parts: Iterable[pa.RecordBatch], most: int) -> Documents:
+    """All documents end to end."""
+    tokens = np.empty(most, dtype=np.int32)
+    labels: NDArray[np.int32] | None = None
+    lengths = [np.empty(0, dtype=np.int64)]
+    at = 0
+    for part in parts:
+        lengths.append(pc.list_value_length(part.column(TOKENS)).to_numpy().astype(np.int64))
+        end = at + int(lengths[-1].sum())
+        tokens[at:end] = _values(part, TOKENS).to_numpy()
+        if LABELS in part.schema.names:
+            if labels is None:
+                labels = np.empty_like(tokens)
+                labels[:at] = tokens[:at]
+            labels[at:end] = _values(part, LABELS).to_numpy()
+        elif labels is not None:
+            labels[at:end] = tokens[at:end]
+        at = end
+    whole = np.concatenate(lengths)
+    return Documents(tokens[:at], labels, np.cumsum(whole) - whole, whole)
+
+
+def _values(part: pa.RecordBatch, name: str) -> pa.Array:
+    return part.column(name).flatten()
+
+
+def _place(values: pa.Array) -> pa.Buffer:
+    """The memory that numbers are a part of: of numbers in a mapped file, the file."""
+    place = values.buffers()[1] or pa.py_buffer(b"")  # none at all has no memory
+    while place.parent is not None:
+        place = place.parent
+    return place
+
+
+def _address(values: pa.Array) -> int:
+    numbers = values.buffers()[1]
+    return 4 * values.offset + (int(numbers.address) if numbers else 0)
 
 
 def cut(documents: Documents, capacity: int, overflow: str, first: int = 0) -> Pieces:
@@ -152,8 +201,7 @@ def cut(documents: Documents, capacity: int, overflow: str, first: int = 0) -> P
     Raises:
         ValueError: Under `raise`, for the first document that is too long.
     """
-    lengths = documents.lengths
-    starts = np.cumsum(lengths) - lengths
+    lengths, starts = documents.lengths, documents.starts
     long = lengths > capacity
     number = int(long.sum())
     if number and overflow == "raise":
@@ -176,14 +224,17 @@ def cut(documents: Documents, capacity: int, overflow: str, first: int = 0) -> P
     return Pieces(starts[kept], pieces, 0 if dropped else number, number if dropped else 0, lost)
 
 
-def _check_vocabulary(documents: Documents, block: Block, vocabulary: int) -> None:
-    tokens = documents.tokens
-    if not len(tokens) or (tokens.min() >= 0 and (not vocabulary or tokens.max() < vocabulary)):
+def _check_vocabulary(part: pa.RecordBatch, before: int, vocabulary: int) -> None:
+    tokens = _values(part, TOKENS)
+    least, most = pc.min_max(tokens).as_py().values()
+    if least is None or (least >= 0 and (not vocabulary or most < vocabulary)):
         return
-    where = int(np.argmax((tokens < 0) | (tokens >= (vocabulary or 1 << 31))))
-    document = int(np.searchsorted(np.cumsum(documents.lengths), where, side="right"))
+    numbers = tokens.to_numpy()
+    where = int(np.argmax((numbers < 0) | (numbers >= (vocabulary or 1 << 31))))
+    ends = np.cumsum(pc.list_value_length(part.column(TOKENS)).to_numpy())
+    document = before + int(np.searchsorted(ends, where, side="right"))
     allowed = f"from 0 to {vocabulary - 1:,}" if vocabulary else "at least 0"
     raise ValueError(
-        f"document {block.first + document:,} has the token {tokens[where]}, and tokens must be "
+        f"document {document:,} has the token {numbers[where]}, and tokens must be "
         f"{allowed}; is this the tokenizer that made them?"
     )

@@ -119,14 +119,14 @@ class Pack:
         pieces = cut(documents, self.packing.capacity, self.packing.overflow, block.first)
         rows = assign(pieces, self.packing, block.number)
         done.tally = count(documents.lengths, pieces, rows, self.packing.capacity)
-        labelled = documents.labels is not None
+        columns = schema(self.packing, documents.labels is not None, self.vocabulary)
         size = max(1, self.file_tokens // self.packing.capacity)
 
         def write(number: int) -> str:
             name = f"data-{block.number:05d}-{number:03d}.arrow"
             first, stop = number * size, min((number + 1) * size, len(rows))
-            batches = _batches(documents, rows, self.packing, first, stop)
-            write_arrow(Path(self.folder) / name, schema(self.packing, labelled), batches)
+            batches = _batches(documents, rows, self.packing, columns, first, stop)
+            write_arrow(Path(self.folder) / name, columns, batches)
             return name
 
         with ThreadPoolExecutor(self.threads) as pool:  # numpy and the disk let go of the lock
@@ -155,11 +155,12 @@ def assign(pieces: Pieces, packing: Packing, block: int) -> Rows:
     return Rows(pieces.starts[order], pieces.lengths[order], first)
 
 
-def schema(packing: Packing, labelled: bool) -> pa.Schema:
-    """The columns of a data file."""
+def schema(packing: Packing, labelled: bool, vocabulary: int) -> pa.Schema:
+    """The columns of a data file, in the smallest numbers that hold them."""
     small = pa.int16() if packing.capacity < 1 << 15 else pa.int32()
+    token = pa.int16() if 0 < vocabulary <= 1 << 15 else pa.int32()
     kinds = {
-        "input_ids": pa.int32(), "labels": pa.int32(), "position_ids": small,
+        "input_ids": token, "labels": pa.int32() if labelled else token, "position_ids": small,
         "segment_ids": small, "loss_weights": pa.float32(), "seq_lengths": pa.int32(),
     }  # fmt: skip
     if packing.slim:
@@ -172,9 +173,8 @@ def schema(packing: Packing, labelled: bool) -> pa.Schema:
 
 
 def _batches(
-    documents: Documents, rows: Rows, packing: Packing, first: int, stop: int
+    documents: Documents, rows: Rows, packing: Packing, columns: pa.Schema, first: int, stop: int
 ) -> Iterator[pa.RecordBatch]:
-    columns = schema(packing, documents.labels is not None)
     size = min(1000, max(1, BATCH_TOKENS // packing.capacity))
     for row in range(first, stop, size):
         yield _batch(documents, rows, columns, row, min(row + size, stop))
@@ -191,16 +191,16 @@ def _batch(
     pieces = rows.first[first : stop + 1] - at  # of every row, the first
     row_offsets = np.append(begins, ends[-1:])[pieces].astype(np.int32)
 
-    ids = _gather(documents.tokens, starts, lengths)
+    ids = _gather(documents.tokens, starts, lengths).cast(_kind(columns, "input_ids"))
     flat: dict[str, tuple[NDArray, NDArray | pa.Array]] = {"input_ids": (row_offsets, ids)}
     if "labels" in columns.names:
         source = documents.labels
-        labels = _room(len(ids), np.int32)
+        labels = _room(len(ids), _kind(columns, "labels").to_pandas_dtype())
         labels[:] = ids if source is None else _gather(source, starts, lengths)
         labels[begins] = IGNORED
         flat["labels"] = (row_offsets, labels)
     if "loss_weights" in columns.names:
-        small = columns.field("position_ids").type.value_type.to_pandas_dtype()
+        small = _kind(columns, "position_ids").to_pandas_dtype()
         positions = _gather(np.arange(lengths.max(), dtype=small), 0 * lengths, lengths)
         number = np.arange(len(lengths)) - np.repeat(pieces[:-1], np.diff(pieces))
         flat["position_ids"] = (row_offsets, positions)
@@ -220,6 +220,10 @@ def _batch(
         for offsets, values in (flat[name] for name in columns.names)
     ]
     return pa.record_batch(arrays, schema=columns)
+
+
+def _kind(columns: pa.Schema, name: str) -> pa.DataType:
+    return columns.field(name).type.value_type
 
 
 def _gather(values: NDArray, starts: NDArray, lengths: NDArray) -> pa.Array:
