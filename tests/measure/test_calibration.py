@@ -115,7 +115,7 @@ def tiny_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_machine_is_calibrated_and_remembered(tiny_run: None, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     found = calibrate(torch.float32, lambda *done: seen.append(done))
-    assert seen == [(n, 10) for n in range(10)]
+    assert seen == [(n, 14) for n in range(14)]
     model = skeleton(tiny_model("llama").config)
     for side in ("plain", "adapted"):
         for kind, rates in ((Read, found.read[side]), (Step, found.step[side])):

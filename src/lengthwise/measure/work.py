@@ -106,7 +106,7 @@ def count_read(
         if engine is None:
             copied = [key * min(end, exact[-1][1]) for end in ends]
             moved += count * 2 * sum(copied)
-            renewed += count * 2 * sum(size for size in copied if size > LARGE)
+            renewed += count * 2 * sum(size for size in copied if size >= LARGE)
         else:
             turned = _sampled(tokens, lambda n, at=layer: keys_turned(engine, at, n))
             moved += count * key * _area(turned, tokens) / chunk
@@ -143,7 +143,7 @@ def count_step(model: PreTrainedModel, engine: Engine | None, tokens: int, item:
         scored += count * key * marks
         if engine is None:
             moved += count * 2 * key * exact
-            renewed += count * 2 * key * exact if key * exact > LARGE else 0.0
+            renewed += count * 2 * key * exact if key * exact >= LARGE else 0.0
         else:
             moved += count * key * keys_turned(engine, layer, tokens)
     return Step(
