@@ -139,7 +139,7 @@ def problems(tokenizer: Any, long: list[list[int]], short: list[list[int]]) -> l
     """Retrieval problems inside the window, of its own training; labels on answers."""
     data = Data(torch.tensor([token for ids in long for token in ids]), tokenizer, SEED)
     made = []
-    for step in range(20):
+    for step in range(60):
         ids, answers = data.retrieval(step)
         for row, answer in zip(ids.tolist(), answers.tolist(), strict=True):
             labels = [t if asked else -100 for t, asked in zip(row, answer, strict=True)]
@@ -181,6 +181,8 @@ def sized(name: str, out: Path) -> Recipe:
         changes |= ADAPTERS
     if name == "hyperfit":
         changes |= HYPERFIT
+    if name == "skipalign":  # its rows are short: about 1,385 tokens a step
+        changes["steps"] = round(TOKENS // STEP * STEP / 1385)
     if name == "longpo":  # rows of two texts
         changes |= {"rows": 1, "learning_rate": 1e-4}
     return replace(recipe, **changes)
