@@ -8,14 +8,14 @@ CPU.
 
     python benchmarks/train_memory.py                               # every length and way
     python benchmarks/train_memory.py --lengths 2048 --ways all     # some; the others stay
-    python benchmarks/train_memory.py --figure                      # draw what was measured
+
+A step that would take more than the machine has free, judged by twice the peak of half as many
+tokens, is not begun; the row says so. `docs/generate.py` draws the figure.
 """
 
 import argparse
 import contextlib
 import json
-import math
-import os
 import subprocess
 import sys
 import time
@@ -34,7 +34,6 @@ VOCABULARY = 32_768
 CHUNK, LOSS, MLP = 1024, 256, 1024
 LENGTHS = (2048, 4096, 8192, 16_384, 32_768, 65_536)
 QUESTION = "What does a training step need, by length, with each way to need less?"
-COLOURS = ("#444444", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b00020")
 WAYS: dict[str, tuple[Memory, ...]] = {
     "plain": (),
     "checkpointing": (),
@@ -94,8 +93,18 @@ def child(name: str, tokens: int) -> None:
         print(json.dumps({"peak_bytes": resident()["VmHWM"] - held, **seconds}))
 
 
+def free() -> int:
+    """Bytes that the machine could still give."""
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
 def row(name: str, tokens: int) -> dict[str, Any]:
     """Measure in a fresh process; a step that memory does not suffice for says so."""
+    half = measured().get((name, tokens // 2), {})
+    least = 2 * half.get("peak_bytes", half.get("least_bytes", 0))
+    if least > 0.9 * free():
+        return {"way": name, "tokens": tokens, "least_bytes": least, "free_bytes": free()}
     command = [sys.executable, __file__, "--child", name, str(tokens)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -126,63 +135,14 @@ def run(names: list[str], lengths: list[int]) -> None:
             print(found, flush=True)
 
 
-def figure() -> None:
-    """Peak memory by length, both logarithmic, as an SVG beside the result file."""
-    rows = [one for one in measured().values() if "peak_bytes" in one]
-    lengths = [one["tokens"] for one in rows]
-    peaks = [one["peak_bytes"] / 2**20 for one in rows]
-    x_low, x_high = math.log2(min(lengths)), math.log2(max(lengths))
-    y_low, y_high = math.floor(math.log2(min(peaks))), math.ceil(math.log2(max(peaks)))
-    left, top, width, height = 80.0, 24.0, 480.0, 340.0
-
-    def at(tokens: float, megabytes: float) -> tuple[float, float]:
-        x = (math.log2(tokens) - x_low) / max(x_high - x_low, 1e-9)
-        y = (math.log2(megabytes) - y_low) / (y_high - y_low)
-        return left + width * x, top + height * (1 - y)
-
-    marks = []
-    for power in range(y_low, y_high + 1):
-        _, y = at(2**x_low, 2.0**power)
-        marks.append(f'<path d="M{left} {y:.1f}h{width}" stroke="#ddd"/>')
-        marks.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{2**power:,}</text>')
-    for tokens in sorted(set(lengths)):
-        x, y = at(tokens, 2.0**y_low)
-        marks.append(f'<text x="{x:.1f}" y="{y + 20:.1f}" text-anchor="middle">{tokens:,}</text>')
-    for index, name in enumerate(WAYS):
-        own = sorted(
-            (one["tokens"], one["peak_bytes"] / 2**20) for one in rows if one["way"] == name
-        )
-        points = [at(*point) for point in own]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        colour = COLOURS[index]
-        marks.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        marks += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-        y = top + 14 + 20 * index
-        marks.append(f'<path d="M580 {y - 4}h18" stroke="{colour}" stroke-width="2"/>')
-        marks.append(f'<text x="604" y="{y}">{name}</text>')
-    title = "Peak memory of a training step above the model's, MiB, by tokens"
-    svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 420" font-size="12" '
-        f'font-family="sans-serif" role="img" aria-label="{title}">'
-        f'<rect width="800" height="420" fill="#fff"/>{"".join(marks)}'
-        f'<text x="{left}" y="410">{title}</text></svg>\n'
-    )
-    temporary = RESULTS / f".{NAME}.tmp"
-    temporary.write_text(svg, encoding="utf-8")
-    os.replace(temporary, RESULTS / f"{NAME}.svg")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--figure", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.child:
         child(given.child[0], int(given.child[1]))
-    elif given.figure:
-        figure()
     else:
         run(given.ways, given.lengths)

@@ -12,6 +12,8 @@ import re
 import sys
 from pathlib import Path
 
+from memory_figure import memory_figure
+
 from lengthwise import catalogue
 from lengthwise.lab.extension import CLAIMS, place
 from lengthwise.measure import Results
@@ -105,12 +107,16 @@ def rows_table(name: str, columns: dict[str, str]) -> str:
         cells = [_value(row, key) for key in columns.values()]
         if all(cell is not None for cell in cells):
             lines.append(" | ".join(_written(cell) for cell in cells))
+    return "\n".join([*(f"| {line} |" for line in lines), "", _source(record)])
+
+
+def _source(record: dict) -> str:
     hardware = record["hardware"]
-    words = [
-        f"`{record['command']}`, {hardware['processor']}, {hardware['threads']} threads, commit "
-        f"{record['commit']}, {record['date']}."
-    ]
-    return "\n".join([*(f"| {line} |" for line in lines), "", *words])
+    threads = f"{hardware['threads']} thread{'s' * (hardware['threads'] > 1)}"
+    return (
+        f"`{record['command']}`, {hardware['processor']}, {threads}, commit {record['commit']}, "
+        f"{record['date']}."
+    )
 
 
 def _value(row: dict, key: str) -> object:
@@ -252,6 +258,34 @@ def extension_figure() -> str:
     )
 
 
+def memory_record() -> dict:
+    return json.loads((ROOT / "benchmarks/results/train_memory.json").read_text("utf-8"))
+
+
+def memory_table() -> str:
+    """Peaks by way and length, then the processor's seconds, then where they come from."""
+    found = {(row["way"], row["tokens"]): row for row in memory_record()["rows"]}
+    lengths = sorted({tokens for _, tokens in found})
+    tables = []
+    for title in ("peak, MB", "seconds of one core"):
+        head = [title, *(f"{tokens:,}" for tokens in lengths)]
+        lines = [" | ".join(head), " | ".join(["---", *("---:" for _ in lengths)])]
+        for way in dict.fromkeys(way for way, _ in found):
+            cells = []
+            for row in (found.get((way, tokens), {}) for tokens in lengths):
+                if "least_bytes" in row and title == "peak, MB":
+                    cells.append(f"over {row['free_bytes'] / 1e6:,.0f}")
+                elif "peak_bytes" not in row:
+                    cells.append("–")
+                elif title == "peak, MB":
+                    cells.append(f"{row['peak_bytes'] / 1e6:,.0f}")
+                else:
+                    cells.append(f"{row['processor_seconds']:,.0f}")
+            lines.append(" | ".join([way, *cells]))
+        tables.append("\n".join(f"| {line} |" for line in lines))
+    return "\n\n".join([*tables, _source(memory_record())])
+
+
 def method_table() -> str:
     lines = ["| axis | the question it answers | methods |", "| --- | --- | --- |"]
     for axis, title in ROOMS.items():
@@ -328,10 +362,7 @@ PARTS = {
             "times padded": "times padded",
         },
     ),
-    "train-memory": lambda: rows_table(
-        "train_memory",
-        {"way": "way", "tokens": "tokens", "peak bytes": "peak_bytes", "seconds": "seconds"},
-    ),
+    "train-memory": memory_table,
     "train-plan": lambda: rows_table(
         "train_plan",
         {
@@ -349,10 +380,12 @@ PARTS = {
             "model": "model",
             "method": "method",
             "tokens": "tokens",
-            "read, s": "measured.read",
+            "read, s": "read_seconds",
             "predicted / measured": "read_ratio",
-            "a token, s": "measured.step",
+            "second / first": "read_again",
+            "a token, s": "step_seconds",
             "predicted / measured ": "step_ratio",
+            "second / first ": "step_again",
         },
     ),
     "auto": lambda: rows_table(
@@ -421,6 +454,7 @@ def pages() -> dict[Path, str]:
         written[ROOT / "docs" / "figures" / "loss.svg"] = loss_figure()
     if extension_records():
         written[ROOT / "docs" / "figures" / "extension.svg"] = extension_figure()
+    written[ROOT / "docs" / "figures" / "memory.svg"] = memory_figure(memory_record()["rows"])
     hand = [
         ROOT / "README.md",
         *sorted((ROOT / "docs").glob("*.md")),

@@ -108,7 +108,7 @@ def main() -> None:
         "cpu_seconds_of_tuning": round(seconds, 1),
         "training_loss": trained,
         "factors": clex.factors,
-        "numbers": {"loss at windows": numbers},
+        "comparison": {"loss at windows": numbers},
         "findings": [asdict(finding) for finding in findings(numbers)],
         "verdict": verdict(findings(numbers)),
         "hardware": hardware(torch.device("cpu")),

@@ -36,8 +36,8 @@ from lengthwise.measure.reading import first_token
 from lengthwise.measure.statistics import bootstrap_mean
 
 WINDOW = 512
-FACTOR = 4
-LENGTHS = (1, 2, 4)  # windows of the comparison
+FACTOR = 8
+LENGTHS = (1, 2, 4, 8)  # windows of the comparison
 OTHERS = ("PI", "NTK", "YaRN")
 CLAIM = (
     "Factors searched by the loss of needles, from a critical dimension below that of theory, "
@@ -115,10 +115,10 @@ def main() -> None:
     """Search, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--evaluations", type=int, default=20)
-    parser.add_argument("--population", type=int, default=8)
-    parser.add_argument("--needles", type=int, default=1, help="texts of an evaluation")
-    parser.add_argument("--windows", type=int, default=2, help="texts of the comparison")
+    parser.add_argument("--evaluations", type=int, default=160)
+    parser.add_argument("--population", type=int, default=32)
+    parser.add_argument("--needles", type=int, default=2, help="texts of an evaluation")
+    parser.add_argument("--windows", type=int, default=8, help="texts of the comparison")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path)
     args = parser.parse_args()
@@ -170,7 +170,7 @@ def main() -> None:
         "best_so_far": progress(search),
         "critical_pair": {"found": search.critical_pair, "theory": search.theoretical_pair},
         "files": {"searched": names[0], "compared": names[1]},
-        "numbers": {
+        "comparison": {
             "text": table(text),
             f"loss of a needle's answer at {FACTOR} windows": {
                 name: row.mean().item() for name, row in needles.items()

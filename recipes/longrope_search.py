@@ -174,7 +174,7 @@ def main() -> None:
         "loss_on_searched_text": search.best_loss,
         "loss_on_other_text": found_loss,
         "files": {"searched": names[0], "compared": names[1]},
-        "numbers": rows,
+        "comparison": rows,
         "findings": [asdict(finding) for finding in findings],
         "verdict": verdict(findings),
         "hardware": hardware(torch.device("cpu")),
