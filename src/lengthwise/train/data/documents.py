@@ -115,6 +115,8 @@ def load(block: Block, vocabulary: int, bad: Bad) -> Documents:
         ValueError: For tokens outside the vocabulary or below 0, or a column of another type.
     """
     parts = _parts(block, vocabulary, bad)
+    if len(block.ranges) != 1:
+        return _copied(parts, block.tokens)
     mapped: list[pa.RecordBatch] = []
     where: set[tuple[int, int]] = set()
     for part in parts:
