@@ -63,20 +63,16 @@ def tasks(
     """Inputs of the encoder `[count, length]`, and the pairs in the order in which they are asked,
     `[count, PAIRS * 2]`.
     """
-    rows, asked = [], []
-    for _ in range(count):
-        start = int(torch.randint(len(code) - length, (1,), generator=generator))
-        row = code[start : start + length].clone()
-        # Of a text, the firsts differ; both may stand in the code around them, without a mark.
-        firsts = torch.randperm(WORDS, generator=generator)[:PAIRS]
-        seconds = torch.randint(WORDS, (PAIRS,), generator=generator)
-        drawn = torch.randperm(length - 3 * PAIRS, generator=generator)[:PAIRS].sort().values
-        places = drawn + 3 * torch.arange(PAIRS)  # no two overlap
-        row[places], row[places + 1], row[places + 2] = MARK, firsts, seconds
-        order = torch.randperm(PAIRS, generator=generator)
-        rows.append(row)
-        asked.append(torch.stack([firsts, seconds], 1)[order].flatten())
-    return torch.stack(rows), torch.stack(asked)
+    starts = torch.randint(len(code) - length, (count, 1), generator=generator)
+    rows = code[starts + torch.arange(length)]
+    # Of a text, the firsts differ; both may stand in the code around them, without a mark.
+    firsts = torch.rand(count, WORDS, generator=generator).topk(PAIRS).indices
+    seconds = torch.randint(WORDS, (count, PAIRS), generator=generator)
+    drawn = torch.rand(count, length - 3 * PAIRS, generator=generator).topk(PAIRS).indices
+    places = drawn.sort().values + 3 * torch.arange(PAIRS)  # no two overlap
+    rows.scatter_(1, places, MARK).scatter_(1, places + 1, firsts).scatter_(1, places + 2, seconds)
+    order = torch.rand(count, PAIRS, generator=generator).argsort()  # not that of the text
+    return rows, torch.stack([firsts.gather(1, order), seconds.gather(1, order)], 2).flatten(1)
 
 
 def each_loss(model: T5ForConditionalGeneration, ids: Tensor, asked: Tensor) -> Tensor:
