@@ -34,8 +34,9 @@ from lengthwise.measure.text import read_text, standard_library_files
 WINDOW = 64
 FACTORS = (1, 2, 4, 8)
 PAIRS = 4  # in a text, each after a mark
-# Ids: the bundled vocabulary, the mark of a pair, the decoder's first input.
-WORDS, MARK, START = 1536, 1536, 1537
+# Ids: the bundled vocabulary (pairs are of its first WORDS), the mark of a pair, the decoder's
+# first input.
+WORDS, MARK, START = 64, 1536, 1537
 ROWS = 32  # of a step
 CLAIM = (
     "The longer the input, the flatter the attention of T5; a temperature that aligns it with the "
@@ -170,7 +171,7 @@ def main() -> None:
     """Train, measure temperatures, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
