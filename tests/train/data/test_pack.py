@@ -120,7 +120,7 @@ def test_mapped_and_copied_documents_give_the_same_rows(
     ("vocabulary", "labelled", "kinds"),
     [
         (0, False, ("int32", "int32")),
-        (1 << 15, False, ("int16", "int16")),
+        (1 << 15, False, ("int16", "int32")),
         (1 << 15, True, ("int16", "int32")),
         (1 + (1 << 15), False, ("int32", "int32")),
     ],
@@ -137,6 +137,17 @@ def test_tokens_of_a_small_vocabulary_take_two_bytes(
     assert same(pieces(tmp_path / "out"), documents)
     assert 40_000 * labelled in [*rows[0]["labels"], 0]
     assert rows.with_format("torch")[0]["input_ids"].dtype == torch.int64
+
+
+def test_a_corpus_that_is_labelled_in_part_is_one_dataset(tmp_path: Path) -> None:
+    parts = {"a": None, "b": [[-100, 6, 7]]}
+    for number, (name, labels) in enumerate(parts.items()):
+        columns = {"input_ids": [[5, 6, 7 + number]], **({"labels": labels} if labels else {})}
+        Dataset.from_dict(columns).to_parquet(tmp_path / "in" / f"{name}.parquet")
+    one_each = Sizes(block_documents=1)
+    pack(tmp_path / "in", tmp_path / "out", 4, vocabulary=100, sizes=one_each)
+    rows = load_from_disk(tmp_path / "out")
+    assert sorted(rows["labels"]) == [[-100, 6, 7], [-100, 6, 7]] and len(rows) == 2
 
 
 def test_columns_of_a_row(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def schema(packing: Packing, labelled: bool, vocabulary: int) -> pa.Schema:
     small = pa.int16() if packing.capacity < 1 << 15 else pa.int32()
     token = pa.int16() if 0 < vocabulary <= 1 << 15 else pa.int32()
     kinds = {
-        "input_ids": token, "labels": pa.int32() if labelled else token, "position_ids": small,
+        "input_ids": token, "labels": pa.int32(), "position_ids": small,
         "segment_ids": small, "loss_weights": pa.float32(), "seq_lengths": pa.int32(),
     }  # fmt: skip
     if packing.slim:
@@ -195,7 +195,7 @@ def _batch(
     flat: dict[str, tuple[NDArray, NDArray | pa.Array]] = {"input_ids": (row_offsets, ids)}
     if "labels" in columns.names:
         source = documents.labels
-        labels = _room(len(ids), _kind(columns, "labels").to_pandas_dtype())
+        labels = _room(len(ids), np.int32)
         labels[:] = ids if source is None else _gather(source, starts, lengths)
         labels[begins] = IGNORED
         flat["labels"] = (row_offsets, labels)
