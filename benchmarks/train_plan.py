@@ -1,6 +1,7 @@
 """How near are the predicted peaks of a training step to the measured ones?
 
-python benchmarks/train_plan.py        three shapes, every lever, float32, bfloat16, full and LoRA
+python benchmarks/train_plan.py        three shapes, every lever, float32, bfloat16, full and LoRA;
+                                       and the narrow shape in every family that is not Llama's
 
 Every case is a process of its own: warmed up on a model of one layer and 64 tokens, then two steps
 of the real one. `resident` is the process's highest resident size above that after warming up;
@@ -28,14 +29,25 @@ from lengthwise.train.plan.optimizers import OPTIMIZERS
 from lengthwise.train.plan.step import Levers, step_peak
 
 COMMON = {"head_dim": 64, "num_key_value_heads": 2, "max_position_embeddings": 65536}
+NARROW = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2,
+          "num_attention_heads": 4, **COMMON}  # fmt: skip
+LOCAL = {"sliding_window": 256, "layer_types": ["sliding_attention", "full_attention"]}
 SHAPES: dict[str, dict[str, Any]] = {
     "vocabulary": {"vocab_size": 16384, "hidden_size": 256, "intermediate_size": 768,
                    "num_hidden_layers": 6, "num_attention_heads": 4, **COMMON},
-    "narrow": {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 384,
-               "num_hidden_layers": 2, "num_attention_heads": 4, **COMMON},
+    "narrow": NARROW,
     "wide": {"vocab_size": 2048, "hidden_size": 512, "intermediate_size": 2048,
              "num_hidden_layers": 4, "num_attention_heads": 8, **COMMON},
+    "narrow mistral": {"model_type": "mistral", **NARROW, "sliding_window": 256},
+    "narrow olmo2": {"model_type": "olmo2", **NARROW},
+    "narrow phi3": {"model_type": "phi3", **NARROW, "pad_token_id": None, "sliding_window": None},
+    "narrow gpt_neox": {"model_type": "gpt_neox", **NARROW},
+    "narrow gemma3_text": {"model_type": "gemma3_text", **NARROW, **LOCAL},
+    "narrow gemma2": {"model_type": "gemma2", **NARROW, **LOCAL},
+    "narrow gpt_oss": {"model_type": "gpt_oss", **NARROW, **LOCAL, "num_local_experts": 4,
+                       "num_experts_per_tok": 2},
 }  # fmt: skip
+FAMILIES = [name for name in SHAPES if "model_type" in SHAPES[name]]
 LEVERS = {
     "plain": Levers(),
     "checkpointing": Levers(checkpointing=True),
@@ -43,7 +55,7 @@ LEVERS = {
     "+ TiledMLP": Levers((TiledLoss(512), TiledMLP(512)), checkpointing=True),
     "StreamBP + TiledLoss": Levers((StreamBP(512), TiledLoss(512))),
 }
-LENGTH = {"vocabulary": 2048, "wide": 2048, "narrow": 1024}
+LENGTH = {"vocabulary": 2048, "wide": 2048, "narrow": 1024} | dict.fromkeys(FAMILIES, 1024)
 GIVE_BACK = "MALLOC_MMAP_THRESHOLD_"
 CASES = [
     *((shape, lever, "float32", 0) for shape in ("vocabulary", "wide") for lever in LEVERS),
@@ -51,6 +63,7 @@ CASES = [
     # A processor without bfloat16 is far slower in it: one step at the other shapes takes minutes.
     *(("narrow", lever, "bfloat16", 0) for lever in LEVERS),
     ("narrow", "checkpointing", "bfloat16", 8),
+    *((shape, lever, "float32", 0) for shape in FAMILIES for lever in LEVERS),
 ]
 
 
@@ -71,7 +84,7 @@ def main() -> None:
         }  # fmt: skip
         rows.append(row)
         print(
-            f"{shape:<11}{lever:<27}{dtype:<9} LoRA {lora}  predicted "
+            f"{shape:<19}{lever:<27}{dtype:<9} LoRA {lora}  predicted "
             f"{row['predicted'] / 1e6:8.1f} MB, tensors {row['tensors'] / 1e6:8.1f} "
             f"({row['predicted'] / row['tensors']:.3f}), resident {row['resident'] / 1e6:8.1f} "
             f"({row['predicted'] / row['resident']:.3f}), returned {row['returned'] / 1e6:8.1f} "
@@ -83,9 +96,13 @@ def main() -> None:
         )
 
 
+def configuration(settings: dict[str, Any]) -> Any:
+    return AutoConfig.for_model(**{"model_type": "llama", **settings})
+
+
 def predict(shape: str, lever: str, dtype: str, lora: int) -> Any:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPES[shape]))
+        model = AutoModelForCausalLM.from_config(configuration(SHAPES[shape]))
     item = getattr(torch, dtype).itemsize
     training = Training(item, OPTIMIZERS["adamw"], lora, threads=1)
     return step_peak(read_shape(model), training, LEVERS[lever], LENGTH[shape])
@@ -94,7 +111,8 @@ def predict(shape: str, lever: str, dtype: str, lora: int) -> Any:
 def child(shape: str, lever: str, dtype: str, lora: int) -> None:
     torch.set_num_threads(1)
     settings, levers = SHAPES[shape], LEVERS[lever]
-    train({**settings, "num_hidden_layers": 1, "vocab_size": 64}, levers, dtype, lora, 64, [])
+    small = {name: value for name, value in settings.items() if name != "layer_types"}
+    train({**small, "num_hidden_layers": 1, "vocab_size": 64}, levers, dtype, lora, 64, [])
     before = status("VmRSS")
     marks: list[int] = []
     tensors = train(settings, levers, dtype, lora, LENGTH[shape], marks)
@@ -117,7 +135,7 @@ def train(
     settings: dict[str, Any], levers: Levers, dtype: str, lora: int, length: int, marks: list[int]
 ) -> int:
     """Three steps; the peak of tensors in the third, the highest resident size before it."""
-    config = AutoConfig.for_model("llama", **settings)
+    config = configuration(settings)
     model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).train()
     if lora:
         from peft import LoraConfig, get_peft_model

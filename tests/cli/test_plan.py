@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
 from lengthwise.testing.models import tiny_model
 
@@ -96,11 +97,20 @@ def test_configurations_that_are_none(
     assert "llama" in refused("plan", other) or "hidden_size" in refused("plan", other)
 
 
-def test_training_a_family_that_cannot_be_planned(
+def test_training_a_family_that_is_not_supported(
     refused: Callable[..., str], tmp_path: Path
 ) -> None:
+    AutoConfig.for_model("gpt2", n_layer=1, n_embd=8, n_head=1).save_pretrained(tmp_path)
+    assert "gpt2 is not supported: it has no rotary" in refused("plan", tmp_path, "--train")
+
+
+def test_training_a_family_whose_scores_are_written_out(call: Call, tmp_path: Path) -> None:
     tiny_model("gpt_oss").config.save_pretrained(tmp_path)
-    assert "training gpt_oss cannot be planned" in refused("plan", tmp_path, "--train")
+    status, out, err = call("plan", tmp_path, "--train", "--memory", "200MB", "--json")
+    assert (status, err) == (0, "")
+    rows = {row["lever"]: row for row in json.loads(out)["rows"]}
+    assert rows["checkpointing + TiledLoss"]["where"].startswith("attention")
+    assert rows["StreamBP + TiledLoss"]["tokens"] > 5 * rows["checkpointing + TiledLoss"]["tokens"]
 
 
 def test_methods_are_planned_with(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 DEVICE_HELP = "cpu (this machine), h100, h200, a100-80, rtx4090, or bytes of memory such as 48GB."
 CPU_NOTE = (
     "\nBytes of tensors. glibc keeps freed memory in pieces on top, unless the training runs with "
-    "MALLOC_MMAP_THRESHOLD_=65536.\nOffload is left out: a CPU's memory is the host's."
+    "MALLOC_MMAP_THRESHOLD_=1048576.\nOffload is left out: a CPU's memory is the host's."
 )
 GPU_NOTE = (
-    "\nBytes of tensors, with attention in FlashAttention 2; 5% of the memory is left for CUDA's "
-    "context and fragments."
+    "\nBytes of tensors, with attention in FlashAttention 2, or written out for scores with a cap "
+    "or sinks;\n5% of the memory is left for CUDA's context and fragments."
 )
 SPARE = 0.05  # of a device's memory is left for CUDA's context and fragments
 
@@ -235,7 +235,7 @@ def plan_training(
     """Print the longest sequence of every lever.
 
     Raises:
-        ValueError: For an unknown optimizer, a family that cannot be planned, or a length that
+        ValueError: For an unknown optimizer, a family that is not supported, or a length that
             no lever makes fit.
     """
     import torch

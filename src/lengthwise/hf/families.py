@@ -71,21 +71,26 @@ def decoder(model: PreTrainedModel) -> nn.Module:
     return model.base_model
 
 
+def layer_windows(config: Any) -> list[int | None]:
+    """Keys that a query of each layer sees at most, itself included; None for all."""
+    kinds = config.layer_types if config.model_type in WINDOW_BY_LAYER_TYPE else []
+    slides = [kind == "sliding_attention" for kind in kinds]
+    if not kinds:
+        slides = [config.model_type in WINDOW_EVERYWHERE] * config.num_hidden_layers
+    return [config.sliding_window if one else None for one in slides]
+
+
 def read_geometry(model: PreTrainedModel) -> Geometry:
     """Layers, heads, windows and rotary embeddings of a supported, un-adapted model."""
     config = model.config
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    count = config.num_hidden_layers
-    types = config.layer_types if config.model_type in WINDOW_BY_LAYER_TYPE else [None] * count
     bases: dict[str | None, RotaryBase] = {}
     layers = []
-    for index, kind in enumerate(types):
-        key = kind if config.model_type == "gemma3_text" else None
+    for index, window in enumerate(layer_windows(config)):
+        key = config.layer_types[index] if config.model_type == "gemma3_text" else None
         if key not in bases:
             bases[key] = _rotary_base(model, key)
-        slides = kind == "sliding_attention" or config.model_type in WINDOW_EVERYWHERE
-        window = config.sliding_window if slides else None
         positions = getattr(config, "no_rope_layers", None)
         rotated = positions is None or bool(positions[index])
         layers.append(LayerGeometry(bases[key] if rotated else None, window))

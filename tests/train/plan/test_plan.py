@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lengthwise.hf.families import UnsupportedModelError
+from lengthwise.hf.families import FAMILIES, UnsupportedModelError
 from lengthwise.measure.peak import PeakBytes
 from lengthwise.testing.models import tiny_model
 from lengthwise.train.memory import Offload, StreamBP, TiledLoss, TiledMLP, fit
@@ -22,6 +22,7 @@ from lengthwise.train.plan import (
     read_shape,
     step_peak,
 )
+from lengthwise.train.plan.families import FORWARDS
 from lengthwise.train.plan.ledger import Held, Ledger, Tape
 
 SETTINGS: dict[str, Any] = {
@@ -29,6 +30,17 @@ SETTINGS: dict[str, Any] = {
     "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": None,
     "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 4096,
 }  # fmt: skip
+LOCAL = {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+OTHERS: dict[str, dict[str, Any]] = {
+    "olmo2": {},
+    "phi3": {"sliding_window": None},
+    "gpt_neox": {},
+    "mistral": {"sliding_window": 64},
+    "gemma3_text": LOCAL,
+    "gemma2": LOCAL,
+    "gpt_oss": LOCAL | EXPERTS,
+}
 CHECKPOINTING = Levers(checkpointing=True)
 TILED = Levers((TiledLoss(128),), checkpointing=True)
 TILES = Levers((TiledLoss(128), TiledMLP(128)), checkpointing=True)
@@ -102,10 +114,52 @@ def test_the_prediction_is_what_the_allocator_counts(
     assert predicted.total == pytest.approx(real, rel=0.05), predicted.moment
 
 
-def test_rows_of_a_batch_are_tokens() -> None:
-    real, shape = measured("llama", CHECKPOINTING, torch.float32, 0, 200, 3)
+@pytest.mark.parametrize(
+    ("levers", "dtype", "lora"),
+    [
+        (Levers(), torch.float32, 0),
+        (CHECKPOINTING, torch.bfloat16, 0),
+        (TILED, torch.bfloat16, 8),
+        (TILES, torch.float32, 0),
+        (STREAM, torch.float32, 0),
+        (STREAM, torch.bfloat16, 8),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("family", OTHERS)
+def test_families_that_allocate_otherwise(
+    family: str, levers: Levers, dtype: torch.dtype, lora: int
+) -> None:
+    real, shape = measured(family, levers, dtype, lora, 512, 1, **OTHERS[family])
+    training = Training(dtype.itemsize, OPTIMIZERS["adamw"], lora)
+    predicted = step_peak(shape, training, levers, 512)
+    assert predicted.total == pytest.approx(real, rel=0.08), predicted.moment
+
+
+def test_every_supported_family_can_be_planned() -> None:
+    assert set(FORWARDS) == set(FAMILIES)
+    for family in FAMILIES:
+        shape = read_shape(tiny_model(family))
+        training = Training(4, OPTIMIZERS["adamw"])
+        plain, stream = (step_peak(shape, training, one, 2048).total for one in (Levers(), STREAM))
+        assert stream < plain / 2, family
+
+
+@pytest.mark.parametrize("levers", [CHECKPOINTING, STREAM], ids=str)
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text", "gpt_oss"])
+def test_rows_of_a_batch_are_tokens(family: str, levers: Levers) -> None:
+    real, shape = measured(family, levers, torch.float32, 0, 200, 3, **OTHERS.get(family, {}))
     training = Training(4, OPTIMIZERS["adamw"])
-    assert step_peak(shape, training, CHECKPOINTING, 200, 3).total == pytest.approx(real, rel=0.05)
+    assert step_peak(shape, training, levers, 200, 3).total == pytest.approx(real, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_large_vocabulary(family: str, dtype: torch.dtype) -> None:
+    settings = {**OTHERS.get(family, {}), "vocab_size": 8192}
+    real, shape = measured(family, TILED, dtype, 0, 100, 1, **settings)
+    training = Training(dtype.itemsize, OPTIMIZERS["adamw"])
+    assert step_peak(shape, training, TILED, 100).total == pytest.approx(real, rel=0.02)
 
 
 def test_the_optimizer_can_be_the_peak() -> None:
@@ -154,16 +208,12 @@ def test_nothing_fits_where_the_weights_do_not(shape: ModelShape) -> None:
     assert longest(shape, Training(4, OPTIMIZERS["adamw"]), "plain", 10**6).tokens == 0
 
 
-@pytest.mark.parametrize("family", ["gpt_oss", "gemma2"])
-def test_a_family_that_is_not_written_down(family: str) -> None:
-    with pytest.raises(UnsupportedModelError, match="is not written down yet; planned are llama"):
-        read_shape(tiny_model(family))
-
-
-@pytest.mark.parametrize("family", ["mistral", "qwen2"])
-def test_a_window_is_refused(family: str) -> None:
-    with pytest.raises(UnsupportedModelError, match="sliding window of 16"):
-        read_shape(tiny_model(family))
+def test_a_family_that_is_not_supported() -> None:
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("gpt2", n_layer=1, n_embd=8, n_head=1, vocab_size=16)
+    )
+    with pytest.raises(UnsupportedModelError, match="gpt2 is not supported: it has no rotary"):
+        read_shape(model)
 
 
 def test_the_ledger_frees_what_autograd_frees() -> None:

@@ -8,11 +8,10 @@ import copy
 from dataclasses import dataclass
 from typing import Self
 
-from lengthwise.train.plan.ledger import Array, Tape
+from lengthwise.train.plan import attention
+from lengthwise.train.plan.ledger import FLOAT, Array, Tape
 from lengthwise.train.plan.model import LayerShape, ModelShape
 from lengthwise.train.plan.optimizers import Optimizer
-
-FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -42,47 +41,48 @@ class Training:
         """Bytes of one trained number."""
         return self.item if self.full else FLOAT
 
+    def tensors(self, shape: ModelShape) -> list[int]:
+        """Bytes of every tensor that is trained, in the optimizer's order."""
+        if self.full:
+            return [size * self.item for size in shape.sizes]
+        return [self.lora * side * FLOAT for pair in shape.linear for side in pair]
+
     def trained_bytes(self, shape: ModelShape) -> int:
         """Bytes of the parameters that are trained, and so of their gradients."""
-        if self.full:
-            return shape.parameters * self.item
-        return sum(self.lora * (a + b) for a, b in shape.linear) * FLOAT
+        return sum(self.tensors(shape))
 
     def weight_bytes(self, shape: ModelShape) -> int:
         """Bytes of all weights, adapters included."""
         adapters = 0 if self.full else self.trained_bytes(shape)
         return shape.parameters * self.item + adapters
 
-    def largest_bytes(self, shape: ModelShape) -> int:
-        """Bytes of the largest tensor that is trained."""
-        if self.full:
-            return shape.largest * self.item
-        return self.lora * max(max(pair) for pair in shape.linear) * FLOAT
-
 
 class Forward:
     """The forward of one model on a tape, in pieces that the levers put together.
 
     Args:
-        layer: Number of the layer that runs, for the names of its parameters.
+        length, batch: Tokens of a sequence, and sequences.
+
+    Attributes:
+        number: Of the layer that runs, for the names of its parameters.
+        streaming: Whether StreamBP's attention is called instead of transformers'.
+        masks: What was made before the first layer, for as long as a layer may run again.
     """
 
     def __init__(
-        self, tape: Tape, shape: ModelShape, training: Training, layer: int | None = None
+        self, tape: Tape, shape: ModelShape, training: Training, length: int, batch: int
     ) -> None:
         self.tape, self.shape, self.training = tape, shape, training
-        self.number = layer
+        self.length, self.batch = length, batch
+        self.number: int | None = None
+        self.streaming = False
+        self.masks: list[Array] = []
 
     def on(self, tape: Tape) -> Self:
         """The same on another tape."""
         other = copy.copy(self)
         other.tape = tape
         return other
-
-    def workspace(self, queries: int) -> int:
-        """Bytes of one tile of scores of torch's CPU kernel: 32 to 256 queries times 512 keys."""
-        tile = 256 if queries >= 768 else 64 if queries >= 192 else 32
-        return 0 if self.training.gpu else self.training.threads * tile * 512 * FLOAT
 
     @property
     def prefix(self) -> str:
@@ -99,6 +99,15 @@ class Forward:
         return self.add(residual, x)
 
     def attention(self, x: Array, layer: LayerShape, angles: list[Array]) -> Array:
+        q, k, v = self.heads(x, layer)
+        q, k = self.rotate(q, layer, angles), self.rotate(k, layer, angles)
+        k, v = self.cached(k, v)
+        x = self.softmax_attention(q, k, v, layer)
+        del q, k, v
+        return self.linear(x, self.shape.hidden, "o", bias=layer.output_bias)
+
+    def heads(self, x: Array, layer: LayerShape) -> tuple[Array, Array, Array]:
+        """Queries, keys and values before they are rotated."""
         q_width, kv_width = layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim
         bias = layer.attention_bias
         q = self.linear(x, q_width, "q", bias=bias)
@@ -107,42 +116,21 @@ class Forward:
         k = self.linear(x, kv_width, "k", bias=bias)
         if layer.qk_norm:
             k = self.norm(k, "k norm", groups=layer.kv_heads)
-        v = self.linear(x, kv_width, "v", bias=bias)
-        if layer.rotary:
-            q, k = self.rotate(q, angles), self.rotate(k, angles)
-        k, v = self.cached(k, v)
-        x = self.softmax_attention(q, k, v, layer)
-        del q, k, v
-        return self.linear(x, self.shape.hidden, "o", bias=layer.output_bias)
+        return q, k, self.linear(x, kv_width, "v", bias=bias)
 
     def cached(self, k: Array, v: Array) -> tuple[Array, Array]:
         """The keys and values to attend to, when these are the new ones."""
         return k, v
 
     def softmax_attention(self, q: Array, k: Array, v: Array, layer: LayerShape) -> Array:
-        """torch's fused kernel without a mask: nothing quadratic is kept.
-
-        It keeps queries, keys, values, its output and a log-sum-exp in float32. The CUDA backward
-        (FlashAttention 2) adds the gradient of the queries up in float32 and makes those of keys
-        and values for every query head before it adds up a group.
-        """
-        rows = q.rows
-        lse = self.tape.new(rows, layer.heads, FLOAT)
-        forward = self.workspace(rows)
-        work = 2 * forward
-        if self.training.gpu:
-            work = rows * layer.heads * (layer.head_dim + 1) * FLOAT
-            if layer.heads > layer.kv_heads:
-                work += 2 * rows * layer.heads * layer.head_dim * q.item
-        return self.tape.apply(
-            "attention",
-            [q, k, v],
-            (rows, q.width, q.item),
-            saves=[q, k, v, lse],
-            saves_output=True,
-            work_forward=forward,
-            work_backward=work,
-        )
+        masked = 0 < layer.window <= self.length
+        if self.streaming and (masked or layer.eager):
+            return attention.tiled(self, q, k, v, layer)
+        if layer.eager:
+            return attention.eager(self, q, k, v, layer)
+        if masked:
+            return attention.masked(self, q, k, v, layer)
+        return attention.fused(self, q, k, v, layer)
 
     def mlp(self, x: Array, layer: LayerShape) -> Array:
         inner, bias = layer.inner, layer.mlp_bias
@@ -155,24 +143,10 @@ class Forward:
 
     def norm(self, x: Array, name: str, groups: int = 1) -> Array:
         """RMSNorm as transformers writes it, in float32."""
-        tape, item = self.tape, x.item
-        full = self.training.full
-        wide = self.cast(x, FLOAT, name)
-        square = tape.apply(
-            name, [wide], (x.rows, x.width, FLOAT), saves=[wide],
-            work_backward=2 * x.rows * x.width * FLOAT,
-        )  # fmt: skip
-        mean = tape.apply(name, [square], (x.rows, groups, FLOAT))
-        del square
-        root = tape.apply(name, [mean], (x.rows, groups, FLOAT), saves_output=True)
-        del mean
-        size = x.rows * x.width * FLOAT
-        even = tape.apply(
-            name, [wide, root], (x.rows, x.width, FLOAT), saves=[wide, root], work_backward=size
-        )
-        del wide, root
+        full, item = self.training.full, x.item
+        even = self.even(self.cast(x, FLOAT, name), name, groups)
         out = self.cast(even, item, name)  # while `even` is a local variable
-        return tape.apply(
+        return self.tape.apply(
             f"{self.prefix}{name}",
             [out],
             (x.rows, x.width, item),
@@ -181,8 +155,20 @@ class Forward:
             parameters=x.width // groups * item if full else 0,
         )
 
-    def rotate(self, x: Array, angles: list[Array]) -> Array:
+    def even(self, wide: Array, name: str, groups: int) -> Array:
+        """`wide` over its root mean square."""
+        tape, out = self.tape, (wide.rows, wide.width, FLOAT)
+        square = tape.apply(name, [wide], out, saves=[wide], work_backward=2 * wide.size)
+        mean = tape.apply(name, [square], (wide.rows, groups, FLOAT))
+        del square
+        root = tape.apply(name, [mean], (wide.rows, groups, FLOAT), saves_output=True)
+        del mean
+        return tape.apply(name, [wide, root], out, saves=[wide, root], work_backward=wide.size)
+
+    def rotate(self, x: Array, layer: LayerShape, angles: list[Array]) -> Array:
         """`x * cos + rotate_half(x) * sin`."""
+        if not layer.rotary:
+            return x
         name = "rotary embedding"
         size, out = x.size, (x.rows, x.width, x.item)
         # Not in a node of their own: the halves that are turned round, alive while they are read.

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+FLOAT = 4
 ACTIVATIONS, GRADIENTS = "activations", "gradients"
 
 
@@ -97,7 +98,7 @@ class _Grad:
 @dataclass
 class _Node:
     name: str
-    out: object
+    outs: tuple[object, ...]
     to: list[_Grad]
     saved: list[Held]
     work: int
@@ -174,9 +175,24 @@ class Tape:
             grads = [_Grad(x.slot, x.size, x.held.kind, passes) for x in inputs if x.wants]
             kept = [x.held for x in saves] + ([y.held] if saves_output else [])
             owner = owner or name
-            node = _Node(name, y.slot, grads, kept, work_backward, parameters, owner, None)
+            node = _Node(name, (y.slot,), grads, kept, work_backward, parameters, owner, None)
             self._nodes.append(node)
         return y
+
+    def columns(self, name: str, x: Array, *widths: int, split: bool) -> list[Array]:
+        """Views of neighbouring columns of `x`, whose gradients are as wide as `x`.
+
+        Args:
+            split: One operation makes all views, and one gradient of theirs (torch.split);
+                otherwise each is an operation (indexing).
+        """
+        views = [Array(x.held, x.rows, width, x.item, x.wants) for width in widths]
+        if x.wants and self.recording:
+            grad = _Grad(x.slot, x.size, ACTIVATIONS, False)
+            slots = [view.slot for view in views]
+            for outs in [tuple(slots)] if split else [(slot,) for slot in slots]:
+                self._nodes.append(_Node(name, outs, [grad], [], 0, 0, name, None))
+        return views
 
     def alias(self, x: Array, rows: int = 0, *, wants: bool = True) -> Array:
         """The same bytes, or `rows` rows of them, without a past (detach)."""
@@ -191,7 +207,7 @@ class Tape:
         self.saves += 1
         if self.recording:
             to = [_Grad(x.slot, x.size, ACTIVATIONS, False)] if x.wants else []
-            self._nodes.append(_Node(name, out.slot, to, list(saved), 0, 0, name, replay))
+            self._nodes.append(_Node(name, (out.slot,), to, list(saved), 0, 0, name, replay))
         return out
 
     def backward(self, slot: object, grad: Held) -> dict[object, Held]:
@@ -201,15 +217,15 @@ class Tape:
         del grad
         while self._nodes:
             node = self._nodes.pop()
-            given = found.pop(node.out, None)
-            if given is None:
+            given = [found.pop(slot) for slot in node.outs if slot in found]
+            if not given:
                 continue
             ledger.where = f"{node.name} backward"
             made: list[Held | None]
             if node.replay is not None:
-                made = list(node.replay(given))
+                made = list(node.replay(given[0]))
             else:
-                made = [given if to.passes else Held(ledger, to.size, to.kind) for to in node.to]
+                made = [given[0] if to.passes else Held(ledger, to.size, to.kind) for to in node.to]
             if node.work:
                 ledger.add(node.work, ACTIVATIONS)
                 ledger.remove(node.work, ACTIVATIONS)

@@ -1,9 +1,10 @@
 """What each lever of `lengthwise.train.memory` allocates in place of the plain step."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from lengthwise.train.plan.layers import FLOAT, Forward
-from lengthwise.train.plan.ledger import ACTIVATIONS, GRADIENTS, Array, Held, Tape
+from lengthwise.train.plan.layers import Forward, Training
+from lengthwise.train.plan.ledger import ACTIVATIONS, FLOAT, GRADIENTS, Array, Held, Tape
 from lengthwise.train.plan.model import LayerShape
 
 LOGITS, CHECKPOINTS, KEYS = "logits", "checkpoints", "keys and values"
@@ -41,23 +42,30 @@ class Sums:
     A piece's gradients are all there before they are added to the sums.
     """
 
-    def __init__(self, tape: Tape, item: int) -> None:
-        self.tape, self.item = tape, item
+    def __init__(self, tape: Tape, training: Training) -> None:
+        self.tape, self.training = tape, training
         self.totals: dict[str, Held] = {}
 
     def add(self, found: dict[str, Held]) -> None:
         for name, grad in found.items():
             if name not in self.totals:
                 self.totals[name] = self._as_float(grad)
+            elif not self.training.gpu and self._factor > 1:
+                self._as_float(grad)  # a sum on a CPU casts what it adds first
+
+    @property
+    def _factor(self) -> int:
+        return FLOAT // self.training.parameter_item
 
     def _as_float(self, grad: Held) -> Held:
-        factor = FLOAT // self.item
-        return grad if factor == 1 else Held(self.tape.ledger, grad.size * factor, GRADIENTS)
+        if self._factor == 1:
+            return grad
+        return Held(self.tape.ledger, grad.size * self._factor, GRADIENTS)
 
     def finish(self) -> None:
         """Hand them over as the parameters' gradients."""
         for name, total in self.totals.items():
-            size = total.size * self.item // FLOAT
+            size = total.size // self._factor
             given = total if size == total.size else Held(self.tape.ledger, size, GRADIENTS)
             self.tape.gradients.setdefault(name, given)
 
@@ -68,7 +76,7 @@ def spans(length: int, size: int) -> Iterator[tuple[int, int]]:
 
 def tiled_mlp(
     forward: Forward, x: Array, layer: LayerShape, tokens: int,
-    mlp: Callable[[Forward, Array, LayerShape], Array],
+    mlp: Callable[[Any, Array, LayerShape], Array],
 ) -> Array:  # fmt: skip
     """`TiledMLP`: the MLP a tile of tokens at a time, and again going back."""
     tape = forward.tape
@@ -86,7 +94,7 @@ def tiled_mlp(
 
     def replay(grad: Held) -> list[Held | None]:
         dx = Held(tape.ledger, x.size, ACTIVATIONS)
-        sums = Sums(tape, forward.training.parameter_item)
+        sums = Sums(tape, forward.training)
         before: dict[str, Held] = {}
         for low, high in tiles:
             inner = Tape(tape.ledger)
@@ -113,6 +121,11 @@ def whole_loss(forward: Forward, x: Array) -> tuple[object, Held]:
         parameters=shape.vocabulary * shape.hidden * training.item if training.full else 0,
         owner="embedding" if shape.tied else "",
     )  # fmt: skip
+    if shape.softcap:
+        size = (rows, shape.vocabulary, training.item)
+        logits = tape.apply("logits", [logits], size, kind=LOGITS)
+        logits = tape.apply("logits", [logits], size, kind=LOGITS, saves_output=True)
+        logits = tape.apply("logits", [logits], size, kind=LOGITS)
     floats = logits if training.item == FLOAT else tape.apply("loss", [logits], wide, kind=LOGITS)
     log_softmax = tape.apply("loss", [floats], wide, kind=LOGITS, saves_output=True)
     loss = tape.apply("loss", [log_softmax], (1, 1, FLOAT), saves=[log_softmax])
@@ -129,10 +142,12 @@ def tiled_loss(forward: Forward, x: Array, tokens: int) -> tuple[object, Held]:
     d_weight = Held(ledger, weights * FLOAT, GRADIENTS)
     tile = min(tokens, x.rows) * shape.vocabulary
     # Logits and their log-softmax; then, the logits gone, the gradient cast to half precision and
-    # its product with the hidden states beside the log-softmax that it was made from.
-    later = 0 if item == FLOAT else tile * item + weights * item
-    ledger.add(tile * FLOAT + max(tile * FLOAT, later), LOGITS)
-    ledger.remove(tile * FLOAT + max(tile * FLOAT, later), LOGITS)
+    # its product with the hidden states (on a CPU cast to be summed) beside the log-softmax.
+    cast = 0 if training.gpu else FLOAT
+    later = 0 if item == FLOAT else tile * item + weights * (item + cast)
+    slope = tile * FLOAT if shape.softcap else 0
+    ledger.add(slope + tile * FLOAT + max(tile * FLOAT, later), LOGITS)
+    ledger.remove(slope + tile * FLOAT + max(tile * FLOAT, later), LOGITS)
 
     def replay(grad: Held) -> list[Held | None]:
         dx, dw = (Held(ledger, one.size, one.kind) for one in (d_hidden, d_weight))

@@ -6,10 +6,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from lengthwise.hf.families import UnsupportedModelError
-
-# Families whose layer is written down in `layers`.
-PLANNED = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+from lengthwise.hf.families import layer_windows, refuse_unsupported
 
 
 @dataclass(frozen=True)
@@ -18,18 +15,35 @@ class LayerShape:
 
     Attributes:
         inner: Width of the MLP.
-        rotary: Whether queries and keys are rotated.
+        rotary: Numbers of a head that are rotated.
+        window: Keys that a query sees at most, itself included; 0 for all.
+        softcap: Whether scores are capped.
+        sinks: Whether heads have a learned sink.
+        experts: Of the MLP; 0 if it is one.
+        chosen: Experts that a token goes through.
+        parallel: Whether attention and MLP read the same input.
     """
 
     heads: int
     kv_heads: int
     head_dim: int
     inner: int
-    rotary: bool
+    rotary: int
     qk_norm: bool
     attention_bias: bool
     output_bias: bool
     mlp_bias: bool
+    window: int = 0
+    softcap: bool = False
+    sinks: bool = False
+    experts: int = 0
+    chosen: int = 0
+    parallel: bool = False
+
+    @property
+    def eager(self) -> bool:
+        """Whether transformers writes the attention out: torch's kernels know neither."""
+        return self.softcap or self.sinks
 
 
 @dataclass(frozen=True)
@@ -37,81 +51,80 @@ class ModelShape:
     """One model.
 
     Attributes:
-        parameters: Of the whole model, shared ones once.
-        largest: Parameters of the largest tensor.
+        sizes: Parameters of every tensor, in the optimizer's order, shared ones once.
         linear: (in, out) of every linear layer below the head, which LoRA adapts.
         tied: Whether head and embedding are one tensor.
+        softcap: Whether logits are capped.
     """
 
     family: str
     hidden: int
     vocabulary: int
     layers: tuple[LayerShape, ...]
-    parameters: int
-    largest: int
+    sizes: tuple[int, ...]
     linear: tuple[tuple[int, int], ...]
     tied: bool
+    softcap: bool = False
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.sizes)
 
 
 def read_shape(model: PreTrainedModel) -> ModelShape:
     """The shape of a model, which may lie on torch's meta device.
 
     Raises:
-        UnsupportedModelError: If its family's allocations are not written down, with the reason.
+        UnsupportedModelError: If its family is not supported, with the reason.
     """
+    refuse_unsupported(model)
     config: Any = model.config
-    family = config.model_type
-    if family not in PLANNED:
-        raise UnsupportedModelError(
-            f"training {family} cannot be planned: what its layers allocate is not written down "
-            f"yet; planned are {', '.join(PLANNED)}"
-        )
-    if _window(config) is not None:
-        raise UnsupportedModelError(
-            f"training {family} with a sliding window of {_window(config):,} cannot be planned: "
-            "transformers gives such layers a mask of length times length"
-        )
-    parts = dict(model.named_modules())
+    windows = layer_windows(config)
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    part = config.rope_parameters.get("partial_rotary_factor", 1.0)
+    turns = getattr(config, "no_rope_layers", None)
     layers = []
     for index, layer in enumerate(model.base_model.layers):
-        attention, mlp = layer.self_attn, layer.mlp
-        head_dim = attention.head_dim
-        turns = getattr(config, "no_rope_layers", None)
+        modules = dict(layer.named_modules())
+        groups = getattr(getattr(layer, "self_attn", None), "num_key_value_groups", 1)
         layers.append(
             LayerShape(
-                heads=attention.q_proj.out_features // head_dim,
-                kv_heads=attention.k_proj.out_features // head_dim,
+                heads=heads,
+                kv_heads=heads // groups,
                 head_dim=head_dim,
-                inner=mlp.down_proj.in_features,
-                rotary=turns is None or bool(turns[index]),
-                qk_norm=hasattr(attention, "q_norm"),
-                attention_bias=attention.q_proj.bias is not None,
-                output_bias=attention.o_proj.bias is not None,
-                mlp_bias=mlp.down_proj.bias is not None,
+                inner=config.intermediate_size,
+                rotary=int(head_dim * part) if turns is None or turns[index] else 0,
+                qk_norm=any(name.endswith("q_norm") for name in modules),
+                attention_bias=_biased(modules, "q_proj", "query_key_value"),
+                output_bias=_biased(modules, "o_proj", "dense"),
+                mlp_bias=_biased(modules, "down_proj", "dense_4h_to_h"),
+                window=windows[index] or 0,
+                softcap=getattr(config, "attn_logit_softcapping", None) is not None,
+                sinks="self_attn.sinks" in dict(layer.named_parameters()),
+                experts=getattr(config, "num_local_experts", 0),
+                chosen=getattr(config, "num_experts_per_tok", 0),
+                parallel=getattr(config, "use_parallel_residual", False),
             )
         )
     head = model.get_output_embeddings()
-    sizes = [parameter.numel() for parameter in model.parameters()]
     return ModelShape(
-        family=family,
+        family=config.model_type,
         hidden=config.hidden_size,
         vocabulary=head.out_features,
         layers=tuple(layers),
-        parameters=sum(sizes),
-        largest=max(sizes),
+        sizes=tuple(parameter.numel() for parameter in model.parameters()),
         linear=tuple(
             (module.in_features, module.out_features)
-            for module in parts.values()
+            for module in model.modules()
             if isinstance(module, nn.Linear) and module is not head
         ),
         tied=head.weight is model.get_input_embeddings().weight,
+        softcap=getattr(config, "final_logit_softcapping", None) is not None,
     )
 
 
-def _window(config: Any) -> int | None:
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and "sliding_attention" not in kinds:
-        return None
-    if config.model_type == "qwen2" and not getattr(config, "use_sliding_window", False):
-        return None
-    return getattr(config, "sliding_window", None)
+def _biased(modules: dict[str, nn.Module], *names: str) -> bool:
+    """Whether the linear layer of one of these names has a bias."""
+    found = (part for name, part in modules.items() if name.rpartition(".")[2] in names)
+    return any(getattr(part, "bias", None) is not None for part in found)

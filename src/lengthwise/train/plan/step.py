@@ -1,8 +1,11 @@
 """One training step of a model, as sizes: forward, loss, backward and optimizer, with levers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from lengthwise.train.memory.methods import Memory, Offload, StreamBP, TiledLoss, TiledMLP
+from lengthwise.train.plan import attention
+from lengthwise.train.plan.families import FORWARDS, mixed
 from lengthwise.train.plan.layers import Forward, Training
 from lengthwise.train.plan.ledger import Array, Held, Ledger, Moment, Tape
 from lengthwise.train.plan.levers import checkpointed, tiled_loss, tiled_mlp, whole_loss
@@ -51,12 +54,15 @@ class Peak:
 
 
 class TiledForward(Forward):
-    """A forward whose MLPs run in tiles."""
+    """A family's forward whose MLPs run in tiles."""
 
     tokens = 0
 
     def mlp(self, x: Array, layer: LayerShape) -> Array:
-        return tiled_mlp(self, x, layer, self.tokens, Forward.mlp)
+        return tiled_mlp(self, x, layer, self.tokens, TiledForward.whole_mlp)
+
+    def whole_mlp(self, x: Array, layer: LayerShape) -> Array:
+        return super().mlp(x, layer)
 
 
 def step_peak(
@@ -79,7 +85,7 @@ def step_peak(
     tape = Tape(ledger)
     tape.backward(*_forward(tape, shape, training, levers, length, batch, host))
     ledger.where = "optimizer"
-    work = training.optimizer.work_bytes(trained, training.largest_bytes(shape), training.gpu)
+    work = training.optimizer.work_bytes(training.tensors(shape), training.gpu)
     ledger.add(work, STATES)
     ledger.remove(work, STATES)
     return Peak(ledger.peak, host.held)
@@ -96,15 +102,19 @@ def _forward(
 ) -> tuple[object, Held]:
     """The slot of the loss and its gradient; the backward then walks the tape."""
     rows, item = length * batch, training.item
-    forward = Forward(tape, shape, training)
-    if levers.tokens(TiledMLP, "tokens"):
-        forward = TiledForward(tape, shape, training)
-        forward.tokens = levers.tokens(TiledMLP, "tokens")
+    kind = FORWARDS[shape.family]
+    tiles = levers.tokens(TiledMLP, "tokens")
+    if tiles:
+        kind = mixed(TiledForward, kind)
+    forward: Any = kind(tape, shape, training, length, batch)
+    forward.tokens = tiles
     table = shape.vocabulary * shape.hidden * item if training.full else 0
     x = tape.apply("embedding", [], (rows, shape.hidden, item), parameters=table)
     embedded = x  # the decoder's forward holds it to its end  # noqa: F841
     angles = [tape.new(length, shape.layers[0].head_dim, item) for _ in range(2)]
     chunk = levers.tokens(StreamBP, "chunk")
+    forward.streaming = bool(chunk)
+    forward.masks = [] if chunk else attention.masks(forward)
     for forward.number, layer in enumerate(shape.layers):
 
         def run(f: Forward, y: Array, layer: LayerShape = layer) -> Array:

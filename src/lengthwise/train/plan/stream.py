@@ -1,9 +1,12 @@
 """What `StreamBP` and `Offload` allocate: layers that keep their input, run whole or in chunks."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from lengthwise.train.plan.layers import FLOAT, Forward
-from lengthwise.train.plan.ledger import ACTIVATIONS, Array, Held, Tape
+from lengthwise.train.plan.attention import tiled, workspace
+from lengthwise.train.plan.families import mixed
+from lengthwise.train.plan.layers import Forward
+from lengthwise.train.plan.ledger import ACTIVATIONS, FLOAT, Array, Held, Tape
 from lengthwise.train.plan.levers import CHECKPOINTS, KEYS, Run, Sums, spans
 from lengthwise.train.plan.model import LayerShape
 
@@ -32,11 +35,13 @@ class Chunk(Forward):
 
     def softmax_attention(self, q: Array, k: Array, v: Array, layer: LayerShape) -> Array:
         """A rectangle over the keys before the chunk and a triangle over its own."""
+        if layer.eager or 0 < layer.window <= self.length:
+            return tiled(self, q, k, v, layer, self.past)
         rows, past, half = q.rows, self.past, q.item != FLOAT
         wide = rows * q.width * FLOAT
         before, both = (2 * n * k.width * FLOAT for n in (past, past + rows))
         # A rectangle folds the query heads of a group into its queries.
-        tile = self.workspace(rows * (layer.heads // layer.kv_heads if past else 1))
+        tile = workspace(self, rows * (layer.heads // layer.kv_heads if past else 1))
         lse = self.tape.new(rows, layer.heads, FLOAT)
         out = (rows, q.width, q.item)
         if self.training.gpu:
@@ -132,7 +137,7 @@ class _Layer:
         coming = None if kept else Held(ledger, size, CHECKPOINTS)
         source = kept or Held(ledger, size, CHECKPOINTS)
         dx = Held(ledger, size, ACTIVATIONS) if self.wants else None
-        sums = Sums(tape, self.whole.training.parameter_item)
+        sums = Sums(tape, self.whole.training)
         keys = self._keys(tape, self.item) if self.chunked else None
         d_keys = self._keys(tape, FLOAT) if self.chunked else None
         # What a chunk found lives until the next one has found its own.
@@ -159,7 +164,8 @@ class _Layer:
         return first, second
 
     def _chunk(self, tape: Tape, past: int, keys: tuple[Array, Array], *, back: bool) -> Chunk:
-        whole = self.whole
-        some = Chunk(tape, whole.shape, whole.training, whole.number)
+        some: Any = self.whole.on(tape)
+        some.__class__ = mixed(Chunk, type(some))
         some.past, some.keys, some.back = past, keys, back
+        assert isinstance(some, Chunk)
         return some
