@@ -10,6 +10,7 @@ from lengthwise.cli.inputs import DTYPES, MODEL_HELP
 
 if TYPE_CHECKING:
     import torch
+    from rich.progress import Progress
 
     from lengthwise.measure.calibration import Rates
     from lengthwise.measure.devices import Device
@@ -151,15 +152,21 @@ def plan(
 
 def _calibrated(dtype: "torch.dtype") -> "Rates":
     """Measure this machine, with a bar and the time left."""
+    from lengthwise.measure.calibration import calibrate
+
+    with _bar("Calibrating") as bar:
+        task = bar.add_task("")
+        return calibrate(dtype, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _bar(doing: str) -> "Progress":
+    """A bar with the time left, on stderr, gone when it is done."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from lengthwise.measure.calibration import calibrate
-
-    columns = (TextColumn("Calibrating"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-        return calibrate(dtype, lambda done, total: bar.update(task, completed=done, total=total))
+    columns = (TextColumn(doing), BarColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def serving_lines(
@@ -239,7 +246,6 @@ def plan_training(
             no lever makes fit.
     """
     import torch
-    from rich.console import Console
 
     from lengthwise.hf.skeleton import skeleton
     from lengthwise.train.plan import LADDER, OPTIMIZERS, Training, longest, offloads, read_shape
@@ -249,17 +255,15 @@ def plan_training(
         raise ValueError(f"--optimizer must be one of {known}, got {optimizer!r}")
     shape = read_shape(skeleton(config))
     room = int((1 - SPARE) * device.memory) if device.gpu else device.memory
-    found: dict[int, list[Longest]] = {}
-    with Console(stderr=True).status("Planning …") as status:
-        for rank in [0] if lora is None else [0, lora]:
+    ranks = [0] if lora is None else [0, lora]
+    found: dict[int, list[Longest]] = {rank: [] for rank in ranks}
+    names = [name for name in LADDER if device.gpu or not offloads(name)]
+    with _bar("Planning") as bar:
+        for rank, name in bar.track([(rank, name) for rank in ranks for name in names]):
             training = Training(
                 dtype.itemsize, OPTIMIZERS[optimizer], rank, device.gpu, torch.get_num_threads()
             )
-            rows = found.setdefault(rank, [])
-            for name in LADDER:
-                status.update(f"Planning {trained(rank)}, {name} …")
-                if device.gpu or not offloads(name):
-                    rows.append(longest(shape, training, name, room, batch=batch))
+            found[rank].append(longest(shape, training, name, room, batch=batch))
     if tokens is not None:
         check_length(tokens, found, device, room)
     if as_json:
