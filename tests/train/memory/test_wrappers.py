@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from lengthwise.hf.families import FAMILIES
 from lengthwise.testing.models import tiny_model
 from lengthwise.train.memory import Offload, StreamBP, TiledLoss, TiledMLP, fit
 
@@ -224,15 +225,17 @@ def error(found, truth):
     return (wrong / sum(float(truth[name].square().sum()) for name in truth)) ** 0.5
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_is_as_near_the_truth_as_the_plain_step(family):
     model = tiny_model(family, max_position_embeddings=512).train()
     half = copy.deepcopy(model).bfloat16()
     exact = copy.deepcopy(half).double()
+    if family == "gpt_oss":  # torch's grouped product of experts has no float64
+        exact.set_experts_implementation("eager")
     inputs = batch(1, 256)
     truth = gradients(exact, lambda: exact(**inputs).loss)[1]
     plain = error(gradients(half, lambda: half(**inputs).loss)[1], truth)
-    assert 1e-4 < plain < 0.1
+    assert 1e-4 < plain < 0.3  # 0.2 with Phi-3's LongRoPE, which makes scores larger
     for methods in ((StreamBP(64),), (TiledMLP(64),), (TiledLoss(64),), (Offload(),),
                     (StreamBP(64), TiledMLP(32), TiledLoss(64), Offload())):  # fmt: skip
         with fit(half, *methods):
