@@ -133,6 +133,11 @@ def _full_states(engine: Engine, cache: LengthwiseCache) -> list[FullState]:
         raise ValueError("edit cannot move keys whose places HiRoPE took from the old text")
     states = []
     for index, layer in enumerate(cache.layers):
+        if not hasattr(layer.state, "store"):
+            raise ValueError(
+                f"edit cannot move the keys of layer {index}, whose heads have layouts of their "
+                "own; read the text again"
+            )
         axes, store = engine.layers[index], layer.state.store
         if layer.state.selector is not None:
             raise ValueError(

@@ -8,6 +8,7 @@ import torch
 
 import lengthwise as lw
 from lengthwise.extend.adapt import binding_of, compose
+from lengthwise.extend.layouts import FarAsOne
 from lengthwise.hf.positions import Step
 from lengthwise.testing import Bench
 from lengthwise.testing.models import tiny_model
@@ -21,6 +22,7 @@ from lengthwise.train.patterns import (
     fit_pattern,
 )
 from lengthwise.train.patterns.fit import PatternEngine
+from lengthwise.train.patterns.pattern import Pattern, whole_layers
 
 LAYERS = 6
 
@@ -265,3 +267,32 @@ def test_refusals():
         assert "_lengthwise" not in model.__dict__  # a refusal leaves the model alone
     fit_pattern(model, ShiftedSparse(8))
     assert isinstance(binding_of(model).engine, PatternEngine)
+
+
+def test_a_cache_is_edited_layer_by_layer_or_not_at_all():
+    ids, last = torch.arange(3, 53)[None], torch.tensor([[7]])
+    found = []
+    for make in (lambda m: lw.adapt(m, FarAsOne(window=20)),
+                 lambda m: fit_pattern(m, whole(FarAsOne(window=20)))):  # fmt: skip
+        model = make(tiny_model("llama").double())
+        cache = lw.new_cache(model)
+        model(ids, past_key_values=cache)
+        lw.edit(cache, (5, 9), [60, 61])
+        found.append(model(last, past_key_values=cache).logits)
+    assert (found[0] - found[1]).abs().max() < 1e-12
+    model = fit_pattern(tiny_model("llama"), ShiftedSparse(group=16))
+    cache = lw.new_cache(model)
+    model(ids, past_key_values=cache)
+    with pytest.raises(ValueError, match="layer 0, whose heads have layouts of their own"):
+        lw.edit(cache, (5, 9), [60, 61])
+    assert cache.get_seq_length() == 50
+
+
+def whole(layout):
+    """A pattern with one layout everywhere."""
+
+    class Whole(Pattern):
+        def parts(self, layers, heads):
+            return whole_layers([layout] * layers, heads)
+
+    return Whole()

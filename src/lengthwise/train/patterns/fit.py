@@ -9,6 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
 from lengthwise.core.geometry import Geometry
+from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.adapt import adapt, binding_of
 from lengthwise.extend.engine import Axes, Engine, LayerState
 from lengthwise.extend.layouts import Causal
@@ -112,6 +113,11 @@ class PatternEngine(Engine):
             return outs[0]
         order = torch.cat([part.heads for part in parts]).argsort()
         return torch.cat(outs, dim=1)[:, order.to(q.device)]
+
+    def moved(self, layer: int, block: KeyBlock, by: int) -> KeyBlock:
+        """As `Engine.moved`, for a layer with one layout."""
+        (part,) = self._parts[layer]
+        return part.engine.moved(layer, block, by)
 
     def keys_read(self, layer: int, length: int) -> int:
         """The most that any head reads."""
