@@ -7,12 +7,16 @@ trains, downloads or waits) is headed by `<!-- not run: reason -->`; its names a
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
+
+from lengthwise.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -75,14 +79,17 @@ def check_make(command: str) -> None:
         assert re.search(rf"^{re.escape(target)}:", rules, re.MULTILINE), f"no target {target}"
 
 
-def check_lengthwise(command: str, folder: Path) -> None:
-    """A line that is not run names a command and options that exist."""
-    name = command.split()[1]
-    help_text = run(f"lengthwise {name} --help", folder)
-    assert help_text.returncode == 0, help_text.stderr
-    plain = re.sub(r"\x1b\[[\d;]*m", "", help_text.stdout)
-    for option in re.findall(r"(?<=\s)--[\w-]+", command):
-        assert re.search(rf"{option}(?![\w-])", plain), f"{name} has no option {option}"
+def check_lengthwise(command: str) -> None:
+    """A line that is not run names a command, a subcommand and options that exist."""
+    here = typer.main.get_command(app)
+    words = shlex.split(command, comments=True)[1:]
+    name = "lengthwise"
+    while hasattr(here, "commands"):
+        assert words and words[0] in here.commands, f"{name} has no command {words[:1]}"
+        here, name = here.commands[words[0]], f"{name} {words.pop(0)}"
+    known = {"--help"}.union(*([*x.opts, *x.secondary_opts] for x in here.params))
+    for option in (word.partition("=")[0] for word in words if re.match("--?[a-z]", word)):
+        assert option in known, f"{name} has no option {option}"
 
 
 def run_shell(block: Block, folder: Path) -> None:
@@ -90,7 +97,7 @@ def run_shell(block: Block, folder: Path) -> None:
         if command.startswith("make "):
             check_make(command)
         elif command.startswith("lengthwise ") and not block.runs:
-            check_lengthwise(command, folder)
+            check_lengthwise(command)
         elif command.startswith("lengthwise "):
             done = run(command, folder)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -146,3 +153,19 @@ def test_a_target_that_does_not_exist_is_noticed() -> None:
     check_make("make demo PYTHON=python3.12  # a remark")
     with pytest.raises(AssertionError, match="no target fly"):
         check_make("make fly")
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("lengthwise measur demo", "no command"),
+        ("lengthwise lab", "no command"),
+        ("lengthwise lab reproduc", "no command"),
+        ("lengthwise lab reproduce --widow 4", "reproduce has no option --widow"),
+        ("lengthwise measure demo -q", "no option -q"),
+    ],
+)
+def test_a_command_or_option_that_does_not_exist_is_noticed(command: str, wrong: str) -> None:
+    with pytest.raises(AssertionError, match=wrong):
+        check_lengthwise(command)
+    check_lengthwise("lengthwise measure demo --upto 4096  # and so on")
