@@ -1,7 +1,10 @@
 """How near are the predicted peaks of a training step to the measured ones?
 
-python benchmarks/train_plan.py        three shapes, every lever, float32, bfloat16, full and LoRA;
-                                       and the narrow shape in every family that is not Llama's
+    python benchmarks/train_plan.py                      every shape
+    python benchmarks/train_plan.py --shapes wide        some; what is known of others stays
+
+Three shapes, every lever, float32, bfloat16, full and LoRA; and the narrow shape in every family
+that is not Llama's.
 
 Every case is a process of its own: warmed up on a model of one layer and 64 tokens, then two steps
 of the real one. `resident` is the process's highest resident size above that after warming up;
@@ -11,6 +14,7 @@ is told to give all above 64 kB back (MALLOC_MMAP_THRESHOLD_). No constant of th
 fitted to these shapes, or to any other: see `lengthwise.train.plan`.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -19,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from shape import RESULTS, write
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lengthwise.measure.peak import PeakBytes
@@ -28,6 +34,7 @@ from lengthwise.train.plan.model import read_shape
 from lengthwise.train.plan.optimizers import OPTIMIZERS
 from lengthwise.train.plan.step import Levers, step_peak
 
+NAME = "train_plan"
 COMMON = {"head_dim": 64, "num_key_value_heads": 2, "max_position_embeddings": 65536}
 NARROW = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2,
           "num_attention_heads": 4, **COMMON}  # fmt: skip
@@ -67,33 +74,59 @@ CASES = [
 ]
 
 
-def main() -> None:
-    from shape import write
+def main(shapes: list[str]) -> None:
+    transformers.logging.set_verbosity_error()
+    for case in CASES:
+        if case[0] in shapes:
+            done = subprocess.run(
+                [sys.executable, __file__, "--child", json.dumps(case)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            rows = save({**measured(), case: json.loads(done.stdout.splitlines()[-1])})
+            say(rows[case])
 
-    rows = []
-    for shape, lever, dtype, lora in CASES:
-        case = json.dumps([shape, lever, dtype, lora])
-        done = subprocess.run(
-            [sys.executable, __file__, case], capture_output=True, text=True, check=True
-        )
-        measured = json.loads(done.stdout.splitlines()[-1])
-        predicted = predict(shape, lever, dtype, lora)
-        row = {
+
+def measured() -> dict[tuple[Any, ...], dict[str, int]]:
+    """What is in the result file, by case."""
+    path = RESULTS / f"{NAME}.json"
+    if not path.exists():
+        return {}
+    return {
+        (row["shape"], row["lever"], row["dtype"], row["lora"]): {
+            name: row[name] for name in ("resident", "tensors", "returned")
+        }
+        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]
+    }
+
+
+def save(found: dict[tuple[Any, ...], dict[str, int]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Write all cases down, each beside what is predicted of it now."""
+    rows = {}
+    for case in (case for case in CASES if case in found):
+        shape, lever, dtype, lora = case
+        peak = predict(*case)
+        rows[case] = {
             "shape": shape, "lever": lever, "dtype": dtype, "lora": lora, "tokens": LENGTH[shape],
-            "predicted": predicted.total, "where": predicted.moment.where, **measured,
+            "predicted": peak.total, "where": peak.moment.where, **found[case],
         }  # fmt: skip
-        rows.append(row)
-        print(
-            f"{shape:<19}{lever:<27}{dtype:<9} LoRA {lora}  predicted "
-            f"{row['predicted'] / 1e6:8.1f} MB, tensors {row['tensors'] / 1e6:8.1f} "
-            f"({row['predicted'] / row['tensors']:.3f}), resident {row['resident'] / 1e6:8.1f} "
-            f"({row['predicted'] / row['resident']:.3f}), returned {row['returned'] / 1e6:8.1f} "
-            f"({row['predicted'] / row['returned']:.3f})",
-            flush=True,
-        )
-        write(
-            "train_plan", "How near are predicted peaks of a training step to measured ones?", rows
-        )
+    question = "How near are predicted peaks of a training step to measured ones?"
+    write(NAME, question, list(rows.values()))
+    return rows
+
+
+def say(row: dict[str, Any]) -> None:
+    """One line: what was predicted, and its share of each size that was measured."""
+    sizes = [
+        f"{name} {row[name] / 1e6:8.1f} ({row['predicted'] / row[name]:.3f})"
+        for name in ("tensors", "resident", "returned")
+    ]
+    print(
+        f"{row['shape']:<19}{row['lever']:<27}{row['dtype']:<9} LoRA {row['lora']}  predicted "
+        f"{row['predicted'] / 1e6:8.1f} MB, {', '.join(sizes)}",
+        flush=True,
+    )
 
 
 def configuration(settings: dict[str, Any]) -> Any:
@@ -121,7 +154,7 @@ def child(shape: str, lever: str, dtype: str, lora: int) -> None:
         print(json.dumps({"returned": resident}))
         return
     again = subprocess.run(
-        [sys.executable, __file__, sys.argv[1]],
+        [sys.executable, __file__, "--child", json.dumps([shape, lever, dtype, lora])],
         capture_output=True,
         text=True,
         check=True,
@@ -175,4 +208,8 @@ def status(name: str) -> int:
 
 
 if __name__ == "__main__":
-    child(*json.loads(sys.argv[1])) if len(sys.argv) > 1 else main()
+    parser = argparse.ArgumentParser(description="Predicted peaks of training beside measured.")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    given = parser.parse_args()
+    child(*json.loads(given.child)) if given.child else main(given.shapes)

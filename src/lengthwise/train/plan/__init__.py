@@ -4,8 +4,8 @@ A step's allocations are written down operation by operation (`layers`, `familie
 `levers`, `stream`) and run through autograd's rules of keeping and freeing (`ledger`); the worst
 moment is the prediction. Every size follows from the model's shape. Derived and not measured: the
 workspaces of CUDA's kernels and optimizer. Not counted: Python, the libraries, the CUDA context,
-fragments of memory (glibc's heap alone kept up to 1.5 times the prediction on top in
-benchmarks/train_memory.py, unless told to give blocks back).
+fragments of memory (glibc's heap alone kept up to 2.7 times the prediction on top in
+benchmarks/train_plan.py, unless told to give blocks back).
 """
 
 from lengthwise.train.plan.layers import Training

@@ -81,13 +81,15 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
     config: Any = model.config
     windows = layer_windows(config)
     heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     part = config.rope_parameters.get("partial_rotary_factor", 1.0)
     turns = getattr(config, "no_rope_layers", None)
     layers = []
     for index, layer in enumerate(model.base_model.layers):
         modules = dict(layer.named_modules())
-        groups = getattr(getattr(layer, "self_attn", None), "num_key_value_groups", 1)
+        # GPT-NeoX reads neither a `head_dim` nor KV heads off its configuration.
+        attention: Any = getattr(layer, "self_attn", None) or layer.attention
+        head_dim = getattr(attention, "head_dim", None) or attention.head_size
+        groups = getattr(attention, "num_key_value_groups", 1)
         layers.append(
             LayerShape(
                 heads=heads,
