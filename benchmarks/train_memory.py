@@ -11,15 +11,23 @@ CPU.
 
 A step that would take more than the machine has free, judged by twice the peak of half as many
 tokens, is not begun; the row says so. `docs/generate.py` draws the figure.
+
+glibc keeps freed blocks below 32 MB for itself, in pieces that the next tensor may not fit into. A
+way that ends in "returned" runs with MALLOC_MMAP_THRESHOLD_=1048576: blocks from 1 MB on go back to
+the system at once. `predicted_bytes` is what `lengthwise.train.plan` says of a step's tensors,
+without those of the model.
 """
 
 import argparse
 import contextlib
+import functools
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +36,7 @@ from shape import RESULTS, write
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lengthwise.train.memory import Memory, Offload, StreamBP, TiledLoss, TiledMLP, fit
+from lengthwise.train.plan import OPTIMIZERS, Levers, Training, read_shape, step_peak
 
 NAME = "train_memory"
 VOCABULARY = 32_768
@@ -44,6 +53,8 @@ WAYS: dict[str, tuple[Memory, ...]] = {
     "checkpointing + TiledLoss": (TiledLoss(LOSS),),
     "all": (StreamBP(CHUNK), TiledLoss(LOSS), TiledMLP(MLP), Offload()),
 }
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+WAYS |= {f"{way}, returned": WAYS[way] for way in ("checkpointing + TiledLoss", "all")}
 
 
 def model() -> LlamaForCausalLM:
@@ -93,6 +104,17 @@ def child(name: str, tokens: int) -> None:
         print(json.dumps({"peak_bytes": resident()["VmHWM"] - held, **seconds}))
 
 
+@functools.cache
+def predicted(name: str, tokens: int) -> int:
+    """Bytes that a step's tensors take at most, without the model's."""
+    with torch.device("meta"):
+        shape = read_shape(model())
+    training = Training(4, OPTIMIZERS["sgd"])
+    levers = Levers(WAYS[name], checkpointing=name.startswith("checkpointing"))
+    peak = step_peak(shape, training, levers, tokens)
+    return peak.total + peak.host - training.weight_bytes(shape)
+
+
 def free() -> int:
     """Bytes that the machine could still give."""
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
@@ -106,7 +128,8 @@ def row(name: str, tokens: int) -> dict[str, Any]:
     if least > 0.9 * free():
         return {"way": name, "tokens": tokens, "least_bytes": least, "free_bytes": free()}
     command = [sys.executable, __file__, "--child", name, str(tokens)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    env = os.environ | (RETURNED if name.endswith("returned") else {})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         words = done.stderr.strip().splitlines()
         why = words[-1] if words else f"killed by signal {-done.returncode}"
@@ -127,11 +150,14 @@ def run(names: list[str], lengths: list[int]) -> None:
     """Measure, and keep every row as soon as it is there."""
     for tokens in lengths:
         for name in names:
+            for key in product(WAYS, LENGTHS):
+                predicted(*key)  # now, so that nothing comes between reading and writing rows
             found = row(name, tokens)
             rows = measured()  # after the step: another run may have written rows meanwhile
             rows[name, tokens] = found
             order = sorted(rows, key=lambda key: (key[1], list(WAYS).index(key[0])))
-            write(NAME, QUESTION, [rows[key] for key in order])
+            kept = [{**rows[key], "predicted_bytes": predicted(*key)} for key in order]
+            write(NAME, QUESTION, kept)
             print(found, flush=True)
 
 

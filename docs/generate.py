@@ -264,27 +264,48 @@ def memory_record() -> dict:
 
 
 def memory_table() -> str:
-    """Peaks by way and length, then the processor's seconds, then where they come from."""
+    """Peaks by way and length, what was predicted of them, the processor's seconds, the source."""
     found = {(row["way"], row["tokens"]): row for row in memory_record()["rows"]}
     lengths = sorted({tokens for _, tokens in found})
     tables = []
-    for title in ("peak, MB", "seconds of one core"):
+    for title, cell in MEMORY_CELLS.items():
         head = [title, *(f"{tokens:,}" for tokens in lengths)]
         lines = [" | ".join(head), " | ".join(["---", *("---:" for _ in lengths)])]
         for way in dict.fromkeys(way for way, _ in found):
-            cells = []
-            for row in (found.get((way, tokens), {}) for tokens in lengths):
-                if "least_bytes" in row and title == "peak, MB":
-                    cells.append(f"over {row['free_bytes'] / 1e6:,.0f}")
-                elif "peak_bytes" not in row:
-                    cells.append("–")
-                elif title == "peak, MB":
-                    cells.append(f"{row['peak_bytes'] / 1e6:,.0f}")
-                else:
-                    cells.append(f"{row['processor_seconds']:,.0f}")
-            lines.append(" | ".join([way, *cells]))
+            rows = [found.get((way, tokens), {}) for tokens in lengths]
+            lines.append(" | ".join([way, *(cell(row) or "–" for row in rows)]))
         tables.append("\n".join(f"| {line} |" for line in lines))
     return "\n\n".join([*tables, _source(memory_record())])
+
+
+def _peak_cell(row: dict) -> str:
+    if "least_bytes" in row:
+        return f"over {row['free_bytes'] / 1e6:,.0f}"
+    return f"{row['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in row else ""
+
+
+MEMORY_CELLS = {
+    "peak, MB": _peak_cell,
+    "predicted, MB": lambda r: f"{r['predicted_bytes'] / 1e6:,.0f}" if "way" in r else "",
+    "seconds of one core": lambda r: f"{r['processor_seconds']:,.0f}" if "peak_bytes" in r else "",
+}
+
+
+def train_plan_table() -> str:
+    """What was predicted of a step beside what was measured, in MB."""
+    record = json.loads((ROOT / "benchmarks/results/train_plan.json").read_text("utf-8"))
+    sizes = {
+        "predicted": "predicted", "handed out by torch": "tensors",
+        "process, blocks returned": "returned", "process": "resident",
+    }  # fmt: skip
+    head = ["shape", "levers", "numbers", "trained", "tokens", *(f"{name}, MB" for name in sizes)]
+    lines = [" | ".join(head), " | ".join([*["---"] * 4, *["---:"] * (1 + len(sizes))])]
+    for row in record["rows"]:
+        trained = f"LoRA {row['lora']}" if row["lora"] else "all"
+        numbers = [f"{row[key] / 1e6:,.1f}" for key in sizes.values()]
+        cells = [row["shape"], row["lever"], row["dtype"], trained, f"{row['tokens']:,}", *numbers]
+        lines.append(" | ".join(cells))
+    return "\n".join([*(f"| {line} |" for line in lines), "", _source(record)])
 
 
 def method_table() -> str:
@@ -364,17 +385,7 @@ PARTS = {
         },
     ),
     "train-memory": memory_table,
-    "train-plan": lambda: rows_table(
-        "train_plan",
-        {
-            "shape": "shape",
-            "levers": "lever",
-            "tokens": "tokens",
-            "predicted bytes": "predicted",
-            "handed out by torch": "tensors",
-            "resident": "resident",
-        },
-    ),
+    "train-plan": train_plan_table,
     "plan": lambda: rows_table(
         "plan",
         {

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 COLOURS = ("#444444", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b00020")
+RETURNED = ", returned"  # drawn dashed, in the colour of the way itself
 LEFT, TOP, WIDTH, HEIGHT = 80.0, 24.0, 480.0, 340.0
 TITLE = "Peak memory of a training step above the model's, MiB, by tokens"
 
@@ -31,14 +32,17 @@ def memory_figure(rows: list[dict[str, Any]]) -> str:
         marks.append(f'<text x="{x:.1f}" y="{y + 20:.1f}" text-anchor="middle">{tokens:,}</text>')
     ways = list(dict.fromkeys(row["way"] for row in rows))
     for index, name in enumerate(ways):
+        parent = name.removesuffix(RETURNED)
         own = sorted((row["tokens"], row["peak_bytes"]) for row in rows if row["way"] == name)
         points = [at(tokens, peak / 2**20) for tokens, peak in own]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        colour = COLOURS[index]
-        marks.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        colour = COLOURS[ways.index(parent)]
+        stroke = f'stroke="{colour}" stroke-width="2"'
+        stroke += ' stroke-dasharray="4 3"' * (name != parent)
+        marks.append(f'<polyline points="{line}" fill="none" {stroke}/>')
         marks += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
         y = TOP + 14 + 20 * index
-        marks.append(f'<path d="M580 {y - 4}h18" stroke="{colour}" stroke-width="2"/>')
+        marks.append(f'<path d="M580 {y - 4}h18" {stroke}/>')
         marks.append(f'<text x="604" y="{y}">{name}</text>')
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 420" font-size="12" '
