@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
-from lengthwise.train.loop import Result, make_evaluation, read_result, train
+from lengthwise.train.loop import Result, fits, make_evaluation, read_result, train
 from lengthwise.train.loop.adapters import BASE_FILE
 from lengthwise.train.loop.checkpoint import checkpoints
 from lengthwise.train.loop.metrics import read_metrics
@@ -247,16 +248,51 @@ def test_a_loss_that_is_no_number_stops_and_names_its_rows(
 
 
 def test_a_step_that_does_not_fit_is_refused_with_a_length_that_does(
-    recipe: Make, tmp_path: Path
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fits, "give_blocks_back", lambda: True)
     with pytest.raises(
         ValueError, match=r"a step of 2 x 128 tokens needs .*: length=\d+ would"
     ) as e:
         go(recipe(), tmp_path / "run", room=lambda device: 3_000_000)
     length = int(str(e.value).split("length=")[1].split()[0])
-    go(recipe(length=length, steps=1), tmp_path / "run", room=lambda device: 3_000_000)
+    said: list[str] = []
+    shorter, heard = recipe(length=length, steps=1), {"say": said.append}
+    go(shorter, tmp_path / "run", room=lambda device: 3_000_000, **heard)
+    assert any("freed blocks go back" in words for words in said)
+    said.clear()
+    go(shorter, tmp_path / "roomy", room=lambda device: 30_000_000, **heard)
+    assert not any("freed blocks" in words for words in said)
     with pytest.raises(ValueError, match="not even one token would fit"):
         go(recipe(), tmp_path / "other", room=lambda device: 1000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other allocators cannot be told")
+def test_freed_blocks_go_back_to_the_system() -> None:
+    kept = [int(run_alone(HOLES, word)) for word in ("keep", "back")]
+    assert kept[0] < 16 < 100 < kept[1]  # MB given back of the 128 that were freed
+
+
+HOLES = """
+import sys, torch
+from lengthwise.train.loop.fits import give_blocks_back
+torch.ones(1 << 22)  # 16 MB: glibc takes smaller blocks from its heap from now on
+if sys.argv[1] == "back":
+    assert give_blocks_back()
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+blocks = [torch.ones(1 << 19) for _ in range(128)]
+before = resident()
+del blocks[::2]
+print((before - resident()) // 1_000_000)
+"""
+
+
+def run_alone(code: str, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 def test_directories_that_hold_something(recipe: Make, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Whether a step fits in memory, said before the run and not by the kernel in the middle of it."""
 
+import ctypes
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,8 @@ from lengthwise.train.plan import OPTIMIZERS, Levers, ModelShape, Training, read
 from lengthwise.train.recipe import Recipe
 
 FOUR_BITS = 4.127 / 8  # bytes of a number in NF4 with doubly quantised constants (QLoRA, section 3)
+TIGHT = 4  # glibc kept up to 3.6 times a step's bytes in benchmarks/train_plan.py
+MMAP_THRESHOLD = -3  # of glibc's mallopt
 MEMORY = {"streambp": StreamBP, "tiledmlp": TiledMLP, "tiledloss": TiledLoss, "offload": Offload}
 
 
@@ -49,11 +53,14 @@ def check_fits(
 ) -> None:
     """Refuse a run whose step needs more than `room` bytes.
 
+    On a CPU where more than a quarter of them are needed, freed blocks go back to the system from
+    then on: what glibc would keep of them is not in the prediction.
+
     Args:
         model: The base's skeleton: its weights are not in memory yet.
         length: Tokens of a row in training.
         gpu: Whether it will be trained on one.
-        say: Told where a family's step cannot be worked out.
+        say: Told where a family's step cannot be worked out, and that blocks go back.
 
     Raises:
         ValueError: With the bytes, and the length that would fit.
@@ -67,6 +74,8 @@ def check_fits(
     dtype = getattr(torch, recipe.dtype) if named else model.config.dtype or torch.float32
     need = step_bytes(shape, recipe, dtype, gpu, length)
     if need <= room:
+        if not gpu and TIGHT * need > room and give_blocks_back():
+            say("Memory is tight: freed blocks go back to the system at once, which takes time.")
         return
     low, high = 0, length
     while high - low > max(1, low // 64):
@@ -79,6 +88,18 @@ def check_fits(
         f"a step of {recipe.rows} x {length:,} tokens needs about {size(need)} and {size(room)} "
         f"are free: {way_out}; {levers}"
     )
+
+
+def give_blocks_back() -> bool:
+    """Tell this process's allocator to give freed blocks from 1 MB on back to the system at once.
+
+    Returns:
+        Whether it could be told: glibc can.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and mallopt(MMAP_THRESHOLD, 1 << 20) == 1
 
 
 def step_bytes(
