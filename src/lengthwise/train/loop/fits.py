@@ -15,7 +15,7 @@ from lengthwise.train.plan import OPTIMIZERS, Levers, ModelShape, Training, read
 from lengthwise.train.recipe import Recipe
 
 FOUR_BITS = 4.127 / 8  # bytes of a number in NF4 with doubly quantised constants (QLoRA, section 3)
-TIGHT = 4  # glibc kept up to 3.6 times a step's bytes in benchmarks/train_plan.py
+TIGHT = 4  # a process grew to 3.6 times a step's bytes in benchmarks/train_plan.py
 MMAP_THRESHOLD = -3  # of glibc's mallopt
 MEMORY = {"streambp": StreamBP, "tiledmlp": TiledMLP, "tiledloss": TiledLoss, "offload": Offload}
 

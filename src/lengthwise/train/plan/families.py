@@ -11,18 +11,10 @@ class WideNorm(Forward):
     """RMSNorm whose weight is multiplied in float32, before the result is cast."""
 
     def norm(self, x: Array, name: str, groups: int = 1) -> Array:
-        full, item = self.training.full, x.item
         even = self.even(self.cast(x, FLOAT, name), name, groups)
-        wide = self.tape.apply(
-            f"{self.prefix}{name}",
-            [even],
-            (x.rows, x.width, FLOAT),
-            saves=[even] if full else [],
-            work_backward=x.rows * x.width * FLOAT if full else 0,
-            parameters=x.width // groups * item if full else 0,
-        )
+        wide = self.weighted(even, name, groups)
         del even
-        return self.cast(wide, item, name)
+        return self.cast(wide, x.item, name)
 
 
 class Olmo2(WideNorm):

@@ -143,16 +143,19 @@ class Forward:
 
     def norm(self, x: Array, name: str, groups: int = 1) -> Array:
         """RMSNorm as transformers writes it, in float32."""
-        full, item = self.training.full, x.item
         even = self.even(self.cast(x, FLOAT, name), name, groups)
-        out = self.cast(even, item, name)  # while `even` is a local variable
+        return self.weighted(self.cast(even, x.item, name), name, groups)
+
+    def weighted(self, x: Array, name: str, groups: int) -> Array:
+        """Times the weight of a norm."""
+        full = self.training.full
         return self.tape.apply(
             f"{self.prefix}{name}",
-            [out],
-            (x.rows, x.width, item),
-            saves=[out] if full else [],
-            work_backward=x.rows * x.width * item if full else 0,
-            parameters=x.width // groups * item if full else 0,
+            [x],
+            (x.rows, x.width, x.item),
+            saves=[x] if full else [],
+            work_backward=x.size if full else 0,
+            parameters=x.width // groups * self.training.item if full else 0,
         )
 
     def even(self, wide: Array, name: str, groups: int) -> Array:

@@ -164,6 +164,7 @@ class _Layer:
         return first, second
 
     def _chunk(self, tape: Tape, past: int, keys: tuple[Array, Array], *, back: bool) -> Chunk:
+        # A copy of the family's forward that runs its layers as a chunk does.
         some: Any = self.whole.on(tape)
         some.__class__ = mixed(Chunk, type(some))
         some.past, some.keys, some.back = past, keys, back
