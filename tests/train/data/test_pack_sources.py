@@ -11,7 +11,9 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, load_from_disk
 
 from lengthwise.testing.models import tiny_tokenizer
+from lengthwise.train.data.parts import ArrowFile, ArrowRows
 from lengthwise.train.data.pipeline import Sizes, pack
+from lengthwise.train.data.reading import Reading
 from lengthwise.train.data.tokens import load_encoder
 
 TEXTS = [f"Document {i} says {'so ' * (i % 7)}and ends at {i * i}." for i in range(40)]
@@ -358,3 +360,11 @@ def splits(folder: Path) -> Path:
     one = Dataset.from_dict({"text": ["a"]})
     DatasetDict({"train": one, "test": one}).save_to_disk(folder / "both")
     return folder / "both"
+
+
+def test_a_whole_arrow_file_reads_like_its_rows(tmp_path: Path) -> None:
+    path = str(arrow_file(tmp_path, [f"text {i}" for i in range(40)]))
+    whole = [text for some in ArrowFile(path).read(Reading(), pytest.fail) for text in some]
+    rows = [ArrowRows(path, low, low + 20).read(Reading(), pytest.fail) for low in (0, 20)]
+    assert whole == [text for part in rows for some in part for text in some]
+    assert len(whole) == 40

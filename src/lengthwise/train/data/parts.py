@@ -1,6 +1,7 @@
 """The parts of a corpus: a range of a file, some files, or rows that came by."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,12 +25,12 @@ from lengthwise.train.data.reading import (
 BATCH = 1000  # documents that are read at once
 
 
-class Part:
+class Part(ABC):
     """A piece of a corpus that gives the same documents whenever and wherever it is read."""
 
+    @abstractmethod
     def read(self, reading: Reading, bad: Bad) -> Iterator[Documents]:
         """The documents, some at a time."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,8 @@ class ArrowRows(Part):
     """Rows of an Arrow file, in the stream format of `datasets` or the file format."""
 
     path: str
-    first: int
-    stop: int
+    first: int = 0
+    stop: int | None = None
 
     def read(self, reading: Reading, bad: Bad) -> Iterator[Documents]:
         at = self.first
@@ -221,10 +222,8 @@ class ArrowRows(Part):
 
 
 @dataclass(frozen=True)
-class ArrowFile(Part):
-    """A whole Arrow file of tokens, which is packed from where it lies."""
-
-    path: str
+class ArrowFile(ArrowRows):
+    """A whole Arrow file, which is packed from where it lies if it holds tokens."""
 
     def holds_tokens(self, reading: Reading) -> bool:
         """Whether the documents are tokens already.
