@@ -158,6 +158,8 @@ def generate(model: "PreTrainedModel", logits: "Tensor", cache: Any, limit: int)
     """The likeliest tokens, one after the other, up to an end token or `limit`."""
     import torch
 
+    from lengthwise.hf.release import CACHE
+
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     stops = set(ends if isinstance(ends, list) else [ends])
     for count in range(1, limit + 1):
@@ -169,8 +171,8 @@ def generate(model: "PreTrainedModel", logits: "Tensor", cache: Any, limit: int)
             with torch.no_grad():
                 out = model(
                     input_ids=torch.tensor([[token]], device=model.device),
-                    past_key_values=cache,
                     use_cache=True,
+                    **{CACHE: cache},
                 )
             logits = out.logits
 

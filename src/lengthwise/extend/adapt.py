@@ -121,7 +121,9 @@ def adapted(model: PreTrainedModel, *methods: Method) -> Iterator[PreTrainedMode
 
 
 def new_cache(model: PreTrainedModel) -> LengthwiseCache:
-    """An empty cache for an adapted model, to pass as `past_key_values`.
+    """An empty cache for an adapted model.
+
+    Pass it as `past_key_values`, or as `cache`, which is its name since transformers 5.24.
 
     Raises:
         ValueError: If the model is not adapted.

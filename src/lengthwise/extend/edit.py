@@ -12,6 +12,7 @@ from lengthwise.extend.layouts import HiRoPE
 from lengthwise.extend.stores.full import FullState
 from lengthwise.hf.binding import Binding
 from lengthwise.hf.cache import LengthwiseCache
+from lengthwise.hf.release import CACHE
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def edit(
     try:
         _forget(cache, first)
         if ids.shape[1]:
-            binding.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+            binding.decoder(input_ids=ids, use_cache=True, **{CACHE: cache})
         for index, (state, tail) in enumerate(zip(states, tails, strict=True)):
             if stop < length:
                 behind = tail.slots(stop - first, len(tail))

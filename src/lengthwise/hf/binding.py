@@ -22,6 +22,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from lengthwise.hf.cache import LengthwiseCache
 from lengthwise.hf.families import decoder
 from lengthwise.hf.positions import Step, make_step
+from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache
 
 NAME = "lengthwise"
 
@@ -60,10 +61,12 @@ class Binding:
             softcap=…, learned_sink=…)`; see `lengthwise.extend.engine.Engine`.
 
     Raises:
-        ValueError: If the model shares its configuration with an adapted one.
+        ValueError: If the model shares its configuration with an adapted one, or the installed
+            transformers is not known.
     """
 
     def __init__(self, model: PreTrainedModel, engine: Any) -> None:
+        refuse_unknown_release()
         if model.config._attn_implementation == NAME:
             raise ValueError(
                 "the configuration of this model belongs to an adapted model or was copied from "
@@ -116,8 +119,9 @@ class Binding:
                 "return; leave output_attentions out"
             )
         segments = extra.pop("segment_ids", None)
-        cache = self._own_cache(given)
-        given["use_cache"], given["past_key_values"] = cache is not None, cache
+        extra[CACHE] = given.pop(CACHE, None)
+        cache = self._own_cache(take_cache(extra), given.get("use_cache"))
+        given["use_cache"], given[CACHE] = cache is not None, cache
         if cache is not None and cache.get_seq_length() and cache.packed != (segments is not None):
             raise ValueError(
                 "segment_ids must go with every forward on a cache or with none: the tokens seen "
@@ -139,13 +143,12 @@ class Binding:
             cache.expect(step.lengths, packed=segments is not None)
         return (), {**given, **extra, NAME: Call(self.engine, step, cache)}
 
-    def _own_cache(self, given: dict[str, Any]) -> LengthwiseCache | None:
-        cache, wanted = given.get("past_key_values"), given.get("use_cache")
+    def _own_cache(self, cache: Any, wanted: bool | None) -> LengthwiseCache | None:
         if self._base.training and self._base.is_activation_checkpointing:
             if cache is not None:
                 raise ValueError(
-                    "gradient checkpointing runs layers twice and cannot go on from "
-                    "past_key_values; leave them out"
+                    "gradient checkpointing runs layers twice and cannot go on from a cache; leave "
+                    f"{CACHE} out"
                 )
             return None
         if cache is None:
@@ -170,8 +173,10 @@ def generate(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
     binding: Binding = self.__dict__["_lengthwise"]
     config = args[1] if len(args) > 1 else kwargs.get("generation_config")
     use_cache = kwargs.get("use_cache", (config or self.generation_config).use_cache)
-    if kwargs.get("past_key_values") is None and use_cache is not False:
-        kwargs["past_key_values"] = binding.new_cache()
+    cache = take_cache(kwargs)
+    if cache is None and use_cache is not False:
+        cache = binding.new_cache()
+    kwargs[CACHE] = cache
     before = binding._generate_before or functools.partial(type(self).generate, self)
     return before(*args, **kwargs)
 

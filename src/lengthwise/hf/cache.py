@@ -63,7 +63,7 @@ class StateLayer(CacheLayerMixin):
 
 
 class LengthwiseCache(Cache):
-    """Pass it as `past_key_values`; `generate` and a plain forward make one by themselves.
+    """Pass it as transformers' cache; `generate` and a plain forward make one by themselves.
 
     Args:
         states: One memory per layer, with `select_rows`, `crop`, `croppable` and `bytes`.

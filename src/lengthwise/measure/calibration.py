@@ -31,6 +31,7 @@ from lengthwise.extend.layouts.self_extend import SelfExtend
 from lengthwise.extend.method import Method
 from lengthwise.extend.selectors.infllm import InfLLM
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
+from lengthwise.hf.release import CACHE
 from lengthwise.measure.reading import read_to_end
 from lengthwise.measure.work import Read, Step, count_read, count_step
 
@@ -167,7 +168,7 @@ def _step_seconds(model: PreTrainedModel, cache: Any, tokens: int) -> float:
         began = time.perf_counter()
         model(
             input_ids=torch.tensor([[5]]), position_ids=torch.tensor([[at]]),
-            past_key_values=cache, use_cache=True,
+            use_cache=True, **{CACHE: cache},
         )  # fmt: skip
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lengthwise.extend.adapt import adapted
 from lengthwise.extend.method import Method
 from lengthwise.hf.other import kind_of, read_other_geometry
+from lengthwise.hf.release import CACHE, cache_of
 
 CHUNK = 512  # tokens per forward pass
 
@@ -53,11 +54,11 @@ def read(
     for part in ids.to(model.device).split(chunk, dim=1):
         out = model(
             input_ids=part,
-            past_key_values=cache,
+            **{CACHE: cache},
             use_cache=True,
             logits_to_keep=0 if every_logit else 1,
         )
-        cache = out.past_key_values
+        cache = cache_of(out)
         yield out.logits, cache
 
 
@@ -77,7 +78,7 @@ def greedy(model: PreTrainedModel, ids: Tensor, new: int, chunk: int = CHUNK) ->
     logits, cache = read_to_end(model, ids, chunk)
     tokens = [logits[:, -1].argmax(-1)]
     for _ in range(new - 1):
-        out = model(input_ids=tokens[-1][:, None], past_key_values=cache, use_cache=True)
+        out = model(input_ids=tokens[-1][:, None], use_cache=True, **{CACHE: cache})
         tokens.append(out.logits[:, -1].argmax(-1))
     return torch.stack(tokens, dim=1).cpu()
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lengthwise.hf.release import CACHE
 from lengthwise.measure.peak import PeakBytes
 from lengthwise.measure.reading import CHUNK, read, read_to_end
 
@@ -75,7 +76,7 @@ def cost(model: PreTrainedModel, ids: Tensor, steps: int = 16, chunk: int = CHUN
             for logits, cache in read(model, ids, chunk):
                 peak.mark()
             token = logits[:, -1].argmax(-1)[:, None]
-            model(input_ids=token, past_key_values=cache, use_cache=True)
+            model(input_ids=token, use_cache=True, **{CACHE: cache})
     return Cost(first, 1 / median(seconds), held, peak.bytes)
 
 
@@ -98,7 +99,7 @@ def _timed(
     seconds: list[float] = []
     for _ in range(steps):
         began = time.perf_counter()
-        out = model(input_ids=token, past_key_values=cache, use_cache=True)
+        out = model(input_ids=token, use_cache=True, **{CACHE: cache})
         token = out.logits[:, -1].argmax(-1)[:, None]
         _wait(device)
         seconds.append(time.perf_counter() - began)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.extend.adapt import adapted, new_cache
 from lengthwise.extend.method import Method, whole
+from lengthwise.hf.release import CACHE
 
 CHUNK = 1024  # tokens of a forward pass: memory for logits does not grow with the text
 
@@ -75,7 +76,7 @@ class Windows:
                 targets, weights = ids[:, 1:], counted[:, 1:]
                 for start in range(0, self.length - 1, CHUNK):
                     part = ids[:, start : min(start + CHUNK, self.length - 1)].to(model.device)
-                    out = model(part, past_key_values=cache, use_cache=True)
+                    out = model(part, use_cache=True, **{CACHE: cache})
                     here = weights[0, start : start + CHUNK].to(model.device)
                     if bool(here.any()):
                         wanted = targets[0, start : start + CHUNK].to(model.device)[here]

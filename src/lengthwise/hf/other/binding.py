@@ -8,6 +8,8 @@ from torch import Tensor, float32, nn, promote_types
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache
+
 Factor = float | Tensor
 
 
@@ -22,6 +24,7 @@ class HookBinding:
     """
 
     def __init__(self, model: PreTrainedModel, engine: Any, reader: nn.Module) -> None:
+        refuse_unknown_release()
         self.engine = engine
         self._model_type = model.config.model_type
         self._signature = inspect.signature(reader.forward)
@@ -45,8 +48,8 @@ class HookBinding:
             ValueError: Always.
         """
         raise ValueError(
-            f"{self._model_type} keeps transformers' own cache when it is adapted; leave "
-            "past_key_values out, or pass a transformers.DynamicCache"
+            f"{self._model_type} keeps transformers' own cache when it is adapted; leave it out, "
+            f"or pass a transformers.DynamicCache as {CACHE}"
         )
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -60,11 +63,12 @@ class HookBinding:
                 "of them off"
             )
         given = self._signature.bind_partial(*args, **kwargs).arguments
+        given |= given.pop("kwargs", {})
         new = given.get("input_ids")
         new = given.get("inputs_embeds") if new is None else new
         if new is None:
             return  # transformers has its own words for it
-        cache = given.get("past_key_values")
+        cache = take_cache(given)
         seen = 0 if cache is None else cache.get_seq_length()
         self._factor = self.engine.factor(
             row_lengths(given.get("attention_mask"), new, int(seen) + new.shape[1])

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.extend.adapt import adapt, binding_of, is_adapted, restore
 from lengthwise.extend.method import Method
+from lengthwise.hf.release import CACHE, cache_of
 from lengthwise.measure.engines.base import Reply
 from lengthwise.measure.environment import fingerprint
 from lengthwise.measure.peak import PeakBytes
@@ -129,8 +130,8 @@ class LocalReader:
         first = 0.0
         for step in range(new):
             if step:
-                out = self.model(input_ids=tokens[:, None], past_key_values=cache, use_cache=True)
-                cache, tokens = out.past_key_values, out.logits[:, -1].argmax(-1)
+                out = self.model(input_ids=tokens[:, None], use_cache=True, **{CACHE: cache})
+                cache, tokens = cache_of(out), out.logits[:, -1].argmax(-1)
             chosen = tokens.tolist()  # waits for the device
             now = time.perf_counter() - began
             first = first or round(now, 6)
@@ -151,7 +152,7 @@ class LocalReader:
             for logits, cache in read(self.model, ids, self.chunk):
                 counting.mark()
             tokens = logits[:, -1].argmax(-1)[:, None]
-            self.model(input_ids=tokens, past_key_values=cache, use_cache=True)
+            self.model(input_ids=tokens, use_cache=True, **{CACHE: cache})
         return counting.bytes
 
     def _methods(self) -> str:

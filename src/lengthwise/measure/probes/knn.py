@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lengthwise.hf.release import CACHE, cache_of
 from lengthwise.measure.reading import CHUNK
 from lengthwise.measure.statistics import Interval, bootstrap_mean, wilson
 
@@ -87,10 +88,8 @@ def states(
     """States before the head `[b, t, d]`, log-probabilities `[b, t, v]`, on the CPU; the cache."""
     hidden, predicted = [], []
     for part in ids.to(model.device).split(chunk, dim=1):
-        out = model(
-            input_ids=part, past_key_values=cache, use_cache=True, output_hidden_states=True
-        )
-        cache = out.past_key_values
+        out = model(input_ids=part, use_cache=True, output_hidden_states=True, **{CACHE: cache})
+        cache = cache_of(out)
         hidden.append(out.hidden_states[-1].float().cpu())
         predicted.append(out.logits.float().log_softmax(-1).cpu())
     return torch.cat(hidden, 1), torch.cat(predicted, 1), cache

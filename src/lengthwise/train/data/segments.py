@@ -18,6 +18,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from lengthwise.hf import documents
 from lengthwise.hf.families import decoder
+from lengthwise.hf.release import CACHE, take_cache
 
 KERNELS = ("sdpa", "eager", "flex_attention")
 PER_DOCUMENT = "per_document"
@@ -77,11 +78,12 @@ def document_attention(
         given = signature.bind_partial(*args, **kwargs).arguments
         extra = dict(given.pop("kwargs", {}))
         del extra["segment_ids"]
-        cache = given.get("past_key_values")
+        extra[CACHE] = given.pop(CACHE, None)
+        cache = take_cache(extra)
         if cache is not None and cache.get_seq_length():
             raise ValueError(
                 "segment_ids go with training forwards, not with tokens in a cache; leave "
-                "past_key_values out"
+                f"{CACHE} out"
             )
         ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
         tokens = embeds if ids is None else ids
@@ -124,8 +126,8 @@ def document_masks(model: PreTrainedModel, segments: Tensor) -> Any:
         config=model.config,
         inputs_embeds=shape_only,
         attention_mask=None,
-        past_key_values=None,
         and_mask_function=together,
+        **{CACHE: None},
     )
 
 

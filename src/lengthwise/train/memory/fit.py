@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 import lengthwise.train.memory.attention  # noqa: F401 (registers the attention of StreamBP)
 from lengthwise.hf.binding import NAME as ADAPTED
 from lengthwise.hf.families import decoder, refuse_unsupported
+from lengthwise.hf.release import CACHE, take_cache
 from lengthwise.hf.streaming import NAME as STREAMING
 from lengthwise.train.memory.head import refuse_loss, tiled_loss, unwrap
 from lengthwise.train.memory.host import Host
@@ -191,8 +192,8 @@ def _watch(
             wanted = kwargs.get(flag)
             if getattr(model.config, flag, False) if wanted is None else wanted:
                 raise ValueError(f"{flag} would be recorded once per chunk; leave it out in fit")
-        if kwargs.get("past_key_values") is not None:
-            raise ValueError("a training step in fit takes no past_key_values; leave them out")
+        if take_cache(dict(kwargs)) is not None:
+            raise ValueError(f"a training step in fit takes no cache; leave {CACHE} out")
         return args, {**kwargs, "use_cache": False}
 
     return watch

@@ -13,11 +13,12 @@ from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.keys import KeyBlock
 from lengthwise.hf.binding import NAME as ADAPTED
 from lengthwise.hf.binding import Call
+from lengthwise.hf.release import CACHE
 from lengthwise.hf.streaming import RowMask
 from lengthwise.train.memory.host import Host
 from lengthwise.train.memory.replay import Sums, Surroundings, spans
 
-CACHES = ("past_key_values", "layer_past")  # names of the cache in a layer's arguments
+CACHES = (CACHE, "layer_past")  # names of the cache in a layer's arguments
 DROPPED = ("shift_labels",)  # what reaches a layer and means nothing to it
 
 
