@@ -36,7 +36,7 @@ STEPS = 5  # timed, after one that warms up
 def documents(count: int) -> list[list[int]]:
     """Standard-library files as documents, longer ones truncated to the window as is usual."""
     assets = Path(lengthwise.__file__).parent / "assets" / "lab"
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(assets)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(assets, trust_remote_code=False)
     files = standard_library_files(held_out=False)
     random.Random(0).shuffle(files)
     texts = [text for text in map(read_text, files[: 2 * count]) if text][:count]
@@ -95,7 +95,7 @@ def main() -> None:
     docs = documents(BATCH * (STEPS + 1))
     lengths = [len(doc) for doc in docs]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(
-        Path(lengthwise.__file__).parent / "assets" / "lab"
+        Path(lengthwise.__file__).parent / "assets" / "lab", trust_remote_code=False
     )
     padded = [{"input_ids": doc} for doc in docs]
     bins = best_fit(lengths, WINDOW)

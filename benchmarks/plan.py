@@ -46,7 +46,9 @@ def model(name: str) -> Any:
         return lw.load("demo", dtype=torch.float32)[0].eval()
     kind, settings = MODELS[name]
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings)).eval()
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **settings), trust_remote_code=False
+    ).eval()
 
 
 def predicted(rates: Rates) -> list[dict[str, Any]]:

@@ -135,7 +135,9 @@ def configuration(settings: dict[str, Any]) -> Any:
 
 def predict(shape: str, lever: str, dtype: str, lora: int) -> Any:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(configuration(SHAPES[shape]))
+        model = AutoModelForCausalLM.from_config(
+            configuration(SHAPES[shape]), trust_remote_code=False
+        )
     item = getattr(torch, dtype).itemsize
     training = Training(item, OPTIMIZERS["adamw"], lora, threads=1)
     return step_peak(read_shape(model), training, LEVERS[lever], LENGTH[shape])
@@ -169,7 +171,9 @@ def train(
 ) -> int:
     """Three steps; the peak of tensors in the third, the highest resident size before it."""
     config = configuration(settings)
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).train()
+    model: Any = AutoModelForCausalLM.from_config(
+        config, dtype=getattr(torch, dtype), trust_remote_code=False
+    ).train()
     if lora:
         from peft import LoraConfig, get_peft_model
 

@@ -224,12 +224,12 @@ def main() -> None:
     texts = [text for text in map(read_text, files) if text]
     if not (out / "tokenizer.json").exists():
         make_tokenizer(texts).save_pretrained(out)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out, trust_remote_code=False)
     if not (out / "tokens.pt").exists():
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
         stream = torch.cat([torch.tensor(ids + [EOS], dtype=torch.int32) for ids in encoded])
         write_atomically(out / "tokens.pt", lambda p: torch.save(stream, p))
-    data = Data(torch.load(out / "tokens.pt"), tokenizer, arguments.seed)
+    data = Data(torch.load(out / "tokens.pt", weights_only=True), tokenizer, arguments.seed)
 
     torch.manual_seed(arguments.seed)
     config = LlamaConfig(
@@ -249,7 +249,7 @@ def main() -> None:
     step, steps = 0, arguments.tokens // (2 * ROWS * WINDOW)
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint)
+        state = torch.load(checkpoint, weights_only=True)
         step = state["step"]
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):

@@ -57,7 +57,7 @@ class Corpus:
     """Documents as lists of tokens between `<s>` and `</s>`, in an order drawn from the seed."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(ASSETS)
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(ASSETS, trust_remote_code=False)
         cache = folder / "tokens.npz"
         if not cache.exists():
             files = standard_library_files(held_out=False)
@@ -211,12 +211,14 @@ def model_of(kind: str) -> LlamaForCausalLM:
                 max_position_embeddings=LENGTH, tie_word_embeddings=True,
             )
         )  # fmt: skip
-    config = LlamaConfig.from_pretrained(ASSETS)
+    config = LlamaConfig.from_pretrained(ASSETS, trust_remote_code=False)
     # NTK-aware: 4 times the window is 4 ** (d / (d - 2)) times the base, for heads of d = 32.
     base = 10_000.0 * 4 ** (32 / 30)
     config.rope_parameters = {"rope_type": "default", "rope_theta": base}
     config.max_position_embeddings = STRETCHED
-    model = LlamaForCausalLM.from_pretrained(ASSETS, config=config, dtype=torch.float32)
+    model = LlamaForCausalLM.from_pretrained(
+        ASSETS, config=config, dtype=torch.float32, trust_remote_code=False
+    )
     model.resize_token_embeddings(MARKERS[-1] + 1)
     return model
 

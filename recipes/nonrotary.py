@@ -182,7 +182,7 @@ def main() -> None:
     kind, settings = MODELS[args.method]
     torch.manual_seed(args.seed)  # transformers draws weights from the global generator
     config = AutoConfig.for_model(kind, vocab_size=1536, bos_token_id=1, eos_token_id=2, **settings)
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     generator = torch.Generator().manual_seed(args.seed)
     began = time.monotonic()
     batches = iter(lambda: rows(seen, WINDOW, 16, generator), None)

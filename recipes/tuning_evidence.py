@@ -233,13 +233,17 @@ def run(name: str, out: Path, console: Console) -> None:
     extra: dict[str, Any] = {}
     if name == "longpo":
         base, _, tokenizer = evaluation(recipe)
-        model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
+        model = AutoModelForCausalLM.from_pretrained(
+            folder / "model", trust_remote_code=False
+        ).eval()
         ids = torch.tensor(tokenizer(held_out_text(), verbose=False)["input_ids"])
         extra["short_kl"] = round(short_kl(model, base, ids[: 8 * WINDOW].view(8, WINDOW)), 4)
     if name == "e2llm":
         extra["loss under scale g at g windows"] = at_scales(recipe, folder)
     if name == "hyperfit":
-        model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
+        model = AutoModelForCausalLM.from_pretrained(
+            folder / "model", trust_remote_code=False
+        ).eval()
         _, _, tokenizer = evaluation(recipe)
         extra["diversity"] = greedy_diversity(model, prompts(tokenizer), 256)
         losses = [x["loss"] for x in read_metrics(folder / "metrics.jsonl") if "loss" in x]
@@ -254,7 +258,9 @@ def at_scales(recipe: Recipe, folder: Path) -> dict[str, float]:
     found = {}
     for scale in (1, 2, 4, 8):
         parameters = {"rope_type": "linear", "factor": float(scale), "rope_theta": 10_000.0}
-        model = AutoModelForCausalLM.from_pretrained(folder / "model", rope_parameters=parameters)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder / "model", rope_parameters=parameters, trust_remote_code=False
+        )
         found[str(scale)] = measured.loss(model.eval(), scale * WINDOW)
     return found
 

@@ -238,14 +238,13 @@ def read_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """
     from importlib.resources import files
 
-    from transformers import AutoTokenizer
+    from lengthwise.hf.loading import load_tokenizer
 
     place = str(files("lengthwise") / "assets" / "lab") if name == "demo" else name
     try:
-        return AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        first = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ValueError(f"--tokenizer: cannot load {name!r}: {first}") from None
+        return load_tokenizer(place)
+    except ValueError as error:
+        raise ValueError(f"--tokenizer: {error}") from None
 
 
 def read_upto(words: str, window: int | None, windows: int) -> int:

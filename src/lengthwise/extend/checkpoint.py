@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors
 from safetensors import safe_open
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from lengthwise.extend import layouts, scaling, selectors, stores
@@ -20,7 +20,7 @@ from lengthwise.extend.layouts import Causal
 from lengthwise.extend.method import Method
 from lengthwise.extend.selectors import AllPages
 from lengthwise.extend.stores import FullStore
-from lengthwise.hf.other import auto_class
+from lengthwise.hf.loading import FINDING, load_model, load_tokenizer
 
 BLOCK = "lengthwise"
 FORMAT = 1
@@ -38,7 +38,8 @@ def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedM
         kw: Passed on to transformers, `dtype=torch.bfloat16` for instance.
 
     Raises:
-        ValueError: If there is no such checkpoint, or its weights are missing or damaged.
+        ValueError: If there is no such checkpoint, its weights are missing or damaged, or it asks
+            to run code of its own.
     """
     name = str(path_or_hub_id)
     if name == "demo":
@@ -48,14 +49,9 @@ def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedM
         _check_directory(path)
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"no checkpoint at {name}: there is no such directory")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model, found = auto_class(name, **kw).from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **kw
-        )
-    except OSError as error:
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(f"cannot load {name!r}: {first}") from error
+    finding = {key: kw[key] for key in (*FINDING, "trust_remote_code") if key in kw}
+    tokenizer = load_tokenizer(name, **finding)
+    model, found = load_model(name, **kw)
     # transformers would go on with random numbers.
     for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape")):
         if found[key]:
@@ -72,9 +68,12 @@ def _check_directory(path: Path) -> None:
         raise ValueError(f"no checkpoint at {path}: it has no config.json")
     _check_base(path / "config.json")
     weights = sorted(path.glob("*.safetensors"))
-    if not weights:
+    adapter = path / "adapter_config.json"  # transformers would load it, from whatever is there
+    pickled = adapter.exists() and not (path / "adapter_model.safetensors").exists()
+    if not weights or pickled or not _all_safe(path):
         raise ValueError(
-            f"{path} has no *.safetensors; other weight formats can run code and are refused"
+            f"{path} has no *.safetensors{' for its adapter' * pickled}; other weight formats can "
+            "run code and are refused"
         )
     for file in weights:
         try:
@@ -82,6 +81,18 @@ def _check_directory(path: Path) -> None:
                 pass
         except safetensors.SafetensorError as error:
             raise ValueError(f"{file} is damaged or cut short: {error}") from error
+
+
+def _all_safe(path: Path) -> bool:
+    """Whether every part that a list of weights names is a safetensors file of this directory."""
+    for file in path.glob("*.safetensors.index.json"):
+        try:
+            parts = json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged: it is no list of weights") from error
+        if not all(str(p).endswith(".safetensors") and Path(str(p)).name == p for p in parts):
+            return False
+    return True
 
 
 def _check_base(config_file: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from lengthwise.hf.families import refuse_unsupported
+from lengthwise.hf.loading import load_config
 
 
 def read_config(name: str) -> PreTrainedConfig:
@@ -45,7 +46,9 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     """
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=False
+            )
     except Exception as error:  # whatever a wrong setting runs into inside transformers
         first = str(error).strip().split("\n")[0]
         raise ValueError(f"the configuration of {config.model_type} makes no model: {first}") from (
@@ -58,12 +61,9 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
 
 def _from_hub(name: str) -> PreTrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise ValueError(f"there is no directory {name} here; {first}") from None
-    assert isinstance(config, PreTrainedConfig)
-    return config
+        return load_config(name)
+    except ValueError as error:
+        raise ValueError(f"there is no directory {name} here; {error}") from None
 
 
 def _checked(file: str, kind: str, settings: dict[str, Any]) -> PreTrainedConfig:

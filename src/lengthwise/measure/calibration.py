@@ -119,7 +119,9 @@ def model_of(shape: Sequence[int], dtype: torch.dtype) -> PreTrainedModel:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=False
+        ).eval()
     assert isinstance(model, PreTrainedModel)
     return model
 

@@ -115,7 +115,7 @@ def tiny_model(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel
         raise ValueError(f"family must be one of {', '.join(SPECIAL)}, got {family!r}")
     config = AutoConfig.for_model(family, **{**COMMON, **SPECIAL[family], **changes})
     with torch.random.fork_rng(devices=[]):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -206,7 +206,8 @@ def test_a_stream_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     pack("hub:some/corpus:en", tmp_path / "out", 300, tokenizer="demo")
-    assert asked == [(("some/corpus", "en"), {"split": "train", "streaming": True})]
+    settings = {"split": "train", "streaming": True, "trust_remote_code": False}
+    assert asked == [(("some/corpus", "en"), settings)]
     assert sorted(packed_texts(tmp_path / "out")) == sorted(TEXTS[:4])
 
 

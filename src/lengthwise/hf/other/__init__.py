@@ -7,13 +7,12 @@ and nothing is replaced, so taking the hooks off gives the model back bit for bi
 from lengthwise.hf.other.alibi import AlibiBinding
 from lengthwise.hf.other.binding import HookBinding
 from lengthwise.hf.other.encoder import EncoderBinding
-from lengthwise.hf.other.kinds import auto_class, kind_of, read_other_geometry
+from lengthwise.hf.other.kinds import kind_of, read_other_geometry
 
 __all__ = [
     "AlibiBinding",
     "EncoderBinding",
     "HookBinding",
-    "auto_class",
     "kind_of",
     "read_other_geometry",
 ]

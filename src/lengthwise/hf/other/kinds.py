@@ -3,8 +3,7 @@
 from typing import Any, Literal
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lengthwise.core.geometry import Geometry, LayerGeometry
 
@@ -65,17 +64,3 @@ def _window(config: Any) -> int:
             f"trained with; set model.config.{name}, or write {name} into config.json"
         )
     return int(window)
-
-
-def auto_class(name: str, **kw: Any) -> Any:
-    """The class that loads a checkpoint: the one it was saved from, where it is an encoder.
-
-    Args:
-        name: A checkpoint's directory, or a name on the Hugging Face hub.
-        kw: As for `from_pretrained`; what concerns finding the configuration is passed on.
-    """
-    found = ("trust_remote_code", "revision", "token", "cache_dir", "local_files_only")
-    config = AutoConfig.from_pretrained(name, **{key: kw[key] for key in found if key in kw})
-    if config.model_type in (*T5, *ABSOLUTE) and config.architectures:
-        return getattr(transformers, config.architectures[0])
-    return AutoModelForCausalLM

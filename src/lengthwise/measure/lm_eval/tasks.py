@@ -9,8 +9,9 @@ from datasets import Dataset
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from lengthwise.hf.loading import load_tokenizer
 from lengthwise.measure.suite.suites import suite
 from lengthwise.measure.tasks import RULER, Task
 from lengthwise.measure.text import held_out_text
@@ -101,7 +102,7 @@ def _tokenizer(name: str | None) -> PreTrainedTokenizerBase:
             "--metadata '{\"tokenizer\": …}'"
         )
     bundled = str(files("lengthwise") / "assets" / "lab")
-    return AutoTokenizer.from_pretrained(bundled if name == "demo" else name)
+    return load_tokenizer(bundled if name == "demo" else name)
 
 
 def write_tasks(folder: Path) -> None:

@@ -85,7 +85,9 @@ def open_source(source: Any, reading: Reading) -> Corpus:
         from datasets import load_dataset
 
         dataset, _, config = name.removeprefix("hub:").partition(":")
-        stream = load_dataset(dataset, config or None, split="train", streaming=True)
+        stream = load_dataset(
+            dataset, config or None, split="train", streaming=True, trust_remote_code=False
+        )
         return Corpus(name, name, None, stream)
     path = Path(source)
     if not path.exists():

@@ -81,14 +81,9 @@ def load_encoder(name: str) -> Encoder:
         end = tokenizer.token_to_id(config["eos_token"])
         return Encoder(encode, tokenizer.get_vocab_size(), end)
 
-    from transformers import AutoTokenizer
+    from lengthwise.hf.loading import load_tokenizer
 
-    try:
-        loaded = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        words = str(error).strip().splitlines()
-        why = words[0] if words else repr(error)
-        raise ValueError(f"cannot load a tokenizer from {name!r}: {why}") from error
+    loaded = load_tokenizer(name)
 
     def encode_any(texts: list[str]) -> list[list[int]]:
         # verbose=False: a document longer than the model's window is the point.

@@ -1,0 +1,125 @@
+"""Other people's files, as transformers reads them; code that lies among them never runs unasked.
+
+Where a checkpoint names code of its own, transformers asks on the standard input whether to run it,
+unless `trust_remote_code` says no. Every configuration, tokenizer and model is loaded from here,
+where it does.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lengthwise.hf.other.kinds import ABSOLUTE, T5
+
+# What concerns finding files, of all that `from_pretrained` of a model takes.
+FINDING = ("revision", "token", "cache_dir", "local_files_only")
+
+
+def load_config(name: str, *, trust_remote_code: bool = False, **kw: Any) -> PreTrainedConfig:
+    """The configuration of a checkpoint: its directory, or a name on the Hugging Face hub.
+
+    Raises:
+        ValueError: If there is none, it is damaged, or it asks to run code of its own.
+    """
+    with _in_one_line(name, "the configuration of "):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code is True, **kw)
+    assert isinstance(config, PreTrainedConfig)
+    return config
+
+
+def load_tokenizer(
+    name: str, *, trust_remote_code: bool = False, **kw: Any
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ValueError: If there is none, it is damaged, or it asks to run code of its own.
+    """
+    with _in_one_line(name, "a tokenizer from "):
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, trust_remote_code=trust_remote_code is True, **kw
+        )
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def load_model(
+    name: str, *, trust_remote_code: bool = False, **kw: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model from safetensors, and what transformers says of weights that were missing.
+
+    Encoders without rotary positions are what they were saved as, all else a causal language model.
+
+    Raises:
+        ValueError: If there is none, it is damaged, or it asks to run code of its own.
+    """
+    finding = {key: kw[key] for key in FINDING if key in kw}
+    config = load_config(name, trust_remote_code=trust_remote_code, **finding)
+    kind: Any = AutoModelForCausalLM
+    if config.model_type in (*T5, *ABSOLUTE) and config.architectures:
+        kind = getattr(transformers, str(config.architectures[0]), None)
+        if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+            raise ValueError(
+                f"cannot load {name!r}: its config.json names {config.architectures[0]!r} among "
+                "architectures, and transformers has no such model"
+            )
+    with _in_one_line(name):
+        model, found = kind.from_pretrained(
+            name,
+            trust_remote_code=trust_remote_code is True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **kw,
+        )
+    return model, found
+
+
+@contextmanager
+def _in_one_line(name: str, what: str = "") -> Iterator[None]:
+    """Whatever transformers runs into in somebody's files becomes a ValueError of one line."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # of this machine, not of the files
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{name} asks to run code of its own ({_code_of(name)}), and it is not run; in "
+                "Python lengthwise.load(..., trust_remote_code=True) runs the code of those whom "
+                "you trust"
+            ) from error
+        words = str(error).strip().splitlines()
+        first = words[0] if words else type(error).__name__
+        if not isinstance(error, (OSError, ValueError)):
+            first = f"{type(error).__name__}: {first}"
+        raise ValueError(f"cannot load {what}{name!r}: {first}") from error
+
+
+def _code_of(name: str) -> str:
+    """Where a checkpoint names code, as far as its directory can be read here."""
+    for file in ("config.json", "tokenizer_config.json"):
+        try:
+            asked = json.loads((Path(name) / file).read_text(encoding="utf-8"))["auto_map"]
+            return f"{file}: auto_map names {', '.join(map(str, _leaves(asked)))}"
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return "auto_map in its configuration"
+
+
+def _leaves(asked: Any) -> list[Any]:
+    values = asked.values() if isinstance(asked, dict) else asked
+    return [leaf for one in values for leaf in (one if isinstance(one, list) else [one]) if leaf]

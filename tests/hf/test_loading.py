@@ -1,0 +1,183 @@
+"""Code that lies among somebody's files never runs, whatever is typed."""
+
+import ast
+import io
+import json
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import lengthwise as lw
+from lengthwise.cli.app import app
+from lengthwise.hf.loading import load_config, load_model, load_tokenizer
+from lengthwise.testing.models import tiny_model, tiny_tokenizer
+
+ROOT = Path(__file__).parents[2]
+# Who takes no `trust_remote_code`: peft puts adapters on a model that is loaded already.
+WITHOUT = {"PeftModel"}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model = tiny_model("llama")
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+class Evil:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self.mark), "w")
+
+
+def change(file: Path, **new: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **new}))
+
+
+def plant(place: str, sound: Path, folder: Path, mark: Path) -> Path:
+    """A copy of a checkpoint with code in one place; the code leaves a mark."""
+    shutil.copytree(sound, folder)
+    code = f"open({str(mark)!r}, 'w').close()\n"
+    (folder / "code.py").write_text(
+        f"{code}from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast\n"
+        "class Config(LlamaConfig): model_type = 'evil'\n"
+        "class Model(LlamaForCausalLM): config_class = Config\n"
+        "class Words(PreTrainedTokenizerFast): pass\n"
+    )
+    config, words = folder / "config.json", folder / "tokenizer_config.json"
+    everything = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+    if place == "config":
+        change(config, auto_map=everything, model_type="evil")
+    elif place == "model":  # transformers has the configuration, but no causal model for it
+        change(config, auto_map={"AutoModelForCausalLM": "code.Model"}, model_type="vit")
+    elif place == "tokenizer":
+        change(words, auto_map={"AutoTokenizer": [None, "code.Words"]}, tokenizer_class="Evil")
+        change(config, model_type="vit")
+    elif place == "beside":  # transformers has all of it; Phi-3 and Falcon are like that
+        change(config, auto_map=everything)
+        change(words, auto_map={"AutoTokenizer": ["code.Words", None]})
+        (folder / "custom_generate").mkdir()
+        (folder / "custom_generate" / "generate.py").write_text(f"{code}def generate(): pass\n")
+    elif place == "weights":
+        (folder / "model.safetensors").rename(folder / "pytorch_model.safe")
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(mark)))
+    elif place == "listed weights":
+        (folder / "model.safetensors").rename(folder / "other.safetensors")
+        (folder / "part.bin").write_bytes(pickle.dumps(Evil(mark)))
+        names = dict.fromkeys(dict(tiny_model("llama").named_parameters()), "part.bin")
+        listed = {"metadata": {"total_size": 1}, "weight_map": names}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(listed))
+    else:
+        adapter = {"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"], "task_type": None}
+        (folder / "adapter_config.json").write_text(json.dumps(adapter))
+        (folder / "adapter_model.bin").write_bytes(pickle.dumps(Evil(mark)))
+    return folder
+
+
+def commands(model: Path, text: Path, out: Path) -> list[list[object]]:
+    return [
+        ["run", model, "--prompt-file", text, "--max-new-tokens", 1],
+        ["measure", model, "-o", out, "--lengths", 32, "--tasks", "loss", "--text", text],
+        ["measure", model, "-o", out, "--suite", "quick", "--upto", 64, "--items", 1],
+        ["measure", "http://127.0.0.1:9", "-o", out, "--suite", "quick", "--tokenizer", model],
+        ["extend", model, "-o", out, "-m", "pi:factor=2"],
+        ["extend", model, "-o", out, "--auto", "--to", 128, "--budget", "1s"],
+        ["plan", model, "--device", "cpu"],
+        ["plan", model, "--device", "cpu", "--train"],
+        ["pack", text, "-o", out, "--capacity", 64, "--tokenizer", model, "--workers", 1],
+        ["train", "yarn", f"base={model}", f"data={text}", "target=128", "-o", out],
+        ["probe", "context", model, "--contexts", "16,32", "--text", text],
+        ["probe", "tokens", model, "--text", text],
+        ["probe", "heads", model],
+        ["probe", "study", model, "-o", out],
+    ]
+
+
+REFUSED = ("config", "model", "tokenizer", "weights", "listed weights", "adapter")
+
+
+@pytest.mark.parametrize("place", REFUSED)
+def test_no_command_runs_code_of_a_checkpoint(place, sound, tmp_path):
+    mark, text, out = tmp_path / "ran", tmp_path / "text.txt", tmp_path / "out"
+    text.write_text("The reader keeps a window open. " * 20)
+    model = plant(place, sound, tmp_path / "evil", mark)
+    for words in commands(model, text, out):
+        shutil.rmtree(out, ignore_errors=True)
+        done = CliRunner().invoke(app, [str(word) for word in words], input="y\n" * 20)
+        assert not mark.exists(), words
+        # Only `plan` and a tokenizer alone leave weights, models and adapters unread.
+        if done.exit_code != 0:
+            assert done.exit_code == 2, (words, done.stderr)
+            assert done.stderr.startswith("lengthwise: "), (words, done.stderr)
+            assert done.stderr.count("\n") == 1, (words, done.stderr)
+    with pytest.raises(ValueError):
+        lw.load(model)
+    assert not mark.exists()
+
+
+def test_what_transformers_knows_loads_without_the_code_beside_it(sound, tmp_path):
+    mark, text = tmp_path / "ran", tmp_path / "text.txt"
+    text.write_text("The reader keeps a window open. ")
+    model = plant("beside", sound, tmp_path / "evil", mark)
+    run = ["run", str(model), "--prompt-file", str(text), "--max-new-tokens", "1"]
+    done = CliRunner().invoke(app, run, input="y\n" * 20)
+    assert (done.exit_code, mark.exists()) == (0, False), done.stderr
+
+
+def test_the_line_says_what_is_asked_for(sound, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 20))
+    for place, words in (
+        ("config", "config.json: auto_map names code.Config, code.Model"),
+        ("tokenizer", "tokenizer_config.json: auto_map names code.Words"),
+    ):
+        model = str(plant(place, sound, tmp_path / place, tmp_path / "ran"))
+        load = load_tokenizer if place == "tokenizer" else load_config
+        with pytest.raises(ValueError, match="is not run") as caught:
+            load(model)
+        assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert sys.stdin.read() == "y\n" * 20  # nobody asked
+
+
+def test_asked_for_it_runs(sound, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
+    mark = tmp_path / "ran"
+    model = plant("config", sound, tmp_path / "evil", mark)
+    loaded, _ = lw.load(model, trust_remote_code=True)
+    assert mark.exists() and type(loaded).__name__ == "Model"
+
+
+def test_an_encoder_is_one_that_transformers_has(sound, tmp_path):
+    shutil.copytree(sound, tmp_path / "odd")
+    change(tmp_path / "odd/config.json", model_type="bert", architectures=["pipeline"])
+    with pytest.raises(ValueError, match="'pipeline'"):
+        load_model(str(tmp_path / "odd"))
+
+
+def test_every_call_says_that_no_code_is_run():
+    """In src, recipes and benchmarks: no call leaves the question to transformers or to torch."""
+    seen = 0
+    for file in (
+        f for room in ("src", "recipes", "benchmarks") for f in (ROOT / room).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            owner = getattr(getattr(node.func, "value", None), "id", "")
+            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if name in ("from_pretrained", "from_config", "load_dataset") and owner not in WITHOUT:
+                seen += 1
+                allowed = ("False", "trust_remote_code is True")
+                assert given.get("trust_remote_code") in allowed, f"{file}:{node.lineno}"
+            if (owner, name) == ("torch", "load"):
+                assert given.get("weights_only") == "True", f"{file}:{node.lineno}"
+    assert seen > 10
