@@ -18,13 +18,14 @@ define timed
 @echo "$(1)"; start=$$(date +%s); $(2) && echo "  done in $$(( $$(date +%s) - start )) s"
 endef
 
-.PHONY: help demo test check bench clean distclean
+.PHONY: help demo test check versions bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       install, then show the bundled model beyond its window (3 minutes)"
 	@echo "make test       install with the development tools, then run the tests"
 	@echo "make check      lint, types and tests: what continuous integration runs"
+	@echo "make versions   run the tests on every other release of transformers that is known"
 	@echo "make bench      run every benchmark, one after the other"
 	@echo "make clean      remove caches and build outputs"
 	@echo "make distclean  remove $(VENV) as well"
@@ -40,6 +41,25 @@ check: $(VENV)/.dev
 	@echo "ruff format"; $(PY) -m ruff format --check .
 	@echo "mypy src";    $(PY) -m mypy src
 	@echo "pytest";      $(PY) -m pytest -n 2
+	@$(MAKE) --no-print-directory versions TESTS=tests/hf
+
+# What the tests run on besides the pins: transformers alone, laid over the environment.
+OTHERS = $(shell $(PY) -c "from lengthwise.hf.release import KNOWN; import transformers; \
+    print(*(one for one in KNOWN if not transformers.__version__.startswith(one + '.')))")
+TESTS ?=
+
+versions: $(VENV)/.dev
+	@set -e; for release in $(OTHERS); do \
+	    folder=$(VENV)/transformers-$$release; \
+	    if [ ! -e $$folder/.whole ]; then \
+	        echo "Installing transformers $$release"; rm -rf $$folder; \
+	        $(PY) -m pip install -qq --disable-pip-version-check --no-input --no-deps \
+	            --target $$folder "transformers==$$release.*"; \
+	        touch $$folder/.whole; \
+	    fi; \
+	    echo "pytest $(TESTS) on transformers $$release"; \
+	    PYTHONPATH=$$folder $(PY) -m pytest -n 2 -p no:cacheprovider $(TESTS); \
+	done
 
 bench: $(VENV)/.dev
 	@set -e; for file in benchmarks/[!_]*.py; do echo "$$file"; $(PY) "$$file"; done
