@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 from lengthwise.train.loop import Result, fits, make_evaluation, read_result, train
-from lengthwise.train.loop.adapters import BASE_FILE
+from lengthwise.train.loop.adapters import BASE_FILE, dequantise, quantise
 from lengthwise.train.loop.checkpoint import checkpoints
 from lengthwise.train.loop.metrics import read_metrics
 from lengthwise.train.loop.subject import read_facts
@@ -456,11 +456,20 @@ def test_four_bits_without_bitsandbytes_are_refused(
     assert not (tmp_path / "run").exists()  # nothing is left of a run that did not begin
 
 
-def test_four_bits_come_out_as_what_was_trained(recipe: Make, tmp_path: Path) -> None:
-    """The merged checkpoint has the loss that the model had in 4 bits under its adapter."""
-    pytest.importorskip("bitsandbytes", reason="the extra `quantised` is not installed")
-    wide = tmp_path / "wide"  # bitsandbytes wants rows of 64 numbers or more
-    tiny_model("llama", hidden_size=96, intermediate_size=128, head_dim=16).save_pretrained(wide)
+@pytest.mark.parametrize("packs", [False, True])
+def test_four_bits_come_out_as_what_was_trained(
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packs: bool
+) -> None:
+    """The merged checkpoint has the loss that the model had in 4 bits under its adapter.
+
+    On processors of both kinds: those for which bitsandbytes packs weights anew at the first
+    evaluation, after which a layer would let no gradient through to those below, and the others.
+    """
+    modules = pytest.importorskip("bitsandbytes.nn.modules", reason="no bitsandbytes")
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: packs)
+    wide = tmp_path / "wide"
+    changes = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4}
+    tiny_model("llama", **changes, head_dim=16).save_pretrained(wide)
     tiny_tokenizer().save_pretrained(wide)
     ours = recipe(base=str(wide), tune="lora", four_bit=True, learning_rate=1e-2, steps=3)
     result = go(ours, tmp_path / "run")
@@ -468,6 +477,56 @@ def test_four_bits_come_out_as_what_was_trained(recipe: Make, tmp_path: Path) ->
     facts = read_facts(AutoModelForCausalLM.from_pretrained(wide), ours)
     assert make_evaluation(ours, tiny_tokenizer(), facts)(plain) == result.after
     assert result.after["loss"] != result.before["loss"]
+    learned = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert all(x.any() for x in learned.values())  # lora_B begins at zero
+
+
+@pytest.mark.parametrize("avx512", [False, True])
+def test_rows_that_four_bits_do_not_give_back_are_refused(
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, avx512: bool
+) -> None:
+    """On either kind of processor, by name and before anything is trained."""
+    functional = pytest.importorskip("bitsandbytes.functional", reason="no bitsandbytes")
+
+    def read(small: torch.Tensor, state: Any) -> torch.Tensor:
+        rows, width = state.shape
+        block = torch.arange(rows * width).view(rows, width) // state.blocksize
+        if avx512 and width % 16 == 0:  # as if each row began with a block of its own
+            row, place = torch.arange(rows)[:, None], torch.arange(width)
+            block = row * (width // state.blocksize) + place // state.blocksize
+        return state.absmax[block]  # of numbers that are alike within a block
+
+    monkeypatch.setattr(functional, "dequantize_4bit", read)
+    base = tmp_path / "base"
+    tiny_model("llama", hidden_size=96, intermediate_size=64, head_dim=16).save_pretrained(base)
+    tiny_tokenizer().save_pretrained(base)
+    if not avx512:
+        quantise(AutoModelForCausalLM.from_pretrained(base))
+        return
+    with pytest.raises(
+        ValueError, match=r"rows have 96 \(model.layers.0.self_attn.q_proj\)"
+    ) as info:
+        go(recipe(base=str(base), tune="lora", four_bit=True), tmp_path / "run")
+    assert "\n" not in str(info.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("width", [64, 72, 80, 96, 192])
+def test_what_this_processor_holds_in_four_bits_comes_back(width: int) -> None:
+    """Or it is refused: no rows are read wrongly in silence."""
+    pytest.importorskip("bitsandbytes", reason="no bitsandbytes")
+    changes = {"hidden_size": width, "intermediate_size": 64, "num_attention_heads": 4}
+    changes["head_dim"] = 16
+    model, plain = tiny_model("llama", **changes), tiny_model("llama", **changes)
+    try:
+        quantise(model)
+    except ValueError as error:
+        assert width % 64, error
+        return
+    dequantise(model)
+    for name, weight in plain.named_parameters():
+        far = (weight - model.get_parameter(name)).abs().max()
+        assert far <= 0.17 * weight.abs().max(), name  # half of NF4's widest gap, and constants'
 
 
 def test_preferences_of_short_over_long(recipe: Make, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def quantise(model: PreTrainedModel) -> None:
     Source: Dettmers et al. 2023, QLoRA (arXiv:2305.14314), section 3.
 
     Raises:
-        ValueError: Without bitsandbytes.
+        ValueError: Without bitsandbytes, and where it gives back other numbers than it was given.
     """
     try:
         import bitsandbytes as bnb  # type: ignore[import-not-found,unused-ignore]
@@ -34,6 +34,7 @@ def quantise(model: PreTrainedModel) -> None:
         for name, module in model.named_modules()
         if type(module) is nn.Linear and module is not head
     ]
+    _check_widths(linear)
     for name, module in linear:
         small = bnb.nn.Linear4bit(
             module.in_features,
@@ -42,11 +43,40 @@ def quantise(model: PreTrainedModel) -> None:
             compute_dtype=module.weight.dtype,
             quant_type="nf4",
         )
+        # For processors with bfloat16 in AVX-512 bitsandbytes packs a weight anew at the first
+        # forward in evaluation. Later steps get no gradient through it, the merged checkpoint
+        # other numbers, and rows that are no multiple of 64 an error.
+        small.support_avx512bf16_for_cpu = False
         weight = module.weight.detach().to("cpu").contiguous()
         small.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
         small.bias = module.bias
         model.set_submodule(name, small.to(module.weight.device))
     model.is_loaded_in_4bit = True  # peft asks
+
+
+def _check_widths(linear: list[tuple[str, nn.Linear]]) -> None:
+    """Refuse layers whose rows do not come out of 4 bits as they went in.
+
+    On processors with AVX-512 bitsandbytes 0.50 takes the constants of other blocks for rows that
+    are a multiple of 16 numbers and not of 64. Whether it does is tried, not looked up: numbers
+    that are alike within each block come out exactly.
+    """
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    for width in sorted({module.in_features for _, module in linear}):
+        name, module = next((n, m) for n, m in linear if m.in_features == width)
+        rows, block = 128, 128  # a block has 64 numbers, on AMD's GPUs 128
+        given = torch.arange(rows * width, device=module.weight.device) // block + 1.0
+        given = given.view(rows, width)
+        if not torch.equal(dequantize_4bit(*quantize_4bit(given, quant_type="nf4")), given):
+            where = given.device.type
+            if where == "cpu":
+                where = f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+            raise ValueError(
+                f"four_bit: bitsandbytes on this {where} gives back rows of {width} numbers "
+                f"({name}) changed; rows of a multiple of 64 are safe: take another base, a GPU or "
+                "another processor, or write four_bit=false"
+            )
 
 
 def dequantise(model: PreTrainedModel) -> None:
