@@ -15,12 +15,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 import lengthwise as lw
+from lengthwise.extend.adapt import is_adapted
 from lengthwise.measure.engines.local import LocalReader
 from lengthwise.measure.lm_eval import __main__ as command
 from lengthwise.measure.lm_eval.model import LengthwiseLM
 from lengthwise.measure.lm_eval.tasks import GROUPS, TASKS, write_tasks
 from lengthwise.measure.loss import losses_by_position
 from lengthwise.measure.text import held_out_text
+from lengthwise.testing.models import tiny_model, tiny_tokenizer
 
 MODEL = {"pretrained": "demo", "method": "yarn:factor=8", "dtype": "float32", "device": "cpu"}
 ITEMS, LENGTHS = 2, [400, 900]
@@ -45,6 +47,13 @@ def manager(folder: Path, **metadata: Any) -> TaskManager:
 
 def request(kind: str, *arguments: Any) -> Instance:
     return Instance(kind, {}, arguments, 0)
+
+
+def test_frequencies_that_follow_the_length_do_not_go_stale(tmp_path):
+    """The harness's own loop goes on from a cache, so the plain model is adapted."""
+    tiny_model("phi3").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert is_adapted(LengthwiseLM(str(tmp_path), device="cpu", dtype="float32").model)
 
 
 def test_scores_are_those_of_our_own_runner(tmp_path, reader):

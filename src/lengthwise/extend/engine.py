@@ -171,7 +171,7 @@ class Engine:
         known = self._rotaries if stays else self._moving
         key = (id(base), axes is self.axes)
         if key not in known:
-            rotary = axes.scaling.rotary(base, self.geometry.window, step.lengths)
+            rotary = axes.scaling.rotary(base, self.geometry.window, step.reach)
             known[key] = self._on(step, rotary)
         return known[key], axes.layout.key_place if stays else None
 

@@ -10,7 +10,7 @@ tests/hf/test_transformers_facts.py.
 import copy
 import functools
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
 
@@ -140,6 +140,7 @@ class Binding:
             device=new.device,
         )
         if cache is not None:
+            step = replace(step, whole=cache.whole)
             cache.expect(step.lengths, packed=segments is not None)
         return (), {**given, **extra, NAME: Call(self.engine, step, cache)}
 

@@ -75,6 +75,8 @@ class LengthwiseCache(Cache):
         self.owner = owner
         self.lengths: Tensor | None = None  # real tokens of each row so far, [b]
         self.packed = False  # whether the tokens seen came with segment_ids
+        # Tokens of the text of which forwards read a part each; 0 where none is announced.
+        self.whole = 0
 
     def expect(self, lengths: Tensor, packed: bool) -> None:
         """Announce a forward, after which rows have these lengths.

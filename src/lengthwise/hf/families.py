@@ -80,6 +80,15 @@ def layer_windows(config: Any) -> list[int | None]:
     return [config.sliding_window if one else None for one in slides]
 
 
+def frequencies_follow_length(model: PreTrainedModel) -> bool:
+    """Whether the model's own frequencies change as the text grows, adapted or not."""
+    config = getattr(model, "config", None)  # a module of a person's own may have none
+    text = None if config is None else config.get_text_config()
+    parameters = getattr(text, "rope_parameters", None) or {}
+    tables = [parameters, *(one for one in parameters.values() if isinstance(one, dict))]
+    return any(name in str(table.get("rope_type")) for table in tables for name in MOVING)
+
+
 def read_geometry(model: PreTrainedModel) -> Geometry:
     """Layers, heads, windows and rotary embeddings of a supported, un-adapted model."""
     config = model.config

@@ -15,12 +15,19 @@ class Step:
         segments: Documents of the new tokens `[b, t]`, or None.
         start: The first position, if every row holds start, start + 1, ...; else None.
         lengths: Real tokens of every row so far, the new ones included, `[b]`.
+        whole: Tokens of the text that this is a part of, where that was announced; else 0.
     """
 
     positions: Tensor
     segments: Tensor | None
     start: int | None
     lengths: Tensor
+    whole: int = 0
+
+    @property
+    def reach(self) -> Tensor:
+        """Tokens `[b]` to whose length frequencies belong: those so far, or of the whole text."""
+        return self.lengths.clamp(min=self.whole)
 
 
 def make_step(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lengthwise.extend.whole import steady
 from lengthwise.measure.reading import CHUNK, read
 
 
@@ -24,16 +25,17 @@ def losses_by_position(model: PreTrainedModel, ids: Tensor, chunk: int = CHUNK) 
         raise ValueError(f"a loss needs at least 2 tokens, got {ids.shape[1]}")
     pieces: list[Tensor] = []
     start = 1
-    for logits, _ in read(model, ids[:, :-1], chunk, every_logit=True):
-        targets = ids[:, start : start + logits.shape[1]].to(logits.device)
-        loss = torch.nn.functional.cross_entropy(
-            logits.float().transpose(1, 2), targets, reduction="none"
-        )
-        if not loss.isfinite().all():
-            position = start + int((~loss.isfinite()).any(dim=0).nonzero()[0])
-            raise ValueError(f"the model's loss at position {position} is not a finite number")
-        pieces.append(loss.cpu())
-        start += logits.shape[1]
+    with steady(model):
+        for logits, _ in read(model, ids[:, :-1], chunk, every_logit=True):
+            targets = ids[:, start : start + logits.shape[1]].to(logits.device)
+            loss = torch.nn.functional.cross_entropy(
+                logits.float().transpose(1, 2), targets, reduction="none"
+            )
+            if not loss.isfinite().all():
+                position = start + int((~loss.isfinite()).any(dim=0).nonzero()[0])
+                raise ValueError(f"the model's loss at position {position} is not a finite number")
+            pieces.append(loss.cpu())
+            start += logits.shape[1]
     return torch.cat(pieces, dim=1)
 
 

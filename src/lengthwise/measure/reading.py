@@ -1,7 +1,7 @@
 """Feeding a long text to a model in chunks, so that memory grows with the cache alone."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.extend.adapt import adapted
 from lengthwise.extend.method import Method
+from lengthwise.extend.whole import cache_for, goes_stale, steady
 from lengthwise.hf.other import kind_of, read_other_geometry
 from lengthwise.hf.release import CACHE, cache_of
 
@@ -22,11 +23,12 @@ def with_methods(
     """The model with methods, or as it is without any, for the length of a `with` block.
 
     transformers' MPT builds its biases for `max_seq_len` tokens and stops there; adapted without
-    a method it computes the same and reads on, as ALiBi is meant to.
+    a method it computes the same and reads on, as ALiBi is meant to. So do models whose
+    frequencies follow the length, and the keys of their cache do not go stale.
     """
     if methods or model.config.model_type == "mpt":
         return adapted(model, *methods)
-    return nullcontext(model)
+    return steady(model)
 
 
 def read(
@@ -34,7 +36,10 @@ def read(
 ) -> Iterator[tuple[Tensor, Any]]:
     """Read `ids` `[b, t]` chunk by chunk; yield each chunk's logits and the cache so far.
 
-    The model makes its own cache, so this reads with plain and with adapted models.
+    This reads with plain and with adapted models, and chunks give what one forward gives, also
+    where the model's own frequencies follow the length. A plain model of that kind reads all in
+    one forward, for its cache goes stale; within `lengthwise.extend.whole.steady` it reads in
+    chunks too, and its cache can be gone on from.
 
     Args:
         chunk: Tokens per forward pass, at least 1.
@@ -50,7 +55,9 @@ def read(
         raise ValueError(f"chunk must be at least 1 token, got {chunk!r}")
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() before measuring")
-    cache = None
+    if goes_stale(model):
+        chunk = ids.shape[1]
+    cache: Any = cache_for(model, ids.shape[1])
     for part in ids.to(model.device).split(chunk, dim=1):
         out = model(
             input_ids=part,
@@ -75,11 +82,12 @@ def greedy(model: PreTrainedModel, ids: Tensor, new: int, chunk: int = CHUNK) ->
 
     Rows have one length: no padding. Nothing stops at an end token; see `until_end`.
     """
-    logits, cache = read_to_end(model, ids, chunk)
-    tokens = [logits[:, -1].argmax(-1)]
-    for _ in range(new - 1):
-        out = model(input_ids=tokens[-1][:, None], use_cache=True, **{CACHE: cache})
-        tokens.append(out.logits[:, -1].argmax(-1))
+    with steady(model):
+        logits, cache = read_to_end(model, ids, chunk)
+        tokens = [logits[:, -1].argmax(-1)]
+        for _ in range(new - 1):
+            out = model(input_ids=tokens[-1][:, None], use_cache=True, **{CACHE: cache})
+            tokens.append(out.logits[:, -1].argmax(-1))
     return torch.stack(tokens, dim=1).cpu()
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lengthwise.extend.whole import steady
 from lengthwise.hf.release import CACHE
 from lengthwise.measure.peak import PeakBytes
 from lengthwise.measure.reading import CHUNK, read, read_to_end
@@ -64,6 +65,11 @@ def cost(model: PreTrainedModel, ids: Tensor, steps: int = 16, chunk: int = CHUN
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps!r}")
+    with steady(model):
+        return _cost(model, ids, steps, chunk)
+
+
+def _cost(model: PreTrainedModel, ids: Tensor, steps: int, chunk: int) -> Cost:
     device = model.device
     _settle(model, ids)
     if device.type == "cuda":

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.extend.adapt import adapted, new_cache
 from lengthwise.extend.method import Method, whole
+from lengthwise.extend.whole import cache_for
 from lengthwise.hf.release import CACHE
 
 CHUNK = 1024  # tokens of a forward pass: memory for logits does not grow with the text
@@ -72,7 +73,7 @@ class Windows:
         total, count = 0.0, 0
         with adapted(model, *methods):
             for ids, counted in zip(self.ids.split(1), self.counted.split(1), strict=True):
-                cache = new_cache(model)
+                cache = cache_for(model, self.length - 1) or new_cache(model)
                 targets, weights = ids[:, 1:], counted[:, 1:]
                 for start in range(0, self.length - 1, CHUNK):
                     part = ids[:, start : min(start + CHUNK, self.length - 1)].to(model.device)

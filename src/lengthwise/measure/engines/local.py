@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.extend.adapt import adapt, binding_of, is_adapted, restore
 from lengthwise.extend.method import Method
+from lengthwise.extend.whole import steady
 from lengthwise.hf.release import CACHE, cache_of
 from lengthwise.measure.engines.base import Reply
 from lengthwise.measure.environment import fingerprint
@@ -82,7 +83,8 @@ class LocalReader:
     def _batch(self, ids: Tensor, new: int) -> list[Reply]:
         began = time.perf_counter()
         try:
-            return self._read(ids, new)
+            with steady(self.model):
+                return self._read(ids, new)
         except ValueError as error:
             refused = str(error)
         except (MemoryError, RuntimeError) as error:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lengthwise.catalogue import parse_many
 from lengthwise.extend.adapt import adapt, binding_of, is_adapted
 from lengthwise.extend.checkpoint import load
+from lengthwise.extend.whole import goes_stale
 from lengthwise.hf.binding import Binding
 from lengthwise.measure.reading import trained_window
 
@@ -60,7 +61,9 @@ class LengthwiseLM(HFLM):
         if max_length is not None and max_length < 2:
             raise ValueError(f"max_length must be at least 2 tokens, got {max_length!r}")
         model, tokenizer = load(pretrained, dtype=dtype)
-        if methods := parse_many(method):
+        methods = parse_many(method)
+        # The harness reads prompts at once and goes on from their cache, which must not go stale.
+        if methods or goes_stale(model):
             adapt(model, *methods)
         gpu = torch.cuda.is_available()
         place = device or ("cuda" if gpu else "cpu")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lengthwise.extend.whole import cache_for, steady
 from lengthwise.hf.release import CACHE, cache_of
 from lengthwise.measure.reading import CHUNK
 from lengthwise.measure.statistics import Interval, bootstrap_mean, wilson
@@ -85,13 +86,18 @@ class NeighbourStore:
 def states(
     model: PreTrainedModel, ids: Tensor, cache: object = None, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor, object]:
-    """States before the head `[b, t, d]`, log-probabilities `[b, t, v]`, on the CPU; the cache."""
+    """States before the head `[b, t, d]`, log-probabilities `[b, t, v]`, on the CPU; the cache.
+
+    To go on from the cache, read within `lengthwise.extend.whole.steady`.
+    """
     hidden, predicted = [], []
-    for part in ids.to(model.device).split(chunk, dim=1):
-        out = model(input_ids=part, use_cache=True, output_hidden_states=True, **{CACHE: cache})
-        cache = cache_of(out)
-        hidden.append(out.hidden_states[-1].float().cpu())
-        predicted.append(out.logits.float().log_softmax(-1).cpu())
+    with steady(model):
+        cache = cache_for(model, ids.shape[1]) if cache is None else cache
+        for part in ids.to(model.device).split(chunk, dim=1):
+            out = model(input_ids=part, use_cache=True, output_hidden_states=True, **{CACHE: cache})
+            cache = cache_of(out)
+            hidden.append(out.hidden_states[-1].float().cpu())
+            predicted.append(out.logits.float().log_softmax(-1).cpu())
     return torch.cat(hidden, 1), torch.cat(predicted, 1), cache
 
 
@@ -222,16 +228,17 @@ def generation_study(
         raise ValueError(f"there must be prompts and tokens to write, got {len(prompts)} and {new}")
     entropies = torch.empty(2, len(prompts), new)
     written = []
-    for row, prompt in enumerate(prompts):
-        fresh, cache, tokens = prompt[None], None, list[int]()
-        for step in range(new):
-            hidden, predicted, cache = states(model, fresh, cache)
-            own = predicted[0, -1]
-            found = store.predict(hidden[0, -1:], len(own))[0]
-            entropies[0, row, step] = -(own.exp() * own).sum()
-            entropies[1, row, step] = torch.special.entr(found).sum()
-            token = int(mixture(own, found, share).exp().multinomial(1, generator=generator))
-            tokens.append(token)
-            fresh = torch.tensor([[token]])
-        written.append(torch.tensor(tokens))
+    with steady(model):
+        for row, prompt in enumerate(prompts):
+            fresh, cache, tokens = prompt[None], None, list[int]()
+            for step in range(new):
+                hidden, predicted, cache = states(model, fresh, cache)
+                own = predicted[0, -1]
+                found = store.predict(hidden[0, -1:], len(own))[0]
+                entropies[0, row, step] = -(own.exp() * own).sum()
+                entropies[1, row, step] = torch.special.entr(found).sum()
+                token = int(mixture(own, found, share).exp().multinomial(1, generator=generator))
+                tokens.append(token)
+                fresh = torch.tensor([[token]])
+            written.append(torch.tensor(tokens))
     return entropies[0], entropies[1], written

@@ -4,7 +4,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lengthwise.extend.adapt import adapted, is_adapted
+from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
 from lengthwise.measure import tasks as all_tasks
 from lengthwise.measure.environment import fingerprint, hardware, versions
 from lengthwise.measure.loss import losses_by_position
-from lengthwise.measure.reading import CHUNK, first_token, greedy, until_end
+from lengthwise.measure.reading import CHUNK, first_token, greedy, until_end, with_methods
 from lengthwise.measure.results import Cell, Results, ResultsFile, Row
 from lengthwise.measure.tasks.base import Item, Task
 
@@ -183,7 +182,7 @@ def study(
 def _measured(bench: _Bench, model: PreTrainedModel, entry: Entry, cell: Cell) -> Row:
     began, values, refused = time.perf_counter(), dict[str, Any](), ""
     try:
-        with adapted(model, *entry.methods) if entry.methods else nullcontext():
+        with with_methods(model, entry.methods):
             values = bench.measure(model, cell.task, cell.length)
     except ValueError as error:
         refused = str(error)

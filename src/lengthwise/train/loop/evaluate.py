@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lengthwise.extend.adapt import is_adapted
-from lengthwise.hf.families import MOVING
 from lengthwise.measure.loss import losses_by_position
-from lengthwise.measure.reading import CHUNK, first_token, greedy, until_end
+from lengthwise.measure.reading import first_token, greedy, until_end
 from lengthwise.measure.tasks.passkey import Passkey
 from lengthwise.measure.text import held_out_text
 from lengthwise.train.loop.facts import Facts
@@ -65,7 +63,7 @@ class Evaluation:
             stop = longest + room * number // max(1, self.texts - 1)
             piece = self.ids[stop - (length - len(lead)) : stop]
             row = torch.cat([torch.tensor(lead, dtype=torch.long), piece])[None]
-            losses = losses_by_position(model, row, at_once(model, length))
+            losses = losses_by_position(model, row)
             total += float(losses[0, -self.counted :].double().mean())
         return round(total / self.texts, 4)
 
@@ -76,22 +74,10 @@ class Evaluation:
         scores = []
         for item in items:
             prompt: Any = self.tokenizer(item.prompt, return_tensors="pt", verbose=False)
-            chunk = at_once(model, length)
-            tokens = greedy(model, prompt["input_ids"], item.allowance, chunk)[0].tolist()
+            tokens = greedy(model, prompt["input_ids"], item.allowance)[0].tolist()
             answer = self.tokenizer.decode(until_end(tokens, model))
             scores.append(task.score(answer, item))
         return round(sum(scores) / len(scores), 4)
-
-
-def at_once(model: PreTrainedModel, length: int) -> int:
-    """Tokens of a text of `length` that are read in one forward.
-
-    All of them where transformers itself changes frequencies with the length: keys that a cache
-    holds from before the change would be stale.
-    """
-    rope = getattr(model.config, "rope_parameters", None) or {}
-    moving = not is_adapted(model) and rope.get("rope_type") in MOVING
-    return length if moving else CHUNK
 
 
 def make_evaluation(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, facts: Facts) -> Evaluation:
