@@ -503,9 +503,7 @@ def test_rows_that_four_bits_do_not_give_back_are_refused(
     if not avx512:
         quantise(AutoModelForCausalLM.from_pretrained(base))
         return
-    with pytest.raises(
-        ValueError, match=r"rows have 96 \(model.layers.0.self_attn.q_proj\)"
-    ) as info:
+    with pytest.raises(ValueError, match=r"rows of 96 numbers \(model\.layers\.0\.") as info:
         go(recipe(base=str(base), tune="lora", four_bit=True), tmp_path / "run")
     assert "\n" not in str(info.value)
     assert not (tmp_path / "run").exists()
