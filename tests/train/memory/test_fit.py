@@ -226,6 +226,27 @@ def test_logits_are_there_without_labels_and_empty_with_them():
         assert model(ids, None, None, None, None, ids).logits.shape == (2, 0, 320)
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
+def test_without_gradients_every_method_leaves_a_forward_whole(family, adapted):
+    model, ids = tiny_model(family), tokens()
+    if adapted:
+        lw.adapt(model)
+    calls: list[dict] = [
+        {"labels": ids}, {}, {"labels": ids, "output_hidden_states": True},
+        {"labels": ids, "return_dict": False}, {"logits_to_keep": 3},
+    ]  # fmt: skip
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            want = [model(ids, use_cache=False, **call) for call in calls]
+            more = model.generate(ids, max_new_tokens=3, do_sample=False)
+            for methods in ((TiledLoss(7),), METHODS):
+                with fit(model, *methods):
+                    got = [model(ids, use_cache=False, **call) for call in calls]
+                    assert torch.equal(more, model.generate(ids, max_new_tokens=3, do_sample=False))
+                torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
 def test_below_break_even_nothing_is_tiled():
     """One tile is the module's own forward: it runs once, and its graph is kept."""
     model, calls = tiny_model("llama"), []

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
@@ -71,7 +72,10 @@ def refuse_loss(model: PreTrainedModel) -> None:
 
 @contextmanager
 def tiled_loss(model: PreTrainedModel, tokens: int) -> Iterator[None]:
-    """Within the block, a forward with labels makes its loss in tiles and returns no logits."""
+    """Within the block, a forward with labels makes its loss in tiles and returns no logits.
+
+    So it is where gradients are wanted: who turned them off evaluates, and gets the logits.
+    """
     linear = model.get_output_embeddings()
     assert isinstance(linear, nn.Linear)
     whole, before = model.forward, model.__dict__.get("forward")
@@ -82,7 +86,7 @@ def tiled_loss(model: PreTrainedModel, tokens: int) -> Iterator[None]:
     @functools.wraps(whole)  # trainers read the signature
     def forward(*args: Any, **kwargs: Any) -> Any:
         labels = signature.bind_partial(*args, **kwargs).arguments.get("labels")
-        if labels is None or not on:
+        if labels is None or not on or not torch.is_grad_enabled():
             return whole(*args, **kwargs)
         armed.append(None)
         try:

@@ -61,8 +61,8 @@ class TiledMLP(Memory):
 class TiledLoss(Memory):
     """Logits and cross-entropy in tiles of tokens, with the gradient computed on the way.
 
-    A forward with labels returns empty logits `[b, 0, v]`: they are never all in memory. A
-    forward without labels returns them as before.
+    A training forward with labels returns empty logits `[b, 0, v]`: they are never all in memory.
+    A forward without labels, or where gradients are off, returns them as before.
 
     Source: Bekman et al. 2025, Arctic Long Sequence Training (arXiv:2506.13996), tiled logits
         and loss; the gradient on the way as in Hsu et al. 2024, Liger Kernel (arXiv:2410.10989).
