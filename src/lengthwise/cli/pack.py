@@ -64,9 +64,10 @@ def pack(
 ) -> None:
     """Pack documents into rows for training, every document exactly once.
 
-    The directory loads with datasets.load_from_disk, for TRL and transformers' Trainer, and for
-    axolotl with `skip_prepare_dataset: true`. The same command after an interruption goes on
-    where it stopped, and with another capacity, packer or policy it keeps the tokens.
+    The directory loads with datasets.load_from_disk; docs/data.md has the settings by which
+    transformers' Trainer, TRL and axolotl keep the documents of a row apart. The same command
+    after an interruption goes on where it stopped, and with another capacity, packer or policy it
+    keeps the tokens.
     """
     from lengthwise.train.data.pipeline import pack as pack_corpus
 

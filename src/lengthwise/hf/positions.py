@@ -116,7 +116,8 @@ def _explicit(positions: Tensor, segments: Tensor | None, before: Tensor) -> Ste
     if segments is None and again:
         raise ValueError(
             "position_ids start again, within a row or below the tokens seen; pass segment_ids to "
-            "say where documents begin"
+            "say where documents begin, or train within document_attention(model, "
+            "by_positions=True) of lengthwise.train.data.segments"
         )
     first = int(positions[0, 0])
     consecutive = bool((steps == 1).all()) and bool((positions[:, 0] == first).all())

@@ -11,6 +11,8 @@ from lengthwise.train.data.collate import PackedCollator
 from lengthwise.train.data.pipeline import pack
 from lengthwise.train.data.sampler import PackedSampler
 
+ROW = {"input_ids": [1, 2], "seq_lengths": [2]}
+
 
 def test_by_hand():
     batch = PackedCollator(pad=9, multiple=4, weights=True)(
@@ -49,10 +51,22 @@ def test_columns_given_are_kept():
     assert "loss_weights" not in PackedCollator()([row])
 
 
-def test_a_row_without_lengths_is_one_document():
-    batch = PackedCollator()([{"input_ids": [5, 6, 7]}])
+def test_a_row_without_lengths_makes_no_claim():
+    rows = [{"input_ids": [5, 6, 7]}]
+    with pytest.raises(ValueError, match=r"3 tokens has no seq_lengths .*unpacked=True"):
+        PackedCollator()(rows)
+    batch = PackedCollator(unpacked=True)(rows)
     assert batch["labels"].tolist() == [[-100, 6, 7]]
     assert batch["segment_ids"].tolist() == [[0, 0, 0]]
+
+
+def test_segments_say_where_documents_end_too():
+    row = {"input_ids": [5, 6, 7, 8], "segment_ids": [4, 4, 9, 9], "labels": [5, 6, 7, 8]}
+    for one in (row, {**row, "seq_lengths": torch.tensor([2, 2])}):
+        batch = PackedCollator(weights=True)([one])
+        assert batch["labels"].tolist() == [[-100, 6, -100, 8]]
+        assert batch["position_ids"].tolist() == [[0, 1, 0, 1]]
+        assert batch["loss_weights"].tolist() == [[0.0, 1.0, 0.0, 1.0]]
 
 
 def test_no_document_learns_from_the_one_before():
@@ -106,12 +120,28 @@ def test_what_pack_writes_is_what_the_collator_would_make(tmp_path):
         ([], "at least one row, got none"),
         ([{"labels": [1]}], "must have input_ids, got columns labels"),
         ([{"input_ids": [1, 2], "seq_lengths": [3]}], "sum to 2 tokens, got 3"),
-        ([{"input_ids": [1, 2], "labels": [1]}], "labels must hold 2 numbers, got 1"),
+        ([{**ROW, "labels": [1]}], "labels must hold 2 numbers, got 1"),
+        ([{**ROW, "labels": [1, 2, 3]}], "labels must hold 2 numbers, got 3"),
+        ([{**ROW, "position_ids": [0]}], "position_ids must hold 2 numbers, got 1"),
+        ([{**ROW, "loss_weights": [1.0]}], "loss_weights must hold 2 numbers, got 1"),
+        ([{**ROW, "segment_ids": [0]}], "segment_ids must hold 2 numbers, got 1"),
+        ([{**ROW, "segment_ids": [0, 1]}], "disagree: documents of 2 tokens and of 1, 1"),
+        ([{"input_ids": [1, 2], "seq_lengths": [3, -1]}], "at least 1, got -1"),
+        ([{**ROW, "attention_mask": [1, 0]}], "attention_mask hides 1 tokens .* leave padding out"),
+        ([{**ROW, "completion_mask": [0, 0]}], "completion_mask hides 2 tokens .* write labels"),
+        ([{**ROW, "assistant_masks": [0, 1]}], "assistant_masks hides 1 tokens"),
     ],
 )
 def test_refused_rows(rows, message):
     with pytest.raises(ValueError, match=message):
-        PackedCollator()(rows)
+        PackedCollator(weights=True)(rows)
+
+
+def test_a_mask_of_ones_hides_nothing():
+    assert (
+        PackedCollator()([{**ROW, "attention_mask": [1, 1]}]).keys()
+        == PackedCollator()([ROW]).keys()
+    )
 
 
 def test_refused_settings():

@@ -290,6 +290,41 @@ def test_without_segments_and_outside_the_context_nothing_changes():
         assert not model.base_model._forward_pre_hooks
 
 
+@pytest.mark.parametrize("path", ["sdpa", "eager", "per_document", "adapted"])
+def test_positions_are_documents_where_a_caller_says_so(path):
+    model = tiny_model("llama", head_dim=16).double()
+    batch = PackedCollator(multiple=48)(rows_of(documents((9, 4, 1, 20)), [[0, 1, 2], [3]]))
+    given = {name: batch[name] for name in ("input_ids", "position_ids")}
+    if path == "adapted":
+        lw.adapt(model)
+    with torch.no_grad():
+        kernel = None if path == "adapted" else path
+        with document_attention(model, kernel, by_positions=True):
+            got = model(**given, use_cache=False).logits
+            mixed = {**given, "segment_ids": batch["segment_ids"] * 0}  # segments come first
+            joined = model(**mixed, use_cache=False).logits
+            with pytest.raises(ValueError, match="a forward came without; with TRL"):
+                model(input_ids=batch["input_ids"])
+            jump = given["position_ids"].clone()
+            jump[0, 5:9] += 30  # within a document: no other begins
+            leap = model(input_ids=batch["input_ids"], position_ids=jump, use_cache=False).logits
+            jump[0, 9:13] = torch.arange(2, 6)
+            with pytest.raises(ValueError, match="got 2 at token 9 of row 0; pass segment_ids"):
+                model(input_ids=batch["input_ids"], position_ids=jump, use_cache=False)
+        assert (leap - got)[0, 5:9].abs().max() > 1e-4
+        assert (leap - got)[0, 9:].abs().max() < 1e-10
+        assert (joined[0, 9] - got[0, 9]).abs().max() > 1e-3
+        if path == "adapted":
+            want = model(**given, segment_ids=batch["segment_ids"], use_cache=False).logits
+            with pytest.raises(ValueError, match="position_ids start again"):
+                model(**given, use_cache=False)
+            with pytest.raises(ValueError, match="leave kernel='sdpa' out"):
+                document_attention(model, "sdpa", by_positions=True).__enter__()
+        else:
+            want = forward(model, path, batch)
+    assert (got - want)[batch["segment_ids"] >= 0].abs().max() < 1e-10
+
+
 def test_the_kernel_of_one_document_refuses_what_it_cannot():
     batch = PackedCollator()(rows_of(documents((5, 4)), [[0, 1]]))
     for family in ("gemma2", "gpt_oss"):

@@ -1,11 +1,13 @@
 """Rows are a function of (seed, step), whoever shares a step; positions are never documents."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from torch.nn.functional import cross_entropy
 
 from lengthwise.testing.models import VOCABULARY, tiny_model
@@ -75,6 +77,77 @@ def test_documents_apart_keep_their_segments(recipe: Callable[..., Recipe]) -> N
     batches, _ = micro_batches(rows, step, recipe(documents="apart"), None, 2.0, VOCABULARY)
     assert batches[0]["segment_ids"].tolist() == [[0] * 4 + [1] * 6]
     assert batches[0]["position_ids"].tolist() == [[*range(4), *range(6)]]
+
+
+def test_rows_without_lengths_are_no_documents(recipe: Callable[..., Recipe]) -> None:
+    """Joined, a row is read as one text; where documents count, it must say them."""
+    bare = source([{"input_ids": [*range(3, 13)]}])
+    step = Step((0,), (0,), 10, short=False)
+    batch = micro_batches(bare, step, recipe(), None, 2.0, VOCABULARY)[0][0]
+    assert batch["labels"].tolist() == [[-100, *range(4, 13)]]
+    pose = build_part("transform", "pose:window=8,target=40")
+    for changes, transform in (
+        ({"documents": "apart"}, None), ({"weigh": "documents"}, None),
+        ({"weigh": "documents"}, pose),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"without seq_lengths, and .* needs to know"):
+            micro_batches(bare, step, recipe(**changes), transform, 2.0, VOCABULARY)
+    packed = source([{"input_ids": [*range(3, 13)], "segment_ids": [0] * 4 + [1] * 6}])
+    batch = micro_batches(packed, step, recipe(documents="apart"), None, 2.0, VOCABULARY)[0][0]
+    assert batch["segment_ids"].tolist() == [[0] * 4 + [1] * 6]
+    with pytest.raises(ValueError, match="one document a row, got 2"):
+        micro_batches(packed, step, recipe(weigh="documents"), pose, 2.0, VOCABULARY)
+
+
+def test_data_that_name_no_documents_are_refused_before_training(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    Dataset.from_dict({"input_ids": [[3] * 128]}).save_to_disk(str(tmp_path / "bare"))
+    ours = recipe(data=str(tmp_path / "bare"))
+    assert len(open_source(ours, 128, 128, 2, tmp_path / "rows", None).usable) == 1
+    for change in ({"documents": "apart"}, {"weigh": "documents"}):
+        with pytest.raises(ValueError, match="bare has rows without seq_lengths"):
+            open_source(replace(ours, **change), 128, 128, 2, tmp_path / "rows", None)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"labels": [3] * 11}, "labels must hold 10 numbers, got 11"),
+        ({"attention_mask": [1] * 9 + [0]}, "attention_mask hides 1 tokens"),
+        ({"completion_mask": [0] * 4 + [1] * 6}, "completion_mask hides 4 tokens"),
+        ({"position_ids": [*range(5), *range(90, 95)]}, "position_ids that do not count"),
+        ({"segment_ids": [0] * 10}, "seq_lengths and segment_ids disagree"),
+        ({"seq_lengths": [4, 5]}, "sum to 10 tokens, got 9"),
+    ],
+)
+def test_columns_that_would_be_ignored_are_refused(
+    recipe: Callable[..., Recipe], column: dict[str, list[int]], message: str
+) -> None:
+    row = {"input_ids": [*range(3, 13)], "seq_lengths": [4, 6], **column}
+    with pytest.raises(ValueError, match=message):
+        micro_batches(
+            source([row]), Step((0,), (0,), 6, short=False), recipe(), None, 2.0, VOCABULARY
+        )
+
+
+def test_columns_of_pack_are_not_refused(recipe: Callable[..., Recipe]) -> None:
+    counted = [*range(4), *range(6)]
+    for positions in (counted, [*range(10)]):
+        row = {
+            "input_ids": [*range(3, 13)], "seq_lengths": [4, 6], "position_ids": positions,
+            "segment_ids": [0] * 4 + [1] * 6, "attention_mask": [1] * 10,
+        }  # fmt: skip
+        step = Step((0,), (0,), 10, short=False)
+        batch = micro_batches(source([row]), step, recipe(), None, 2.0, VOCABULARY)[0][0]
+        assert batch["position_ids"].tolist() == [[*range(10)]]
+
+
+def test_which_tokens_matter_travels_to_the_transform(recipe: Callable[..., Recipe]) -> None:
+    row = {"input_ids": [*range(3, 35)], "impactful": [0, 1] * 16}
+    transform = build_part("transform", "longrecipe:window=32,target=64,ends=(5,),drop=0.5")
+    step = Step((0,), (0,), 32, short=False)
+    micro_batches(source([row]), step, recipe(), transform, 2.0, VOCABULARY)
 
 
 def test_jumps_of_positions_are_no_documents(recipe: Callable[..., Recipe]) -> None:

@@ -8,7 +8,7 @@ what a document is, and positions are left to the rotary embedding.
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ PER_DOCUMENT = "per_document"
 
 @contextmanager
 def document_attention(
-    model: PreTrainedModel, kernel: str | None = None
+    model: PreTrainedModel, kernel: str | None = None, *, by_positions: bool = False
 ) -> Iterator[PreTrainedModel]:
     """Let a plain transformers model take `segment_ids [b, t]` within a `with` block.
 
@@ -37,17 +37,22 @@ def document_attention(
     Packed equals separate but for models whose frequencies follow the length (longrope, dynamic
     NTK): they take the longest document's for all.
 
-    A model that `lengthwise.adapt` changed takes `segment_ids` by itself and needs no context.
+    A model that `lengthwise.adapt` changed takes `segment_ids` by itself and needs no context,
+    unless documents are to be read from positions.
 
     Args:
         kernel: `sdpa` or `eager` under a mask; `flex_attention`, which skips what a mask hides and
             has no backward on a CPU (torch 2.13); `per_document`, the fused sdpa kernel on each
             document alone, for long rows on a CPU. None takes what the model is set to.
+        by_positions: Say that `position_ids` are packed: where `segment_ids` are missing, a
+            document begins at every position 0. For collators that give nothing else, as TRL's does
+            with `padding_free`. Within a document positions must rise.
 
     Raises:
         ValueError: For no transformers model (peft's are unwrapped, others are not), an adapted
-            model or another kernel; and in a forward, for segments of another shape than the
-            tokens, a mask that is not 2-D, or a filled cache.
+            model without `by_positions`, or another kernel; and in a forward, for segments of
+            another shape than the tokens, a mask that is not 2-D, a filled cache, or positions that
+            do not begin at 0 or fall to something else.
     """
     wrapped = model
     if hasattr(model, "get_base_model"):  # of peft
@@ -59,7 +64,13 @@ def document_attention(
         )
     before_us = model.config._attn_implementation
     if before_us == "lengthwise":
-        raise ValueError("an adapted model takes segment_ids by itself; leave the context out")
+        if not by_positions:
+            raise ValueError("an adapted model takes segment_ids by itself; leave the context out")
+        if kernel is not None:
+            raise ValueError(f"an adapted model has its own attention; leave kernel={kernel!r} out")
+        with _by_positions(model):
+            yield wrapped
+        return
     kernel = before_us if kernel is None else kernel
     if kernel not in (*KERNELS, PER_DOCUMENT):
         raise ValueError(
@@ -101,10 +112,57 @@ def document_attention(
     model.set_attn_implementation(documents.NAME if kernel == PER_DOCUMENT else kernel)
     handle = base.register_forward_pre_hook(before, with_kwargs=True)
     try:
-        yield wrapped
+        with _by_positions(model) if by_positions else nullcontext():
+            yield wrapped
     finally:
         handle.remove()
         model.set_attn_implementation(before_us)
+
+
+@contextmanager
+def _by_positions(model: PreTrainedModel) -> Iterator[None]:
+    """Give forwards without `segment_ids` those that their positions say, before all else."""
+    base = decoder(model)
+    signature = inspect.signature(base.forward)
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if kwargs.get("segment_ids") is not None:
+            return None
+        given = signature.bind_partial(*args, **kwargs).arguments
+        positions = given.get("position_ids")
+        if positions is None:
+            raise ValueError(
+                "by_positions reads documents from position_ids, and a forward came without; with "
+                "TRL set padding_free=True"
+            )
+        tokens = given.get("input_ids")
+        tokens = given["inputs_embeds"] if tokens is None else tokens
+        segments = documents_at(positions.expand(tokens.shape[:2]))
+        return args, {**kwargs, "segment_ids": segments}
+
+    handle = base.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def documents_at(positions: Tensor) -> Tensor:
+    """The documents `[b, t]` of positions that start again at 0 with each of them.
+
+    Raises:
+        ValueError: If a row does not begin at 0, or positions fall to anything but 0.
+    """
+    begins = positions == 0
+    wrong = ~begins
+    wrong[:, 1:] &= positions.diff(dim=1) <= 0
+    if bool(wrong.any()):
+        row, at = (int(n) for n in wrong.nonzero()[0])
+        raise ValueError(
+            "packed positions begin at 0 with every document and rise within it, got "
+            f"{int(positions[row, at])} at token {at} of row {row}; pass segment_ids instead"
+        )
+    return begins.cumsum(1) - 1
 
 
 def document_masks(model: PreTrainedModel, segments: Tensor) -> Any:

@@ -16,6 +16,7 @@ from lengthwise.train.memory import fit
 from lengthwise.train.patterns import fit_pattern
 from lengthwise.train.recipe import Recipe
 from lengthwise.train.tuning import LongPO
+from lengthwise.train.tuning.rows import PositionSynthesis
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ def build_parts(recipe: Recipe, facts: Facts) -> Parts:
         return build_part(kind, facts.fill(words)) if words else None
 
     transform, objective = build("transform"), build("objective")
+    if recipe.documents == "apart" and isinstance(transform, PositionSynthesis):
+        raise ValueError(
+            f'{type(transform).__name__} makes one text of a row, and documents = "apart" would '
+            "cut it; leave one of the two out"
+        )
     source, trained = row_lengths(recipe, transform, facts)
     if isinstance(objective, LongPO):
         trained *= 2  # the chosen answer's text and the rejected one's

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lengthwise.train.data.collate import PackedCollator
+from lengthwise.train.data.collate import PackedCollator, document_lengths, refuse_masks
 from lengthwise.train.data.pipeline import Progress, pack
 from lengthwise.train.data.state import is_complete
 from lengthwise.train.data.weights import IGNORED
@@ -22,6 +22,7 @@ from lengthwise.train.loop.pairs import COLUMNS
 from lengthwise.train.recipe import Recipe
 from lengthwise.train.tuning.e2llm import SCALE
 
+PER_TOKEN = ("labels", "impactful")  # columns of the data that are cut as the tokens are
 LONG, SHORT, DRAWN, KINDS = range(4)  # what a generator is for
 Row = Mapping[str, Any]
 
@@ -31,7 +32,7 @@ class Source:
     """A data set of rows.
 
     Attributes:
-        rows: A `datasets.Dataset` with `input_ids` and perhaps `seq_lengths`.
+        rows: A `datasets.Dataset` with `input_ids`, and `seq_lengths` where documents count.
         usable: Numbers of the rows that are long enough.
         identity: Changes when the rows do.
     """
@@ -74,6 +75,8 @@ def open_source(
             f"{trained:,}; pack longer documents with --capacity {capacity}, or write "
             f"length={longest}"
         )
+    if needs_documents(recipe) and not {"seq_lengths", "segment_ids"} & set(rows.column_names):
+        raise ValueError(no_documents(recipe))
     usable = np.flatnonzero(lengths >= least)
     return Source(rows, usable, str(rows._fingerprint))
 
@@ -231,10 +234,18 @@ def _row(row: Row, step: Step, recipe: Recipe, transform: Any, number: int) -> d
     start = int(rng.integers(0, max(1, len(ids) - step.length + 1)))
     stop = min(len(ids), start + step.length)
     cut: dict[str, Any] = {"input_ids": ids[start:stop]}
-    if "labels" in row:
-        cut["labels"] = np.asarray(row["labels"])[start:stop]
-    if transform is None or recipe.documents == "apart":
-        ends = np.cumsum(row.get("seq_lengths", [len(ids)]))
+    for name in PER_TOKEN:
+        if name in row:
+            if len(row[name]) != len(ids):
+                raise ValueError(f"{name} must hold {len(ids)} numbers, got {len(row[name])}")
+            cut[name] = np.asarray(row[name])[start:stop]
+    lengths = document_lengths(row)
+    _refuse_positions(row, lengths or [len(ids)])
+    refuse_masks(row)
+    if lengths is None and needs_documents(recipe):
+        raise ValueError(no_documents(recipe))
+    if transform is None or needs_documents(recipe):
+        ends = np.cumsum(lengths or [len(ids)])
         inside = ends[(ends > start) & (ends < stop)] - start
         cut["seq_lengths"] = np.diff([0, *inside.tolist(), stop - start]).tolist()
     if transform is None:
@@ -242,6 +253,35 @@ def _row(row: Row, step: Step, recipe: Recipe, transform: Any, number: int) -> d
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
     made: dict[str, Any] = transform(cut, generator)
     return made
+
+
+def _refuse_positions(row: Row, lengths: Sequence[int]) -> None:
+    """Raise ValueError for positions of the data's own, which a run would not train on."""
+    if "position_ids" not in row:
+        return
+    counted = np.concatenate([np.arange(n) for n in lengths])
+    given = np.asarray(row["position_ids"])
+    through = np.arange(len(given))
+    if not (np.array_equal(given, counted) or np.array_equal(given, through)):
+        raise ValueError(
+            "the data have position_ids that do not count the tokens of each document; a run "
+            "makes positions itself: name a transform, and leave the column out"
+        )
+
+
+def needs_documents(recipe: Recipe) -> bool:
+    """Whether it matters where the documents of a row end; a joined row is read as one text."""
+    return recipe.documents == "apart" or recipe.weigh == "documents"
+
+
+def no_documents(recipe: Recipe) -> str:
+    """What is said of rows that do not say where their documents end."""
+    wanted = 'documents = "apart"' if recipe.documents == "apart" else 'weigh = "documents"'
+    return (
+        f"{recipe.data} has rows without seq_lengths, and {wanted} needs to know where documents "
+        "end; let lengthwise pack write the rows (it takes each of these for one document), or add "
+        "the column"
+    )
 
 
 def _positions(rows: Sequence[Row], width: int, factor: float) -> Tensor:
@@ -260,7 +300,7 @@ def _positions(rows: Sequence[Row], width: int, factor: float) -> Tensor:
 
 def _others(rows: Sequence[Row], width: int) -> dict[str, Tensor]:
     """Columns that an objective asks for, one number a token; -1 where there is none."""
-    known = ("input_ids", "labels", "position_ids", "segment_ids", "loss_weights", "seq_lengths")
+    known = ("input_ids", "position_ids", "segment_ids", "loss_weights", "seq_lengths", *PER_TOKEN)
     found = {}
     for name in rows[0]:
         if name not in (*known, SCALE):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lengthwise.extend.method import whole
+from lengthwise.train.data.collate import document_lengths
 from lengthwise.train.data.weights import IGNORED
 
 
@@ -47,11 +48,11 @@ class AnchorAttention:
             row: Has `input_ids` and `seq_lengths`, may have `labels`. A document that begins with
                 the anchor token already keeps its own as the copy.
         """
-        ids, lengths = list(row["input_ids"]), list(row.get("seq_lengths", ()))
-        if not lengths or sum(lengths) != len(ids):
+        ids, lengths = list(row["input_ids"]), document_lengths(row)
+        if lengths is None:
             raise ValueError(
                 f"AnchorAttention takes rows with seq_lengths that sum to {len(ids)} tokens, got "
-                f"{lengths}"
+                "none; a row that never was packed has one"
             )
         labels = list(row.get("labels", ids))
         bounds = [0]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lengthwise.train.data.collate import document_lengths, numbers
 from lengthwise.train.data.weights import IGNORED
 
 Row = dict[str, Any]
@@ -32,7 +33,7 @@ class PositionSynthesis(ABC):
             generator: The same state gives the same row.
 
         Raises:
-            ValueError: For a row without tokens, or with several documents in `segment_ids`.
+            ValueError: For a row without tokens, or with several documents.
         """
 
     def numbered(self, seed: int) -> Callable[[Mapping[str, Any], int], Row]:
@@ -54,17 +55,18 @@ class Text:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Text":
         """The text of a row."""
-        ids = _numbers(row.get("input_ids", ()))
+        ids = numbers(row.get("input_ids", ()))
         if not ids:
             raise ValueError("a row must have input_ids with at least one token, got none")
-        labels = _numbers(row.get("labels", ids))
+        labels = numbers(row.get("labels", ids))
         if len(labels) != len(ids):
             raise ValueError(f"labels must hold {len(ids)} numbers, got {len(labels)}")
-        segments = set(_numbers(row.get("segment_ids", ())))
-        if len(segments) > 1:
+        lengths = document_lengths(row) or ()
+        if len(lengths) > 1:
             raise ValueError(
-                f"positions are synthesised for one document a row, got {len(segments)} in "
-                "segment_ids; transform documents before they are packed"
+                f"positions are synthesised for one document a row, got {len(lengths)} in "
+                f"{'seq_lengths' if 'seq_lengths' in row else 'segment_ids'}; transform documents "
+                "before they are packed"
             )
         return cls(ids, labels)
 
@@ -116,7 +118,3 @@ def check_window(owner: str, window: int, target: int) -> None:
             raise ValueError(
                 f"{owner}: {name} must be a whole number of at least {least}, got {value!r}"
             )
-
-
-def _numbers(column: Any) -> list[int]:
-    return column.tolist() if hasattr(column, "tolist") else list(column)
