@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 
 import pytest
 import torch
@@ -274,3 +275,44 @@ def test_bad_numbers_and_models():
             lambda: logits(mask_model, tokens(1, 4), attention_mask=torch.ones(1, 1, 4, 4))
         )
     assert "2-D attention mask" in message
+
+
+def test_threads_with_one_model(together):
+    for family in FAMILIES:
+        model = lw.adapt(model_of(family), lw.DynamicALiBiPI())
+        assert not together(lambda length, model=model: logits(model, tokens(1, length))), family
+
+
+def test_a_forward_in_the_middle_of_another():
+    """Between two layers of one forward a whole other one runs, in a thread of its own."""
+    for family in FAMILIES:
+        model = lw.adapt(model_of(family), lw.DynamicALiBiPI())
+        base = model.base_model
+        second = base.blocks[1] if family == "mpt" else base.h[1]
+        alone = logits(model, tokens(1, 40))
+        for other in (10, 100):
+            hooks = []
+
+            def elsewhere(module, args, model=model, other=other, hooks=hooks):
+                hooks.pop().remove()
+                thread = threading.Thread(target=logits, args=(model, tokens(1, other)))
+                thread.start()
+                thread.join()
+
+            hooks.append(second.register_forward_pre_hook(elsewhere, prepend=True))
+            assert torch.equal(logits(model, tokens(1, 40)), alone), family
+
+
+def test_a_forward_that_was_interrupted_leaves_nothing_behind():
+    model = lw.adapt(model_of("bloom"), lw.DynamicALiBiPI())
+    alone = logits(model, tokens(1, 40))
+
+    def stop(module, args):
+        raise KeyboardInterrupt
+
+    hook = model.base_model.h[1].register_forward_pre_hook(stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            logits(model, tokens(1, 10))
+    hook.remove()
+    assert torch.equal(logits(model, tokens(1, 40)), alone)

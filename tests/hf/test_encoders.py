@@ -272,3 +272,8 @@ def test_a_lower_temperature_spreads_long_texts():
         with lw.adapted(model, lw.TempScale(temperature)):
             spread.append(lw.length_collapse(hidden(model, ids).mean(1)))
     assert spread[0] > spread[1] > spread[2]
+
+
+def test_threads_with_one_model(together):
+    model = lw.adapt(model_of("t5"), lw.T5Align((2, 4, 8), (1.2, 1.5, 2.0)))
+    assert not together(lambda length: hidden(model, tokens(1, length)))

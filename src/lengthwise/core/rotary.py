@@ -36,8 +36,8 @@ class Rotary:
     inv_freq: Float[Tensor, "*b pairs"]
     attention_factor: float | Float[Tensor, " b"] = 1.0
     pairing: Pairing = "half"
-    _last: dict[Any, tuple[Tensor, Tensor]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
+    _last: tuple[tuple[Any, tuple[Tensor, Tensor]], ...] = field(
+        default=(), init=False, repr=False, compare=False
     )
 
     def rotate(
@@ -93,12 +93,14 @@ class Rotary:
     def _at(self, position: Tensor, exact: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines at one position: a decoding step asks for the same in every layer."""
         key = (position.item(), exact)
-        if key not in self._last:
-            angles = self._angles(position, position.device, exact)
-            while len(self._last) >= 4:  # a layout has few places for one query
-                self._last.pop(next(iter(self._last)))
-            self._last[key] = angles.cos(), angles.sin()
-        return self._last[key]
+        for known, turned in self._last:
+            if known == key:
+                return turned
+        angles = self._angles(position, position.device, exact)
+        turned = angles.cos(), angles.sin()
+        # Replaced as a whole, because threads share it; a layout has few places for one query.
+        object.__setattr__(self, "_last", (*self._last[-3:], (key, turned)))
+        return turned
 
     def _angles(self, positions: Tensor, device: torch.device, exact: torch.dtype) -> Tensor:
         """`[b, #h, t, pairs]`, or with 1 for `b` where all rows share their positions."""

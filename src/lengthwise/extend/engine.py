@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,9 +63,7 @@ class Engine:
 
     def __init__(self, geometry: Geometry, axes: Axes) -> None:
         self.geometry, self.axes = geometry, axes
-        self._rotaries: dict[tuple[int, bool], Rotary] = {}
-        self._moving: dict[tuple[int, bool], Rotary] = {}  # those of one step
-        self._step: Step | None = None
+        self._rotaries: dict[Any, Rotary] = {}  # those that stay
 
     @cached_property
     def layers(self) -> list[Axes]:
@@ -89,6 +88,16 @@ class Engine:
             regions = axes.selector.restrict(axes.store.restrict(regions))
             all_regions.append([region for region in regions if not region.empty])
         return all_regions
+
+    @cached_property
+    def _alike(self) -> list[int]:
+        """For every layer, the first one that turns its keys in the same way."""
+        first: dict[tuple[int, bool], int] = {}
+        kinds = [
+            (id(layer.rotary), axes is self.axes)
+            for layer, axes in zip(self.geometry.layers, self.layers, strict=True)
+        ]
+        return [first.setdefault(kind, layer) for layer, kind in enumerate(kinds)]
 
     @cached_property
     def _pages(self) -> list[bool]:
@@ -165,20 +174,16 @@ class Engine:
         axes = self.layers[layer]
         if base is None:
             return None, OWN
-        if self._step is not step:  # frequencies that move with the text are asked once a step
-            self._step, self._moving = step, {}
         stays = axes.scaling.storable(base)
-        known = self._rotaries if stays else self._moving
-        key = (id(base), axes is self.axes)
-        if key not in known:
+        # Frequencies that move with the text are asked once a step, and the step keeps them.
+        known = self._rotaries if stays else step.memo
+        device = step.positions.device
+        key = (id(self), self._alike[layer], device)
+        rotary = known.get(key)
+        if rotary is None:
             rotary = axes.scaling.rotary(base, self.geometry.window, step.reach)
-            known[key] = self._on(step, rotary)
-        return known[key], axes.layout.key_place if stays else None
-
-    @staticmethod
-    def _on(step: Step, rotary: Rotary) -> Rotary:
-        inv_freq = rotary.inv_freq.to(step.positions.device)
-        return replace(rotary, inv_freq=inv_freq)
+            rotary = known[key] = replace(rotary, inv_freq=rotary.inv_freq.to(device))
+        return rotary, axes.layout.key_place if stays else None
 
     def keys_read(self, layer: int, length: int) -> int:
         """Keys that the last query of a text of `length` tokens reads in one layer."""

@@ -10,6 +10,8 @@ tests/hf/test_transformers_facts.py.
 import copy
 import functools
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -204,18 +206,29 @@ def attention(
     if dropout:
         raise ValueError(f"an adapted model has no attention dropout, got {dropout}; set it to 0")
     cache, layer = lengthwise.cache, module.layer_idx
-    out = lengthwise.engine.attend(
-        layer,
-        query,
-        key,
-        value,
-        lengthwise.step,
-        None if cache is None else cache.layers[layer].state,
-        scale=module.scaling if scaling is None else scaling,
-        softcap=softcap,
-        learned_sink=s_aux,
-    )
-    return out.transpose(1, 2), None
+    with _lasting():
+        out = lengthwise.engine.attend(
+            layer,
+            query,
+            key,
+            value,
+            lengthwise.step,
+            None if cache is None else cache.layers[layer].state,
+            scale=module.scaling if scaling is None else scaling,
+            softcap=softcap,
+            learned_sink=s_aux,
+        )
+        return out.transpose(1, 2), None
+
+
+@contextmanager
+def _lasting() -> Iterator[None]:
+    """Out of inference mode: what is remembered beyond a forward must serve outside of it too."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

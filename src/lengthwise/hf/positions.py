@@ -1,6 +1,7 @@
 """Logical positions of the tokens of one forward, from what transformers was given."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ class Step:
         start: The first position, if every row holds start, start + 1, ...; else None.
         lengths: Real tokens of every row so far, the new ones included, `[b]`.
         whole: Tokens of the text that this is a part of, where that was announced; else 0.
+        memo: What layers work out once for all of them. It lives as long as the forward, so that
+            forwards of other threads and on other caches never meet it.
     """
 
     positions: Tensor
@@ -23,6 +26,7 @@ class Step:
     start: int | None
     lengths: Tensor
     whole: int = 0
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def reach(self) -> Tensor:

@@ -26,22 +26,11 @@ class AlibiBinding(HookBinding):
         blocks = base.blocks if model.config.model_type == "mpt" else base.h
         hook = {"bloom": self._bloom, "mpt": partial(self._mpt, base), "falcon": self._falcon}
         self._heads = model.config.num_attention_heads
-        # All layers get the same tensor: it is scaled once a forward.
-        self._scaled: dict[int, tuple[Tensor, Tensor]] = {}
         super().__init__(model, engine, base)
         for block in blocks:
             self._hooks.append(
                 block.register_forward_pre_hook(hook[model.config.model_type], with_kwargs=True)
             )
-
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._scaled = {}
-
-    def _once(self, given: Tensor, scaled: Any) -> Tensor:
-        known = self._scaled.get(id(given))
-        if known is None:  # the tensor is kept with its number, so that none else can have it
-            known = self._scaled[id(given)] = (given, scaled(given))
-        return known[1]
 
     def _rows(self, bias: Tensor) -> Tensor:
         """A bias `[b · heads, 1, keys]` or `[b, heads, 1, keys]`, scaled, in its own shape."""
@@ -68,13 +57,14 @@ class AlibiBinding(HookBinding):
             """`[heads, 1, keys]`, and of the text's length where that is beyond the window."""
             if keys > bias.shape[-1]:
                 bias = base.build_mpt_alibi_tensor(self._heads, keys, device=bias.device)
-            if isinstance(self._factor, float):
-                return times(bias, self._factor)
-            if (self._factor != self._factor[0]).any():
+            factor = self._factor
+            if isinstance(factor, float):
+                return times(bias, factor)
+            if (factor != factor[0]).any():
                 raise ValueError(
                     "MPT's layers take one bias for all rows, so a scaling that follows the length "
                     "needs rows of equal length; read them one by one, or use ALiBiPI(factor)"
                 )
-            return times(bias, float(self._factor[0]))
+            return times(bias, float(factor[0]))
 
         return args, {**kwargs, "position_bias": self._once(kwargs["position_bias"], scaled)}

@@ -1,6 +1,9 @@
 """What ties a model without rotary positions to its scaling: hooks, and how to take them off."""
 
 import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +14,26 @@ from transformers import PreTrainedModel
 from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache
 
 Factor = float | Tensor
+
+
+@dataclass
+class Forward:
+    """What the hooks of one forward share; threads have one each.
+
+    Attributes:
+        binding: Whose hooks they are.
+        outer: The forward that this one runs inside of, if any.
+        factor: The number for every row of its input.
+        scaled: Tensors that all layers get, by their identity, beside what they are scaled to.
+    """
+
+    binding: object
+    outer: "Forward | None"
+    factor: Factor
+    scaled: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+_RUNNING: ContextVar[Forward | None] = ContextVar("lengthwise_forward", default=None)
 
 
 class HookBinding:
@@ -28,7 +51,7 @@ class HookBinding:
         self.engine = engine
         self._model_type = model.config.model_type
         self._signature = inspect.signature(reader.forward)
-        self._factor: Factor = engine.factor(None) if engine.static else 1.0
+        self._fixed: Factor = engine.factor(None) if engine.static else 1.0
         self._hooks: list[RemovableHandle] = [
             reader.register_forward_pre_hook(self._before, with_kwargs=True),
             reader.register_forward_hook(self._after, always_call=True),
@@ -54,6 +77,11 @@ class HookBinding:
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Before a forward: the factor of every row, where it depends on their lengths."""
+        outer = _RUNNING.get()
+        if outer is not None and outer.binding is self:  # it was interrupted and never ended
+            outer = outer.outer
+        running = Forward(self, outer, self._fixed)
+        _RUNNING.set(running)
         if self.engine.static:
             return
         if module.training and getattr(module, "gradient_checkpointing", False):
@@ -70,12 +98,35 @@ class HookBinding:
             return  # transformers has its own words for it
         cache = take_cache(given)
         seen = 0 if cache is None else cache.get_seq_length()
-        self._factor = self.engine.factor(
+        running.factor = self.engine.factor(
             row_lengths(given.get("attention_mask"), new, int(seen) + new.shape[1])
         )
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         """After a forward, also one that failed."""
+        running = self._forward()
+        if running is not None:
+            _RUNNING.set(running.outer)
+
+    def _forward(self) -> Forward | None:
+        """The forward that runs in this thread; None where layers run again in a backward."""
+        running = _RUNNING.get()
+        return running if running is not None and running.binding is self else None
+
+    @property
+    def _factor(self) -> Factor:
+        running = self._forward()
+        return self._fixed if running is None else running.factor
+
+    def _once(self, given: Tensor, scaled: Callable[[Tensor], Tensor]) -> Tensor:
+        """`scaled(given)`, worked out for the first layer of a forward that gets this tensor."""
+        running = self._forward()
+        if running is None:
+            return scaled(given)
+        known = running.scaled.get(id(given))
+        if known is None:  # the tensor is kept with its number, so that none else can have it
+            known = running.scaled[id(given)] = (given, scaled(given))
+        return known[1]
 
 
 def row_lengths(mask: Tensor | None, new: Tensor, total: int) -> Tensor:
