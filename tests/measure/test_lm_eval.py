@@ -13,6 +13,7 @@ pytest.importorskip("lm_eval")
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
+from tokenizers.processors import TemplateProcessing
 
 import lengthwise as lw
 from lengthwise.extend.adapt import is_adapted
@@ -54,6 +55,22 @@ def test_frequencies_that_follow_the_length_do_not_go_stale(tmp_path):
     tiny_model("phi3").save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     assert is_adapted(LengthwiseLM(str(tmp_path), device="cpu", dtype="float32").model)
+
+
+def test_a_closed_text_is_no_prompt(tmp_path):
+    """The harness encodes contexts and texts by itself: what closes a text goes there too."""
+    tokenizer, found = tiny_tokenizer(), []
+    tiny_model("llama").save_pretrained(tmp_path)
+    for template in ("<s> $A", "<s> $A </s>"):
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=template, special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+        tokenizer.save_pretrained(tmp_path)
+        lm = LengthwiseLM(str(tmp_path), device="cpu", dtype="float32")
+        ids, mask = lm.tok_batch_encode(["a pass key", "key</s>"])
+        pair = lm._encode_pair("the pass", " key")
+        found.append((ids.tolist(), mask.tolist(), pair, lm.tok_encode("</s>", False)))
+    assert found[0] == found[1]
 
 
 def test_scores_are_those_of_our_own_runner(tmp_path, reader):

@@ -113,6 +113,8 @@ def encode(
     """
     import torch
 
+    from lengthwise.hf.prompts import encode_prompt
+
     templated = bool(getattr(tokenizer, "chat_template", None))
     if chat and not templated:
         raise ValueError("this model's tokenizer has no chat template; use --no-chat")
@@ -121,11 +123,9 @@ def encode(
         encoded = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=True
         )
-    else:
-        # verbose=False: going beyond the trained window is the point.
-        prompt = f"{text.rstrip()}\n{question}" if question else text
-        encoded = tokenizer(prompt, verbose=False)
-    return torch.tensor([encoded["input_ids"]])
+        return torch.tensor([encoded["input_ids"]])
+    prompt = f"{text.rstrip()}\n{question}" if question else text
+    return torch.tensor([encode_prompt(tokenizer, prompt)])
 
 
 def read_all(model: "PreTrainedModel", ids: "Tensor", chunk: int) -> "tuple[Tensor, Any]":

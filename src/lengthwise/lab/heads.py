@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lengthwise.hf.prompts import encode_prompts
 from lengthwise.lab.evidence import at_least, at_most, verdict
 from lengthwise.measure.environment import fingerprint
 from lengthwise.measure.loss import losses_by_position
@@ -57,7 +58,7 @@ class _Bench:
         self.model = model
         text = held_out_text()
         passkeys = Passkey(text).build(tokenizer, length, items, seed)
-        prompts = tokenizer([item.prompt for item in passkeys], verbose=False)["input_ids"]
+        prompts = encode_prompts(tokenizer, [item.prompt for item in passkeys])
         answers = tokenizer(
             [" " + item.answer for item in passkeys], add_special_tokens=False, verbose=False
         )["input_ids"]

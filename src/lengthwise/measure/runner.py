@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
+from lengthwise.hf.prompts import encode_prompts
 from lengthwise.measure.environment import fingerprint, hardware, versions
 from lengthwise.measure.loss import block_means, block_size, in_window_losses, losses_by_position
 from lengthwise.measure.reading import (
@@ -100,7 +101,7 @@ class _Bench:
         replies: list[str] = []
         for first in range(0, len(items), at_once):
             prompts = [item.prompt for item in items[first : first + at_once]]
-            ids = torch.tensor(self.tokenizer(prompts, verbose=False)["input_ids"])
+            ids = torch.tensor(encode_prompts(self.tokenizer, prompts))
             new = greedy(self.model, ids, self.passkey.allowance, self.settings["chunk"])
             replies += [
                 self.tokenizer.decode(until_end(row, self.model), skip_special_tokens=True)

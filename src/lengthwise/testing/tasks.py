@@ -19,6 +19,7 @@ from functools import lru_cache
 from math import sqrt
 from typing import Any
 
+from lengthwise.hf.prompts import encode_prompt
 from lengthwise.measure.tasks.base import Item, Task
 from lengthwise.measure.tasks.exact import Generated
 
@@ -88,7 +89,7 @@ def check_exact_length(case: TaskCase, tokenizers: Tokenizers) -> None:
         for length in sorted(wanted):
             items = case.task.build(tokenizer, length, count=2, seed=0)
             for item in items:
-                tokens = len(tokenizer(item.prompt, verbose=False)["input_ids"])
+                tokens = len(encode_prompt(tokenizer, item.prompt))
                 assert tokens + item.allowance == item.length == length, (name, length)
                 ids = tokenizer(" " + item.answer, add_special_tokens=False, verbose=False)
                 assert len(ids["input_ids"]) < item.allowance, f"{name}: no room for the answer"

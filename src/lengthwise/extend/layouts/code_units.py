@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.extend.method import whole
+from lengthwise.hf.prompts import encode_prompt
 
 # What grammars call the nodes that are units, and those that hold units.
 FUNCTION = re.compile(
@@ -89,7 +90,8 @@ def hirope_positions(
     if not text.strip():
         raise ValueError("hirope_positions got no code: the text is empty")
     encoded = tokenizer(text, return_offsets_mapping=True)
-    offsets = encoded["offset_mapping"]
+    ids = torch.tensor([encode_prompt(tokenizer, text)])
+    offsets = encoded["offset_mapping"][: ids.shape[1]]  # without what closes the text
     borders = _with_code(sorted(set(borders)), text)
     starts, last = [0], 0
     for at, (low, high) in enumerate(offsets):
@@ -98,7 +100,6 @@ def hirope_positions(
         if unit > last:
             starts.append(at)
             last = unit
-    ids = torch.tensor([encoded["input_ids"]])
     starts = list(dict.fromkeys(starts))
     if longest is not None:
         stops = [*starts[1:], ids.shape[1]]

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lengthwise.extend.adapt import adapted, new_cache
 from lengthwise.extend.method import Method, whole
 from lengthwise.extend.whole import cache_for
+from lengthwise.hf.prompts import encode_prompt
 from lengthwise.hf.release import CACHE
 
 CHUNK = 1024  # tokens of a forward pass: memory for logits does not grow with the text
@@ -145,7 +146,7 @@ def needle_windows(
     for name, value in (("length", length), ("count", count), ("digits", digits)):
         whole("needle_windows", name, value, 1)
     rng = random.Random(f"needles {seed}")
-    begins = tokenizer("")["input_ids"]
+    begins = encode_prompt(tokenizer, "")
     hay = tokenizer(filler, add_special_tokens=False)["input_ids"]
     depths = depths or [i / max(1, count - 1) for i in range(count)]
     rows, counted = [], []

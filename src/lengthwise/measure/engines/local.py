@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lengthwise.extend.adapt import adapt, binding_of, is_adapted, restore
 from lengthwise.extend.method import Method
 from lengthwise.extend.whole import steady
+from lengthwise.hf.prompts import encode_prompts
 from lengthwise.hf.release import CACHE, cache_of
 from lengthwise.measure.engines.base import Reply
 from lengthwise.measure.environment import fingerprint
@@ -73,7 +74,7 @@ class LocalReader:
 
     def answer(self, items: Sequence[Item]) -> Iterator[Reply]:
         """One reply an item, in their order. What memory or a method cannot do is refused."""
-        prompts = self.tokenizer([item.prompt for item in items], verbose=False)["input_ids"]
+        prompts = encode_prompts(self.tokenizer, [item.prompt for item in items])
         pairs = zip(prompts, items, strict=True)
         for (length, new), same in groupby(pairs, lambda pair: (len(pair[0]), pair[1].allowance)):
             rows = torch.tensor([ids for ids, _ in same])

@@ -14,6 +14,7 @@ from lengthwise.extend.adapt import adapt, binding_of, is_adapted
 from lengthwise.extend.checkpoint import load
 from lengthwise.extend.whole import goes_stale
 from lengthwise.hf.binding import Binding
+from lengthwise.hf.prompts import closing
 from lengthwise.measure.reading import trained_window
 
 NAME = "lengthwise"
@@ -76,6 +77,18 @@ class LengthwiseLM(HFLM):
             **options,
         )
 
+    def tok_encode(self, string: str, *args: Any, **options: Any) -> list[int]:
+        """Tokens of a text, without those that some tokenizers put behind it."""
+        return self._without_closing(string, super().tok_encode(string, *args, **options))
+
+    def _without_closing(self, string: str, ids: list[int]) -> list[int]:
+        behind = closing(self.tokenizer)
+        if not behind:
+            return ids
+        # The harness adds special tokens to some texts and not to others.
+        bare = self.tokenizer.encode(string, add_special_tokens=False)
+        return ids[: -len(behind)] if ids[-len(bare + behind) :] == bare + behind else ids
+
     def tok_batch_encode(
         self,
         strings: list[str],
@@ -85,6 +98,9 @@ class LengthwiseLM(HFLM):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask `[b, t]` of prompts; one that would have to be cut is refused."""
         ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
+        if padding_side == "left":
+            shown = len(self._without_closing(strings[0], ids[0].tolist()))
+            ids, mask = ids[:, :shown], mask[:, :shown]
         if left_truncate_len is not None and ids.shape[1] > left_truncate_len:
             room = self.max_length - left_truncate_len
             self._refuse(ids.shape[1] + room)

@@ -12,6 +12,7 @@ from lengthwise.extend.adapt import binding_of, compose, is_adapted
 from lengthwise.extend.engine import Engine
 from lengthwise.hf.families import read_geometry
 from lengthwise.hf.other import HookBinding, kind_of, read_other_geometry
+from lengthwise.hf.prompts import encode_prompt
 from lengthwise.measure.loss import losses_by_position
 from lengthwise.measure.plan import count_weights
 from lengthwise.measure.reading import CHUNK
@@ -83,7 +84,8 @@ def information_capacity(
     tokens, size, nats = 0, 0, 0.0
     for text in texts:
         encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-        ids, places = encoded["input_ids"][:length], encoded["offset_mapping"][:length]
+        ids = encode_prompt(tokenizer, text)[:length]  # an end that is put behind is no text
+        places = encoded["offset_mapping"][: len(ids)]
         if len(ids) < 2:
             continue
         # The first token is given: `<s>`, or else the text's own first token.

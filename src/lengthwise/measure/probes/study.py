@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
+from lengthwise.hf.prompts import encode_prompts
 from lengthwise.measure import tasks as all_tasks
 from lengthwise.measure.environment import fingerprint, hardware, versions
 from lengthwise.measure.loss import losses_by_position
@@ -95,9 +96,7 @@ class _Bench:
         at_once = max(1, _TOKENS_AT_ONCE // length)
         for first in range(0, len(items), at_once):
             batch = items[first : first + at_once]
-            ids = torch.tensor(
-                self.tokenizer([i.prompt for i in batch], verbose=False)["input_ids"]
-            )
+            ids = torch.tensor(encode_prompts(self.tokenizer, [i.prompt for i in batch]))
             new = greedy(model, ids, batch[0].allowance, chunk)
             for item, row, prompt in zip(batch, new.tolist(), ids, strict=True):
                 tokens = until_end(row, model)

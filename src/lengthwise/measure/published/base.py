@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from lengthwise.hf.prompts import encode_prompt
 from lengthwise.measure.tasks.base import Item, token_count
 
 
@@ -59,7 +60,7 @@ def cut_middle(tokenizer: PreTrainedTokenizerBase, prompt: str, most: int) -> st
     Raises:
         ValueError: `most` leaves no token on each side.
     """
-    ids = tokenizer(prompt, verbose=False)["input_ids"]
+    ids = encode_prompt(tokenizer, prompt)
     if len(ids) <= most:
         return prompt
     half = most // 2

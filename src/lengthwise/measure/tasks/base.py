@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from lengthwise.hf.prompts import encode_prompt
+
 
 @dataclass(frozen=True)
 class Item:
@@ -52,6 +54,5 @@ class Task(Protocol):
 
 
 def token_count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """Tokens of a text with the special tokens that the tokenizer adds to a prompt."""
-    # verbose=False: the warning about the trained window would tell nothing here.
-    return len(tokenizer(text, verbose=False)["input_ids"])
+    """Tokens of a prompt; see `lengthwise.hf.prompts`."""
+    return len(encode_prompt(tokenizer, text))

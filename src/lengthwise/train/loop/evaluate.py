@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lengthwise.hf.prompts import encode_prompt
 from lengthwise.measure.loss import losses_by_position
 from lengthwise.measure.reading import first_token, greedy, until_end
 from lengthwise.measure.tasks.passkey import Passkey
@@ -73,8 +74,8 @@ class Evaluation:
         items = task.build(self.tokenizer, length, self.passkeys, seed=0)
         scores = []
         for item in items:
-            prompt: Any = self.tokenizer(item.prompt, return_tensors="pt", verbose=False)
-            tokens = greedy(model, prompt["input_ids"], item.allowance)[0].tolist()
+            prompt = torch.tensor([encode_prompt(self.tokenizer, item.prompt)])
+            tokens = greedy(model, prompt, item.allowance)[0].tolist()
             answer = self.tokenizer.decode(until_end(tokens, model))
             scores.append(task.score(answer, item))
         return round(sum(scores) / len(scores), 4)
