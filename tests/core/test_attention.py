@@ -433,6 +433,43 @@ def test_low_precision_is_no_worse_than_dense_attention_in_it(impl, seed):
     assert float(error) <= 2 * float(plain) + 1e-2
 
 
+@pytest.mark.parametrize("dtype, close", [(torch.float16, 3e-3), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("padded", [False, True])
+def test_scores_and_sums_that_a_half_type_cannot_hold(dtype, close, padded):
+    """Products of 180,000 (biases as large as Qwen2's) and sums of values beyond 65,504."""
+    q, k, v = qkv(t=6, n=9)
+    low = [(150 + 0.2 * q).to(dtype), (150 + 0.2 * k).to(dtype), (2e4 + 2e3 * v).to(dtype)]
+    exact = [x.double() for x in low]
+    p = torch.arange(9).expand(2, -1).clone()
+    p[0] = (p[0] - 2).clamp(min=-1)
+    kw = {"q_positions": p[:, 3:], "k_positions": p} if padded else {}
+    for impl in ["reference", "chunked", "decode", "auto"] + ["sdpa"] * (not padded):
+        for regions in LAYOUTS.values():
+            want = run(*exact, regions, "reference", rotary=None, **kw)
+            got = run(*low, regions, impl, rotary=None, **kw)
+            assert got.out.dtype == dtype
+            assert_close(got.out.double(), want.out, rtol=close, atol=0)
+            assert_close(got.lse.double(), want.lse, rtol=1e-6, atol=0)
+
+
+def test_gradients_in_half_precision():
+    """Against the truth, and no worse than autograd through torch's own attention."""
+    for dtype in (torch.float16, torch.bfloat16):
+        q, k, v = qkv(t=9, kv=4)
+        low = [x.to(dtype) for x in (20 * q, 20 * k, 300 * v)]
+        weights = (draw(3, 2, 4, 9, DIM) * 30).to(dtype)
+        leaves = [x.clone().requires_grad_() for x in low]
+        out = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
+        torch_own = torch.autograd.grad((out * weights).sum(), leaves)
+        exact = [x.double() for x in low]
+        truth = gradients("reference", exact, [Region()], (weights, 0.0), rotary=None)
+        got = gradients("chunked", low, [Region()], (weights, 0.0), rotary=None)
+        for ours, theirs, exact in zip(got, torch_own, truth, strict=True):
+            size = float(exact.abs().max())
+            error, plain = (float((x.double() - exact).abs().max()) for x in (ours, theirs))
+            assert error <= plain + 2 * torch.finfo(dtype).eps * size, (dtype, error, plain, size)
+
+
 # Gradients.
 
 

@@ -487,6 +487,20 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is():
     assert ours < 1.5 * theirs
 
 
+@pytest.mark.parametrize("family", ["qwen2", "gpt_oss", "gpt_neox"])
+def test_float16_with_large_biases_and_padding_gives_numbers(family):
+    """Biases of 150, as large as Qwen2's: products of queries and keys leave float16 behind."""
+    model, (ids, mask) = tiny_model(family).to(torch.float16), padded(tokens(2, 50), (50, 41))
+    for name, parameter in model.named_parameters():
+        if name.endswith(("q_proj.bias", "k_proj.bias", "query_key_value.bias")):
+            parameter.data.fill_(150.0)
+    with lw.adapted(model):
+        assert logits(model, ids, attention_mask=mask)[mask.bool()].isfinite().all()
+    for method in (lw.InfLLM(pages=1, page_size=4, window=8), lw.StreamingLLM(window=12)):
+        with lw.adapted(model, method):
+            assert logits(model, ids, attention_mask=mask)[mask.bool()].isfinite().all()
+
+
 def test_positional_arguments_are_understood():
     model, ids = endless("llama"), tokens(2, 20)
     left, mask = padded(ids, (20, 8))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lengthwise.core.attention import attend_blocks
+from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import merge, sink
@@ -134,10 +135,10 @@ class Engine:
             k = rotary.rotate(k, stored(step.positions)[:, None])
         sharpness = axes.scaling.sharpness(layer, self.geometry.window, step.positions)
         if sharpness is not None:
-            q = q * sharpness[..., None].to(q)
+            q = (at_least_float32(q) * sharpness[..., None]).to(q.dtype)
         layout_sharpness = axes.layout.sharpness(step.positions)
         if layout_sharpness is not None:
-            q = q * layout_sharpness[:, None, :, None].to(q)
+            q = (at_least_float32(q) * layout_sharpness[:, None, :, None]).to(q.dtype)
         new = KeyBlock(k, v, step.positions[:, None], step.segments, step.start)
         queries = Queries(q, step.positions, step.segments, step.start)
         if self._pages[layer]:

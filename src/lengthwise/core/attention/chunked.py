@@ -49,16 +49,18 @@ class _Chunked(torch.autograd.Function):
         for ts in _tiles(t, Q_TILE):
             o, peak = out[:, :, ts], lse[:, :, ts].clone()
             total = torch.zeros_like(peak)
+            rows = at_least_float32(q[:, :, ts]) * scale
             for ns in _tiles(k.shape[2], K_TILE):
-                score = _score(queries, block, region, ts, ns, scale, softcap)
+                score = _score(rows, queries, block, region, ts, ns, softcap)
                 if score is None:
                     continue
                 new_peak = torch.maximum(peak, score.amax(-1))
                 safe = torch.where(new_peak.isneginf(), 0.0, new_peak)
-                weight = torch.exp(score - safe[..., None])
+                weight = score.sub_(safe[..., None]).exp_()
                 decay = torch.exp(peak - safe)
                 total = total * decay + weight.sum(-1)
-                o.mul_(decay[..., None]).add_(_times_values(weight.to(v.dtype), v[:, :, ns]))
+                values = at_least_float32(v[:, :, ns])
+                o.mul_(decay[..., None]).add_((_by_kv_head(weight, v) @ values).view_as(o))
                 peak = new_peak
             o.div_(total.clamp_min(torch.finfo(total.dtype).tiny)[..., None])
             lse[:, :, ts] = peak + total.log()
@@ -83,27 +85,28 @@ class _Chunked(torch.autograd.Function):
                 "impl='chunked' has no backward through a region's own score; use impl='reference'"
             )
         queries, block = replace(queries, vectors=q), replace(block, keys=k, values=v)
-        group = q.shape[1] // k.shape[1]
         dq, dk, dv = (torch.zeros_like(at_least_float32(x)) for x in (q, k, v))
         # d score = weight * (d weight - delta + d lse), where delta = sum_k weight * d weight.
-        delta = at_least_float32(out * d_out).sum(-1) - d_lse
+        delta = (at_least_float32(out) * d_out).sum(-1) - d_lse
         finite = torch.where(lse.isneginf(), 0.0, lse)
         for ts in _tiles(q.shape[2], Q_TILE):
+            rows = at_least_float32(q[:, :, ts]) * scale
+            grad = _by_kv_head(at_least_float32(d_out[:, :, ts]), v)
             for ns in _tiles(k.shape[2], K_TILE):
-                score = _score(queries, block, region, ts, ns, scale, softcap)
+                score = _score(rows, queries, block, region, ts, ns, softcap)
                 if score is None:
                     continue
+                keys, values = (at_least_float32(x[:, :, ns]) for x in (k, v))
                 weight = torch.exp(score - finite[:, :, ts, None])
-                grad = d_out[:, :, ts]
-                dv[:, :, ns] += _per_kv_head(weight.to(v.dtype).transpose(-1, -2) @ grad, group)
-                d_weight = grad @ v[:, :, ns].repeat_interleave(group, dim=1).transpose(-1, -2)
-                d_score = weight * (d_weight - delta[:, :, ts, None])
+                dv[:, :, ns] += _by_kv_head(weight, v).transpose(-1, -2) @ grad
+                d_weight = (grad @ values.transpose(-1, -2)).view_as(weight)
+                d_score = weight.mul_(d_weight.sub_(delta[:, :, ts, None]))
                 if softcap is not None:
                     seen = torch.where(score.isneginf(), 0.0, score)
                     d_score = d_score * (1 - (seen / softcap) ** 2)
-                d_score = (d_score * scale).to(q.dtype)
-                dq[:, :, ts] += d_score @ k[:, :, ns].repeat_interleave(group, dim=1)
-                dk[:, :, ns] += _per_kv_head(d_score.transpose(-1, -2) @ q[:, :, ts], group)
+                d_score = _by_kv_head(d_score, k)
+                dq[:, :, ts] += (d_score @ keys).mul_(scale).view_as(rows)
+                dk[:, :, ns] += d_score.transpose(-1, -2) @ _by_kv_head(rows, k)
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None, None, None
 
 
@@ -112,25 +115,29 @@ def _tiles(length: int, size: int) -> list[slice]:
 
 
 def _score(
+    rows: Tensor,
     queries: Queries,
     block: KeyBlock,
     region: Region,
     ts: slice,
     ns: slice,
-    scale: float,
     softcap: float | None,
 ) -> Tensor | None:
-    """Scores of one tile `[b, h, t, n]`, -inf where not seen; None where nothing is."""
+    """Scores of one tile `[b, h, t, n]`, -inf where not seen; None where nothing is.
+
+    Args:
+        rows: The tile's queries, in float32 at least and times the scale. Keys are widened too: a
+            product in float16 ends at 65,504, and one in bfloat16 is off by one part in 500.
+    """
     q, k = queries.times(ts.start, ts.stop), block.slots(ns.start, ns.stop)
     covered = coverage(region, q, k)
     if covered == "none":
         return None
-    b, h, t, d = q.vectors.shape
-    kv = k.keys.shape[1]
-    score = q.vectors.reshape(b, kv, h // kv * t, d) @ k.keys.transpose(-1, -2)
-    score = at_least_float32(score.view(b, h, t, len(k))) * scale
+    b, h, t, _ = rows.shape
+    score = _by_kv_head(rows, k.keys) @ at_least_float32(k.keys).transpose(-1, -2)
+    score = score.view(b, h, t, len(k))
     if softcap is not None:
-        score = torch.tanh(score / softcap) * softcap
+        score.div_(softcap).tanh_().mul_(softcap)
     if region.score is not None:
         score = apply_score(region, score, q.positions, k.positions)
     together = same_segment(q.segments, k.segments)
@@ -174,11 +181,8 @@ def coverage(region: Region, queries: Queries, block: KeyBlock) -> str:
     return "some"
 
 
-def _times_values(weight: Tensor, v: Tensor) -> Tensor:
-    b, h, t, n = weight.shape
-    kv = v.shape[1]
-    return (weight.view(b, kv, h // kv * t, n) @ v).view(b, h, t, v.shape[-1])
-
-
-def _per_kv_head(x: Tensor, group: int) -> Tensor:
-    return x.unflatten(1, (-1, group)).sum(2)
+def _by_kv_head(x: Tensor, like: Tensor) -> Tensor:
+    """`[b, h, t, n]` as `[b, kv, h / kv * t, n]`: the heads that share a KV head of `like`."""
+    b, h, t, n = x.shape
+    kv = like.shape[1]
+    return x.reshape(b, kv, h // kv * t, n)

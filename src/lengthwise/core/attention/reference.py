@@ -28,7 +28,7 @@ def reference(
     """
     heads, kv_heads = queries.vectors.shape[1], block.keys.shape[1]
     q_positions, k_positions = queries.positions, block.positions
-    values = block.values.repeat_interleave(heads // kv_heads, dim=1)
+    values = at_least_float32(block.values).repeat_interleave(heads // kv_heads, dim=1)
     shape = (queries.vectors.shape[0], heads, len(queries), len(block))
     scores = at_least_float32(queries.vectors.new_full(shape, float("-inf")))
     for region in regions:
@@ -36,8 +36,8 @@ def reference(
         if rotary is not None:
             q = rotary.rotate(q, region.q_place(q_positions)[:, None])
             k = turn_keys(block, region, rotary, stored)
-        score = q @ k.repeat_interleave(heads // kv_heads, dim=1).transpose(-1, -2)
-        score = at_least_float32(score) * scale
+        k = at_least_float32(k).repeat_interleave(heads // kv_heads, dim=1)
+        score = at_least_float32(q) * scale @ k.transpose(-1, -2)
         if softcap is not None:
             score = torch.tanh(score / softcap) * softcap
         if region.score is not None:
@@ -49,7 +49,7 @@ def reference(
         scores = torch.where(seen, score, scores)
     lse = torch.logsumexp(scores, dim=-1)
     weights = torch.exp(scores - torch.where(lse.isneginf(), 0.0, lse)[..., None])
-    return Partial(weights.to(values.dtype) @ values, lse)
+    return Partial((weights @ values).to(block.values.dtype), lse)
 
 
 def turn_keys(block: KeyBlock, region: Region, rotary: Rotary, stored: Place | None) -> Tensor:
@@ -74,7 +74,9 @@ def turn_keys(block: KeyBlock, region: Region, rotary: Rotary, stored: Place | N
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Scores and what follows from them: in bfloat16 a log-sum-exp of 30 is off by 0.1."""
+    """What scores are made of, and what follows from them: float16 ends at 65,504, and in bfloat16
+    a log-sum-exp of 30 is off by 0.1.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lengthwise.core.attention import place_keys, place_queries
+from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.pages import Paging, SlotMap, attend_pages
 from lengthwise.core.partial import Partial
@@ -226,11 +227,11 @@ class InfLLMState(SelectorState):
             return None
         if self.config.pages >= pages:
             return far
-        score = torch.zeros_like(distance, dtype=queries.vectors.dtype)
+        score = at_least_float32(torch.zeros_like(distance, dtype=queries.vectors.dtype))
         for region in paged:
-            q = place_queries(queries, region, rotary).vectors
+            q = at_least_float32(place_queries(queries, region, rotary).vectors)
             summaries = KeyBlock(self.keys, self.keys, self.places)
-            k = place_keys(summaries, region, rotary, stored).keys
+            k = at_least_float32(place_keys(summaries, region, rotary, stored).keys)
             pooled = q.unflatten(1, (k.shape[1], -1)).sum(2)
             means = k.unflatten(2, (pages, REPRESENTATIVES)).mean(3)
             product = torch.einsum("bhtd,bhpd->btp", pooled, means)
@@ -265,11 +266,11 @@ def _probabilities(
     """Softmax weights `[b, h, t, n]` over the local window alone; 0 for padding."""
     heads = queries.vectors.shape[1]
     shape = (*queries.vectors.shape[:3], len(block))
-    scores = queries.vectors.new_full(shape, float("-inf"))
+    scores = at_least_float32(queries.vectors.new_full(shape, float("-inf")))
     for region in local:
-        q = place_queries(queries, region, rotary).vectors
-        k = place_keys(block, region, rotary, stored).keys
-        score = q @ k.repeat_interleave(heads // k.shape[1], dim=1).transpose(-1, -2) * scale
+        q = at_least_float32(place_queries(queries, region, rotary).vectors) * scale
+        k = at_least_float32(place_keys(block, region, rotary, stored).keys)
+        score = q @ k.repeat_interleave(heads // k.shape[1], dim=1).transpose(-1, -2)
         if softcap is not None:
             score = torch.tanh(score / softcap) * softcap
         seen = visible_pairs(region, queries.positions, block.positions, heads)
