@@ -39,6 +39,8 @@ def explain(model: PreTrainedModel) -> str:
         lines.append(
             f"  layers {', '.join(map(str, local))} have a window of their own and keep it"
         )
+    for layout, own in _own_layouts(engine).items():
+        lines.append(f"  layers {', '.join(map(str, own))}: {layout}")
     blind = [str(i) for i, layer in enumerate(geometry.layers) if layer.rotary is None]
     if blind:
         lines.append(
@@ -63,6 +65,15 @@ def explain(model: PreTrainedModel) -> str:
             f"  {length:>10,}  {reads:>14,.0f}  {turned:>14,.0f}  {held:>14,}  {held / length:,.0f}"
         )
     return "\n".join(lines)
+
+
+def _own_layouts(engine: Engine) -> dict[str, list[int]]:
+    """Layers whose layout is another than the model's, by its words; not those with a window."""
+    found: dict[str, list[int]] = {}
+    for index, axes in enumerate(engine.layers):
+        if not engine.geometry.local(index) and axes.layout != engine.axes.layout:
+            found.setdefault(repr(axes.layout), []).append(index)
+    return found
 
 
 def _choices(engine: Engine, device: str, queries: int) -> list[tuple[int, Choice]]:

@@ -126,11 +126,13 @@ class Layout(Method):
     Attributes:
         key_place: Where keys are rotated to when they are stored: the place at which most of
             them are read, so that reading costs no rotation.
+        by_head: Whether heads have layouts of their own; regions are then what any of them sees.
     """
 
     axis = "layout"
     key_place: ClassVar[Place] = OWN
     blends: ClassVar[bool] = False
+    by_head: ClassVar[bool] = False
 
     @abstractmethod
     def regions(self) -> tuple[Region, ...]:

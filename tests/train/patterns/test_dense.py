@@ -10,11 +10,13 @@ import lengthwise as lw
 from lengthwise.extend.adapt import binding_of, compose
 from lengthwise.extend.layouts import FarAsOne
 from lengthwise.hf.positions import Step
+from lengthwise.measure.probes import PositionalHeads, theoretical_field
 from lengthwise.testing import Bench
 from lengthwise.testing.models import tiny_model
 from lengthwise.train.patterns import (
     BigBird,
     Dilated,
+    Groups,
     LongGen,
     LongNet,
     MASFormer,
@@ -296,3 +298,30 @@ def whole(layout):
             return whole_layers([layout] * layers, heads)
 
     return Whole()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_what_is_said_of_a_pattern_is_what_runs(family):
+    """The field of explain's layers is what gradients reach, and the words are the pattern's."""
+    ids = torch.randint(3, 300, (40,), generator=torch.Generator().manual_seed(0))
+    both = "layers 0, 1" if family == "llama" else "layers 1"  # Gemma's first keeps its window
+    full = "layers 0: Causal()\n  " if family == "llama" else ""
+    for pattern, layers in (
+        (
+            ShiftedSparse(16),
+            f"  {both}: heads 0-2: Groups(group=16, shift=0), heads 3-5: Groups(group=16, shift=8)",
+        ),
+        (MASFormer(full=1, block=8), f"  {full}layers 1: BlockLocal(block=8)"),
+        (Groups(16), "  layout    Groups(group=16, shift=0)"),
+    ):
+        model = fit_pattern(tiny_model(family).eval(), pattern)
+        embedded = model.get_input_embeddings()(ids[None]).detach().requires_grad_()
+        logits = model(inputs_embeds=embedded, use_cache=False).logits
+        (gradient,) = torch.autograd.grad(logits[0, -1].sum(), embedded)
+        assert torch.equal(gradient[0].abs().sum(-1) > 0, theoretical_field(model, 40)[0]), pattern
+        words = lw.explain(model)
+        assert f"layout    {pattern!r}\n" in words
+        assert f"{layers}\n" in words, words
+        if isinstance(pattern, ShiftedSparse):
+            with pytest.raises(ValueError, match=r"heads of layer \d have layouts of their own"):
+                PositionalHeads(far=8).scores(model, ids[None], torch.Generator().manual_seed(0))

@@ -131,6 +131,12 @@ def _correlations(
     slow = _slow(rotary, q.shape[-1], engine.geometry.window).to(q.device)
     sums = torch.zeros(6, q.shape[1], dtype=torch.float64)  # n, x, y, xx, yy, xy
     zero = torch.zeros((), dtype=torch.long)
+    layout = engine.layers[layer].layout
+    if layout.by_head:
+        raise ValueError(
+            f"heads of layer {layer} have layouts of their own ({layout}), and correlations are of "
+            "the same pairs for all; look for positional heads in the model without the pattern"
+        )
     for region in engine.regions[layer]:
         if region.blend:
             raise ValueError(

@@ -1,7 +1,8 @@
 """Fit a pattern to a decoder: a layout for each layer and head, and a fused way to train groups."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock
+from lengthwise.core.regions import Region
 from lengthwise.extend.adapt import adapt, binding_of
 from lengthwise.extend.engine import Axes, Engine, LayerState
 from lengthwise.extend.layouts import Causal
@@ -54,8 +56,40 @@ def fit_pattern(
     except ValueError:
         binding.undo(model)
         raise
-    binding.engine = PatternEngine(geometry, engine.axes, layers)
+    axes = engine.axes
+    if isinstance(pattern, Pattern):
+        axes = replace(axes, layout=Several(repr(pattern), tuple(_layouts(layers))))
+    binding.engine = PatternEngine(geometry, axes, layers)
     return model
+
+
+@dataclass(frozen=True, repr=False)
+class Several(Layout):
+    """Stands where one layout is asked for and layers or heads have their own.
+
+    Args:
+        words: What they are, for people.
+        layouts: Each of them once.
+    """
+
+    by_head = True
+    words: str
+    layouts: tuple[Layout, ...]
+
+    def __repr__(self) -> str:
+        return self.words
+
+    def regions(self) -> tuple[Region, ...]:
+        """All that any of them shows."""
+        return tuple(region for layout in self.layouts for region in layout.regions())
+
+    def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("layers and heads have layouts of their own: ask each")
+
+
+def _layouts(layers: Sequence[Parts]) -> list[Layout]:
+    """The layouts of some layers, each once."""
+    return list(dict.fromkeys(layout for parts in layers for _, layout in parts))
 
 
 class PatternEngine(Engine):
@@ -114,6 +148,28 @@ class PatternEngine(Engine):
         order = torch.cat([part.heads for part in parts]).argsort()
         return torch.cat(outs, dim=1)[:, order.to(q.device)]
 
+    @cached_property
+    def layers(self) -> list[Axes]:
+        """As `Engine.layers`, with the layout of every layer, or of all its heads."""
+        return [self._axes_of(layer) for layer in range(len(self._parts))]
+
+    def _axes_of(self, layer: int) -> Axes:
+        parts = self._parts[layer]
+        axes = parts[0].engine.layers[layer]
+        if len(parts) == 1 or self._local_axes(layer) is not None:
+            return axes
+        words = ", ".join(f"{part.words} {part.engine.axes.layout}" for part in parts)
+        layouts = dict.fromkeys(part.engine.axes.layout for part in parts)
+        return replace(axes, layout=Several(words, tuple(layouts)))
+
+    @cached_property
+    def regions(self) -> list[list[Region]]:
+        """As `Engine.regions`: what any head of a layer sees."""
+        return [
+            list(dict.fromkeys(r for part in parts for r in part.engine.regions[layer]))
+            for layer, parts in enumerate(self._parts)
+        ]
+
     def moved(self, layer: int, block: KeyBlock, by: int) -> KeyBlock:
         """As `Engine.moved`, for a layer with one layout."""
         (part,) = self._parts[layer]
@@ -130,6 +186,9 @@ class _Part:
     def __init__(self, heads: Sequence[int], geometry: Geometry, engine: Engine) -> None:
         self.engine = engine
         self.heads = torch.tensor(list(heads))
+        consecutive = len(heads) > 1 and max(heads) - min(heads) == len(heads) - 1
+        listed = f"{min(heads)}-{max(heads)}" if consecutive else ", ".join(map(str, heads))
+        self.words = f"heads {listed}:"
         self._all = len(heads) == geometry.heads
         group = geometry.heads // geometry.kv_heads
         kv = self.heads // group
