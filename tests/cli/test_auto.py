@@ -23,7 +23,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_a_race_writes_the_winner_and_everything_that_was_tried(
-    checkpoint: Path, text: Path, tmp_path: Path, call: Call
+    checkpoint: Path, text: Path, tmp_path: Path, call: Call, refused: Callable[..., str]
 ) -> None:
     target = tmp_path / "long"
     words = ("extend", checkpoint, "--auto", "--to", 160, "--budget", "10m", "--text", text)
@@ -39,6 +39,13 @@ def test_a_race_writes_the_winner_and_everything_that_was_tried(
     assert not (tmp_path / "long.search.json").exists()
     model, _ = lw.load(target)
     assert is_adapted(model) or model.config.rope_parameters["rope_type"] != "default"
+    # A race that is killed after its checkpoint leaves its state for the next call to remove; the
+    # state of another one is kept.
+    state = tmp_path / "long.search.json"
+    state.write_text(json.dumps(record | {"runs": []}), encoding="utf-8")
+    assert "exists" in refused(*words, "-o", target) and state.exists()
+    state.write_text(json.dumps({key: record[key] for key in ("about", "runs", "arm")}))
+    assert "exists" in refused(*words, "-o", target) and not state.exists()
 
 
 def test_it_ends_when_its_time_is_up(

@@ -18,6 +18,27 @@ def test_context(call: Call, checkpoint: Path, novel: Path, tmp_path: Path) -> N
     assert record["contexts"] == [8, 16, 64] and record["effective"]["value"] in (8, 16, 64)
 
 
+def test_numbers_that_are_there_are_not_written_over(
+    call: Call, refused: Callable[..., str], checkpoint: Path, novel: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text("mine")
+    words = {
+        "context": ("--text", novel, "--contexts", "8,16", "--places", 2, "--block", 4),
+        "tokens": ("--text", novel),
+        "field": (),
+        "capacity": (),
+        "heads": (),
+    }
+    for command, options in words.items():
+        assert "exists" in refused("probe", command, checkpoint, *options, "--json", file)
+    assert "directory" in refused("probe", "field", checkpoint, "--json", tmp_path)
+    assert file.read_text() == "mine"
+    context = ("probe", "context", checkpoint, *words["context"], "--json", file, "--force")
+    assert call(*context)[0] == 0
+    assert json.loads(file.read_text())["contexts"] == [8, 16]
+
+
 def test_tokens(call: Call, checkpoint: Path, book: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text(book.read_text()[:60])

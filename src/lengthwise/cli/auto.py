@@ -74,6 +74,7 @@ def choose(
     from lengthwise.extend.search.longrope import LongRoPESearch
     from lengthwise.extend.search.losses import needle_windows, text_windows
     from lengthwise.extend.search.race import Race, Rung
+    from lengthwise.measure.environment import fingerprint
     from lengthwise.measure.reading import first_token, trained_window
     from lengthwise.measure.text import held_out_text
 
@@ -109,7 +110,8 @@ def choose(
     except ValueError as error:
         say(f"without the search of factors: {error}")
         arm = None
-    race = Race(model, field, rungs, arm=arm, memory=memory, state=state)
+    known = {"model": fingerprint(model), "dtype": str(model.dtype)}
+    race = Race(model, field, rungs, arm=arm, memory=memory, state=state, about=known)
     if race.runs:
         say(f"{state}: {len(race.runs)} runs are there already")
     console = Console(stderr=True)
@@ -123,7 +125,7 @@ def choose(
             progress.update(bar, description=words, completed=time.monotonic() - began)
             if not console.is_terminal:
                 loss = run.refused or f"text {run.text_loss:.3f}, answers {run.needle_loss:.3f}"
-                progress.console.print(f"{run.methods}: {loss}", soft_wrap=True)
+                progress.console.print(f"{run.methods}: {loss}", soft_wrap=True, markup=False)
 
         try:
             winner = race.run(RACE_SHARE * budget - (time.monotonic() - began), on_run)

@@ -9,6 +9,9 @@ import typer
 from lengthwise.cli.inputs import Methods, Model
 from lengthwise.cli.interrupt import work_begins
 from lengthwise.cli.measure import TEXT_HELP
+from lengthwise.files import restore
+
+RECORD = "search.json"
 
 
 def extend(
@@ -44,6 +47,8 @@ def extend(
     text and on planted needles, and tells in DIR/search.md what each of them cost and lost. A race
     that was stopped goes on when the same command is run again.
     """
+    restore(output)
+    forget_finished(output)
     check_place(output, force)
     if auto == bool(method):
         raise ValueError("name a --method, or let a race choose with --auto --to TOKENS")
@@ -82,7 +87,7 @@ def _race(
     from lengthwise.cli.auto import choose, read_bytes, read_seconds, report
 
     seconds, allowed = read_seconds(budget), read_bytes(memory) if memory else None
-    state = output.with_name(f"{output.name}.search.json")
+    state = state_of(output)
     work_begins()
     winner, record = choose(model, to, seconds, text, allowed, state)
     print(report(record))
@@ -97,11 +102,28 @@ def _race(
     # The race may run in other numbers or on a device; the checkpoint keeps its own.
     loaded, tokenizer = open_model(model, device="cpu", dtype="auto")
     adapt(loaded, *winner)
-    note = save(loaded, tokenizer, output, force=force)
-    for name, words in (("search.md", report(record)), ("search.json", json.dumps(record))):
-        (output / name).write_text(words, encoding="utf-8")
+    told = {"search.md": report(record), RECORD: json.dumps(record)}
+    note = save(loaded, tokenizer, output, force=force, beside=told)
     state.unlink(missing_ok=True)
     print(f"Wrote {output}. {note}")
+
+
+def state_of(output: Path) -> Path:
+    """The file that a race which was stopped goes on from."""
+    return output.with_name(f"{output.name}.{RECORD}")
+
+
+def forget_finished(output: Path) -> None:
+    """Remove the state of a race whose checkpoint is written: it was killed in between."""
+    try:
+        state, told = (
+            json.loads(file.read_text(encoding="utf-8"))
+            for file in (state_of(output), output / RECORD)
+        )
+        if all(told[key] == state[key] for key in ("about", "runs", "arm")):
+            state_of(output).unlink()
+    except (OSError, ValueError, LookupError, TypeError):
+        return
 
 
 def check_place(output: Path, force: bool) -> None:

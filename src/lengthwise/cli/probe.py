@@ -1,7 +1,6 @@
 """`lengthwise probe`: where in its context a model looks, how far, and what that is worth."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 
 from lengthwise.cli.inputs import Device, Dtype, Methods, Model, read_text, say
 from lengthwise.cli.interrupt import STATUS, work_begins
+from lengthwise.files import write_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,6 +24,7 @@ TEXT_HELP = "A text in UTF-8 [default: the standard library of this Python]"
 Text = Annotated[Path | None, typer.Option(metavar="FILE", help=TEXT_HELP)]
 JSON_HELP = "Also write the numbers to this file, as JSON."
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help=JSON_HELP)]
+Force = Annotated[bool, typer.Option("--force", help="Replace a --json file that exists.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Draws everything that is random.")]
 
 
@@ -49,14 +50,24 @@ def _ids(tokenizer: Any, text: Path | None) -> "Tensor":
     return torch.tensor(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _keep(path: Path | None, record: Any) -> None:
-    """Write the numbers, whole or not at all."""
+def _check_new(path: Path | None, force: bool) -> None:
+    """Refuse a file that would be written over, before hours of work.
+
+    Raises:
+        ValueError: If there is one, and `force` is not set.
+    """
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; name a file for the numbers")
+    if path.exists() and not force:
+        raise ValueError(f"{path} exists; choose another file or replace it with --force")
+
+
+def _keep(path: Path | None, record: Any) -> None:
+    """Write the numbers, whole or not at all."""
+    if path is not None:
+        write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def _busy(words: str) -> "Progress":
@@ -85,10 +96,12 @@ def context(
     text: Text = None,
     seed: Seed = 0,
     output: Json = None,
+    force: Force = False,
     device: Device = "",
     dtype: Dtype = "",
 ) -> None:
     """Loss of the same tokens under every context length, and the real effective context."""
+    _check_new(output, force)
     import torch
 
     from lengthwise.cli.measure import read_lengths
@@ -126,10 +139,12 @@ def tokens(
     window: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens read at once.")] = 128,
     last: Annotated[int, typer.Option(metavar="N", min=1, help="Predictions to show.")] = 4,
     output: Json = None,
+    force: Force = False,
     device: Device = "",
     dtype: Dtype = "",
 ) -> None:
     """Which tokens of its context the last predictions of a text rest on."""
+    _check_new(output, force)
     from lengthwise.measure.probes import ContextLengthProbing, importance
     from lengthwise.measure.reading import first_token
 
@@ -162,10 +177,12 @@ def field(
     text: Text = None,
     seed: Seed = 0,
     output: Json = None,
+    force: Force = False,
     device: Device = "",
     dtype: Dtype = "",
 ) -> None:
     """How far the last token can look by the model's design, and how far it does look."""
+    _check_new(output, force)
     import torch
 
     from lengthwise.measure.probes import extent, perturbation_field, theoretical_field
@@ -197,10 +214,12 @@ def capacity(
     bias: Annotated[float, typer.Option(help="Added to the bits saved.")] = 0.0,
     text: Text = None,
     output: Json = None,
+    force: Force = False,
     device: Device = "",
     dtype: Dtype = "",
 ) -> None:
     """Bits of text that a model saves for each doubling of its operations, tokenizer included."""
+    _check_new(output, force)
     from lengthwise.measure.probes import information_capacity
     from lengthwise.measure.text import held_out_text
 
@@ -229,10 +248,12 @@ def heads(
     items: Annotated[int, typer.Option(metavar="N", min=1, help="Passkeys.")] = 16,
     seed: Seed = 0,
     output: Json = None,
+    force: Force = False,
     device: Device = "",
     dtype: Dtype = "",
 ) -> None:
     """Find positional heads, and see what is lost without them and without as many others."""
+    _check_new(output, force)
     from lengthwise.lab.heads import evidence
 
     loaded, tokenizer = _opened(model, None, device, dtype)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-import shutil
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lengthwise.extend.layouts import Causal
 from lengthwise.extend.method import Method
 from lengthwise.extend.selectors import AllPages
 from lengthwise.extend.stores import FullStore
+from lengthwise.files import restore, whole_directory
 from lengthwise.hf.loading import FINDING, load_model, load_tokenizer
 
 BLOCK = "lengthwise"
@@ -45,6 +46,7 @@ def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedM
     if name == "demo":
         name = str(files("lengthwise") / "assets" / "lab")
     path = Path(name)
+    restore(path)
     if path.exists():
         _check_directory(path)
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -118,37 +120,36 @@ def save(
     directory: str | os.PathLike[str],
     *,
     force: bool = False,
+    beside: Mapping[str, str] | None = None,
 ) -> str:
     """Write a checkpoint that loads with its methods; all of it appears, or none.
 
     A scaling that transformers can express is written as plain `rope_parameters`, and any engine
     reads it. Everything else goes into a `lengthwise` block of config.json, which `load` applies.
 
+    Args:
+        force: Replace a directory that exists; it stands until the new one is whole.
+        beside: Further files of the directory: texts by their names.
+
     Returns:
         One sentence that says which engines will read the checkpoint as meant.
 
     Raises:
-        ValueError: If the directory exists and `force` is not set.
+        ValueError: If the directory exists and `force` is not set, or is a file.
+        OSError: When the disk is full, with the directory; nothing is left of it.
     """
     target = Path(directory)
+    restore(target)
     if target.exists() and not force:
         raise ValueError(f"{target} exists; choose another directory or pass force=True (--force)")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target} is a file; name a directory")
+    with whole_directory(target) as fresh:
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         note = _write_methods(model, fresh / "config.json")
-        if target.exists():
-            os.replace(target, old)
-        os.replace(fresh, target)
-    finally:
-        if old.exists() and not target.exists():  # interrupted between the two renames
-            os.replace(old, target)
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        for name, text in (beside or {}).items():
+            (fresh / name).write_text(text, encoding="utf-8")
     return note
 
 

@@ -1,11 +1,12 @@
 """A claim of a paper, what was measured here, and the verdict: one JSON file a method."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lengthwise.files import write_text
 
 VERDICTS = ("reproduced", "partly", "not reproduced")
 
@@ -53,7 +54,4 @@ def verdict(findings: Sequence[Finding]) -> str:
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
     """Write a file of evidence, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

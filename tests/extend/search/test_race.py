@@ -1,12 +1,16 @@
 """The race: who goes on, what the clock and the memory refuse, and how it goes on after a stop."""
 
+import contextlib
+import hashlib
 import json
+import math
 
 import pytest
 import torch
 
 import lengthwise as lw
 from lengthwise.extend.search.candidates import candidates
+from lengthwise.extend.search.longrope import LongRoPESearch
 from lengthwise.extend.search.losses import Windows
 from lengthwise.extend.search.race import Race, Rung, found, name_of
 from lengthwise.testing.models import tiny_model
@@ -79,11 +83,69 @@ def test_a_race_that_was_stopped_ends_as_one_that_was_not(model, tmp_path) -> No
     ]
 
 
+class Killed(Exception):
+    pass
+
+
+def raced(model, state, dies_after: float) -> Race:
+    """A race with a search of factors as its arm, which dies at a write of its state."""
+    arm = LongRoPESearch(
+        model, windows(0), 1.5, start_tokens=(0,), population=4, parents=2, mutations=1,
+        crossovers=1, seed=0,
+    )  # fmt: skip
+    race = Race(model, FIELD, rungs(), arm=arm, state=state, about={"model": "tiny"})
+    save, writes = race._save, 0
+
+    def dying() -> None:
+        nonlocal writes
+        save()
+        writes += 1
+        if writes == dies_after:
+            raise Killed
+
+    race._save = dying  # type: ignore[method-assign]
+    with contextlib.suppress(Killed):
+        race.run(1e9)
+        race.finished = True  # type: ignore[attr-defined]
+    return race
+
+
+def test_a_race_with_a_search_ends_alike_however_often_it_is_killed(
+    model, tmp_path, monkeypatch
+) -> None:
+    def loss(self, model, *methods) -> float:
+        """Numbers without rhyme or reason, so that every candidate wins in some race."""
+        digest = hashlib.sha256(f"{trial} {self.fingerprint} {methods}".encode())
+        return digest.digest()[0] / 256
+
+    monkeypatch.setattr(Windows, "loss", loss)
+    monkeypatch.setattr("lengthwise.extend.search.race.SEARCH_STEPS", 7)
+    searched = 0
+    for trial in range(8):
+        whole = raced(model, None, math.inf)
+        scores = [(r.rung, r.methods, r.score) for r in whole.runs]
+        searched += "LongRoPE" in whole.best_run.methods
+        for dies_after in (1, 2, 3, 5, 8, 13):
+            state = tmp_path / f"{trial}-{dies_after}.json"
+            while not hasattr(race := raced(model, state, dies_after), "finished"):
+                pass
+            assert [(r.rung, r.methods, r.score) for r in race.runs] == scores
+            assert race.best == whole.best
+    assert 0 < searched < 8
+
+
 def test_the_file_of_another_race_is_refused(model, tmp_path) -> None:
     state = tmp_path / "race.json"
     Race(model, FIELD, rungs(), state=state).run(0.0)
     with pytest.raises(ValueError, match="belongs to another race"):
         Race(model, FIELD, rungs(keeps=3), state=state)
+    with pytest.raises(ValueError, match="belongs to another race"):
+        Race(model, FIELD, rungs(), state=state, about={"model": "another"})
+    record = json.loads(state.read_text(encoding="utf-8"))
+    for damage in ({"runs": [3]}, {"runs": [{}]}, {"about": None}, {"runs": None}):
+        state.write_text(json.dumps(record | damage), encoding="utf-8")
+        with pytest.raises(ValueError, match="cannot go on"):
+            Race(model, FIELD, rungs(), state=state)
     state.write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="cannot go on"):
         Race(model, FIELD, rungs(), state=state)

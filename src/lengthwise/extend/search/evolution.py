@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthwise.extend.method import Scaling, whole
+from lengthwise.files import write_text
 
 FORMAT = 1
 CHANGES = 0.3  # how likely a mutation changes one number: the paper's p
@@ -226,10 +227,7 @@ class Evolution(ABC):
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write the state, whole or not at all."""
-        target = Path(file)
-        fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
-        fresh.write_text(json.dumps(self.state_dict()), encoding="utf-8")
-        os.replace(fresh, target)
+        write_text(Path(file), json.dumps(self.state_dict()))
 
     def load(self, file: str | os.PathLike[str]) -> None:
         """Go on from what `save` wrote.

@@ -2,9 +2,8 @@
 
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lengthwise.extend.explain import cache_bytes
 from lengthwise.extend.method import Method
 from lengthwise.extend.search.evolution import Evolution
 from lengthwise.extend.search.losses import Windows
+from lengthwise.files import write_text
 
 FORMAT = 1
 SEARCH_SHARE = 0.3  # of the time, for the arm that searches factors
@@ -67,9 +67,10 @@ class Race:
         arm: A search whose best joins the last rung, or None.
         memory: Bytes that weights and cache may take at the length of the last rung; None is all.
         state: A file that is written after every run, and gone on from if it exists.
+        about: What else a state must agree in to be gone on with: which model it is.
 
     Raises:
-        ValueError: Without candidates or rungs, or for a file of another race.
+        ValueError: Without candidates or rungs, or for a file that is damaged or of another race.
     """
 
     def __init__(
@@ -81,17 +82,20 @@ class Race:
         arm: Evolution | None = None,
         memory: int | None = None,
         state: Path | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         if not candidates or not rungs:
             raise ValueError("a race needs candidates and rungs")
         self.model, self.rungs, self.arm, self.memory = model, list(rungs), arm, memory
         self.candidates = {name_of(methods): methods for methods in candidates}
+        self.field = list(self.candidates)  # what the search finds joins the last rung alone
         self.state = state
         self.runs: list[Run] = []
         self.about = {
-            "candidates": list(self.candidates),
+            "candidates": self.field,
             "rungs": [[r.texts.fingerprint, r.needles.fingerprint, r.keeps] for r in self.rungs],
             "memory": memory,
+            **(about or {}),
         }
         if state is not None and state.exists():
             self._load(state)
@@ -106,14 +110,14 @@ class Race:
             on_run: Called after every run.
         """
         ends = time.monotonic() + seconds
-        field = list(self.candidates)
+        field = self.field
         for height, rung in enumerate(self.rungs):
             last = height == len(self.rungs) - 1
             if last and self.arm is not None:
                 found = self._search(min(ends, time.monotonic() + SEARCH_SHARE * seconds), ends)
                 if found is not None:
                     self.candidates[name_of(found)] = found
-                    field.append(name_of(found))
+                    field = [*field, name_of(found)]
             for name in field:
                 known = self._known(height, name)
                 if known is None:
@@ -176,7 +180,8 @@ class Race:
     def _search(self, until: float, ends: float) -> tuple[Method, ...] | None:
         assert self.arm is not None
         longest = 0.0
-        while len(self.arm.evaluated) < SEARCH_STEPS:
+        over = bool(self.at(len(self.rungs) - 1))  # for a race that was stopped on its last rung
+        while not over and len(self.arm.evaluated) < SEARCH_STEPS:
             now = time.monotonic()
             if now + longest > until or (now >= ends and self.arm.evaluated):
                 break
@@ -199,32 +204,24 @@ class Race:
 
     def _save(self) -> None:
         if self.state is not None:
-            fresh = self.state.with_name(f".{self.state.name}.{os.getpid()}.new")
-            fresh.write_text(json.dumps(self.record()), encoding="utf-8")
-            os.replace(fresh, self.state)
+            write_text(self.state, json.dumps(self.record()))
 
     def _load(self, file: Path) -> None:
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            known = isinstance(record, dict) and record.get("format") == FORMAT
+            if not known or record["about"] != json.loads(json.dumps(self.about)):
+                raise ValueError("it belongs to another race: another model, text, length or seed")
+            for entry in record["runs"]:
+                entry.pop("score")
+                losses = {k: math.inf for k, v in entry.items() if v is None}
+                self.runs.append(Run(**(entry | losses)))
+            if self.arm is not None and record["arm"] is not None:
+                self.arm.load_state_dict(record["arm"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"cannot go on from {file}: {error}; delete it to begin anew"
             ) from None
-        known = isinstance(record, dict) and record.get("format") == FORMAT
-        if not known or record["about"] != json.loads(json.dumps(self.about)):
-            raise ValueError(
-                f"{file} belongs to another race: another text, length or seed; delete it to "
-                "begin anew"
-            )
-        for entry in record["runs"]:
-            entry.pop("score")
-            losses = {k: math.inf for k, v in entry.items() if v is None}
-            self.runs.append(Run(**(entry | losses)))
-        if self.arm is not None and record["arm"] is not None:
-            self.arm.load_state_dict(record["arm"])
-            if self.arm.evaluated:
-                best = (self.arm.best,)
-                self.candidates[name_of(best)] = best
 
 
 def name_of(methods: Sequence[Method]) -> str:

@@ -65,17 +65,6 @@ def write_arrow(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
     return size
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file that appears as a whole."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _map(path: str) -> Any:
     try:
         return pa.memory_map(path)

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lengthwise.files import write_text
 from lengthwise.train.data import state
-from lengthwise.train.data.arrow import write_text
 from lengthwise.train.data.documents import OVERFLOW, blocks
 from lengthwise.train.data.packers import PACKERS
 from lengthwise.train.data.parallel import each
@@ -124,8 +124,8 @@ def pack(
     run = _Run(workers, ray, progress or (lambda *_: None))
     with state.locked(folder):
         began = time.perf_counter()
-        resumed = state.begin(folder, plan, force)
         try:
+            resumed = state.begin(folder, plan, force)
             work = folder / state.WORK
             name = _saved(tokenizer, work)
             tokenise = Tokenise(str(work / "tokens"), reading, name, end, skip_bad)

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lengthwise.train.data.arrow import write_arrow, write_text
+from lengthwise.files import write_text
+from lengthwise.train.data.arrow import write_arrow
 from lengthwise.train.data.documents import IGNORED, Block, Documents, Pieces, cut, load
 from lengthwise.train.data.packers import PACKERS, best_fit_bins
 from lengthwise.train.data.tally import Tally, count

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lengthwise.train.data.arrow import write_text
+from lengthwise.files import write_text
 
 WORK, PLAN, DONE, STATE = ".pack", "plan.json", "pack.json", "state.json"
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lengthwise.train.data.arrow import arrow_batches, arrow_schema, write_arrow, write_text
+from lengthwise.files import write_text
+from lengthwise.train.data.arrow import arrow_batches, arrow_schema, write_arrow
 from lengthwise.train.data.parts import ArrowFile, Part
 from lengthwise.train.data.reading import LABELS, TOKENS, Documents, Reading
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lengthwise.train.data.arrow import write_text
+from lengthwise.files import write_text
 from lengthwise.train.loop.finish import ADAPTER, MODEL
 from lengthwise.train.recipe import Recipe
 

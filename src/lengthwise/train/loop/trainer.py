@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
+from lengthwise.files import write_text
 from lengthwise.hf.skeleton import read_config, skeleton
-from lengthwise.train.data.arrow import write_text
 from lengthwise.train.data.pipeline import Progress as Packing
 from lengthwise.train.data.state import locked
 from lengthwise.train.loop.evaluate import make_evaluation

@@ -1,0 +1,119 @@
+"""Files and directories that appear whole or not at all, however the process ends."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears as a whole, in place of the one that is there.
+
+    Raises:
+        OSError: With the path, when the disk is full, for instance; nothing is left.
+    """
+    fresh = path.with_name(f".{path.name}.tmp")  # one that a kill left is written over
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, path)
+    except BaseException as error:
+        fresh.unlink(missing_ok=True)
+        _name(path, error)
+        raise
+
+
+@contextmanager
+def whole_directory(target: Path) -> Iterator[Path]:
+    """A directory to be filled, which then takes the place of `target`, whatever is there.
+
+    What is there stands until then: a kill between the two renames leaves it aside, and the next
+    call, or `restore`, puts it back. What killed processes left half filled is removed.
+
+    Raises:
+        OSError: With `target`, when the disk is full, for instance; nothing is left.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    restore(target)
+    for left in _aside(target, "new"):
+        if not _in_use(left):
+            shutil.rmtree(left, ignore_errors=True)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    held = [_hold(fresh)]
+    try:
+        yield fresh
+        if target.exists():
+            held.append(_hold(target))  # nobody is to put it back meanwhile
+            os.replace(target, old)
+        os.replace(fresh, target)
+    except Exception as error:
+        _name(target, error)
+        raise
+    finally:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        for handle in held:
+            os.close(handle)
+
+
+def restore(target: Path) -> None:
+    """Put back a directory that a killed process had set aside, or remove it if it was replaced."""
+    for left in _aside(target, "old"):
+        if _in_use(left):
+            continue
+        if target.exists():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            os.replace(left, target)
+
+
+def _aside(target: Path, kind: str) -> list[Path]:
+    name = re.compile(rf"\.{re.escape(target.name)}\.\d+\.{kind}")
+    if not target.parent.is_dir():
+        return []
+    return sorted(path for path in target.parent.iterdir() if name.fullmatch(path.name))
+
+
+def _hold(folder: Path) -> int:
+    """Lock a directory; the lock ends with the process, or when the handle is closed."""
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # a file system without locks: then nobody removes it either
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    return handle
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process that is alive holds it, or may: not every file system has locks."""
+    import fcntl
+
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return True  # its process has just finished with it
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _name(path: Path, error: BaseException) -> None:
+    """Raise an error of the disk anew with the path that the person named; pass over any other.
+
+    Libraries in Rust report one in words: "No space left on device (os error 28)".
+    """
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+    if number is not None:
+        raise OSError(number, os.strerror(number), str(path)) from error
