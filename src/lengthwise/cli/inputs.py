@@ -25,6 +25,9 @@ Dtype = Annotated[str, typer.Option(metavar="DTYPE", help=DTYPE_HELP)]
 Methods = Annotated[
     list[str] | None, typer.Option("--method", "-m", metavar="METHOD", help=METHOD_HELP)
 ]
+TEXT_HELP = "A text in UTF-8 [default: the standard library of this Python]"
+Text = Annotated[Path | None, typer.Option(metavar="FILE", help=TEXT_HELP)]
+Seed = Annotated[int, typer.Option(metavar="N", help="Draws everything that is random.")]
 Chunk = Annotated[
     int, typer.Option(metavar="N", min=1, help="Tokens that are read in one forward pass.")
 ]
