@@ -74,7 +74,7 @@ def choose(
     from lengthwise.extend.search.longrope import LongRoPESearch
     from lengthwise.extend.search.losses import needle_windows, text_windows
     from lengthwise.extend.search.race import Race, Rung
-    from lengthwise.measure.environment import fingerprint
+    from lengthwise.hf.weights import fingerprint
     from lengthwise.measure.reading import first_token, trained_window
     from lengthwise.measure.text import held_out_text
 

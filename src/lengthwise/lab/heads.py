@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.hf.prompts import encode_prompts
+from lengthwise.hf.weights import fingerprint
 from lengthwise.lab.evidence import at_least, at_most, verdict
-from lengthwise.measure.environment import fingerprint
 from lengthwise.measure.loss import losses_by_position
 from lengthwise.measure.probes.heads import (
     Head,

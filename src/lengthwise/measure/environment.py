@@ -1,6 +1,5 @@
 """What a number depends on besides the model: versions and hardware."""
 
-import hashlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 
 def versions() -> dict[str, str]:
@@ -41,17 +39,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """Twelve hexadecimal digits that tell one checkpoint from another.
-
-    From the position embedding's parameters, the shapes and types of all weights and the first
-    64 numbers of each: enough to notice another checkpoint, quick for large ones.
-    """
-    rope = getattr(model.config.get_text_config(), "rope_parameters", None)
-    digest = hashlib.sha256(repr(rope).encode())
-    for name, weight in model.state_dict().items():
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(str(weight.flatten()[:64].float().tolist()).encode())
-    return digest.hexdigest()[:12]

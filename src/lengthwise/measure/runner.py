@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
 from lengthwise.hf.prompts import encode_prompts
-from lengthwise.measure.environment import fingerprint, hardware, versions
+from lengthwise.hf.weights import fingerprint
+from lengthwise.measure.environment import hardware, versions
 from lengthwise.measure.loss import block_means, block_size, in_window_losses, losses_by_position
 from lengthwise.measure.reading import (
     CHUNK,

@@ -130,6 +130,7 @@ def test_a_checkpoint_of_another_search_is_refused(model, windows, tmp_path):
     for search, words in (
         (new(model, windows, seed=1), "has another seed: 0 instead of 1"),
         (new(model, other), "has another texts"),
+        (new(tiny_model("llama", seed=1), windows), "has another model"),
         (LongRoPESearch(model, windows, 1.5, **SIZES), "has another high"),
         (LongRoPE2Search(model, windows, 2, **SIZES), "has another search"),
     ):

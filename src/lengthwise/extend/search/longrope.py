@@ -16,6 +16,7 @@ from lengthwise.extend.scaling.frequencies import unscaled
 from lengthwise.extend.search.evolution import CHANGES, Evolution, Genome
 from lengthwise.extend.search.losses import Windows
 from lengthwise.hf.families import read_geometry, refuse_unsupported
+from lengthwise.hf.weights import fingerprint
 
 # Tokens at the start that may keep their angles: the paper's space.
 START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
@@ -51,6 +52,7 @@ class FactorSearch(Evolution):
             raise ValueError(f"{type(self).__name__}: start_tokens needs a choice, such as (0,)")
         self._template, self._usual, self._choices = template, usual, tuple(start_tokens)
         about = {
+            "model": fingerprint(model),
             "texts": windows.fingerprint,
             "method": repr(template),
             "start_tokens": list(start_tokens),

@@ -13,6 +13,7 @@ from lengthwise.extend.scaling import LongRoPE, LongRoPE2
 from lengthwise.extend.search.evolution import CHANGES, Evolution, Genome
 from lengthwise.extend.search.longrope import ROOM, base_of, check_length
 from lengthwise.extend.search.losses import Windows
+from lengthwise.hf.weights import fingerprint
 
 
 class LongRoPE2Search(Evolution):
@@ -60,6 +61,7 @@ class LongRoPE2Search(Evolution):
         # While it is searched, texts are long: a static scaling reads them alike and faster.
         self._template = LongRoPE(ones, factor, attention_factor=attention_factor)
         about = {"texts": windows.fingerprint, "method": repr(self._template)}
+        about["model"] = fingerprint(model)
         super().__init__(
             lambda scaling: windows.loss(model, scaling),
             ones,

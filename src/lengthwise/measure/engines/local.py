@@ -14,8 +14,8 @@ from lengthwise.extend.method import Method
 from lengthwise.extend.whole import steady
 from lengthwise.hf.prompts import encode_prompts
 from lengthwise.hf.release import CACHE, cache_of
+from lengthwise.hf.weights import fingerprint
 from lengthwise.measure.engines.base import Reply
-from lengthwise.measure.environment import fingerprint
 from lengthwise.measure.peak import PeakBytes
 from lengthwise.measure.reading import CHUNK, read, read_to_end, trained_window, until_end
 from lengthwise.measure.speed import cache_bytes

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
 from lengthwise.hf.prompts import encode_prompts
+from lengthwise.hf.weights import fingerprint
 from lengthwise.measure import tasks as all_tasks
-from lengthwise.measure.environment import fingerprint, hardware, versions
+from lengthwise.measure.environment import hardware, versions
 from lengthwise.measure.loss import losses_by_position
 from lengthwise.measure.reading import CHUNK, first_token, greedy, until_end, with_methods
 from lengthwise.measure.results import Cell, Results, ResultsFile, Row

@@ -1,6 +1,5 @@
 """What of a model learns beside frozen weights: adapters by peft, over 4 bits if asked."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lengthwise.hf.weights import fingerprint
 from lengthwise.train.recipe import Recipe
 
 BASE_FILE = "lengthwise_base.json"  # beside an adapter: which weights it belongs to
@@ -200,8 +200,4 @@ def _check_shapes(folder: Path, model: PreTrainedModel) -> None:
 
 def base_print(model: PreTrainedModel) -> str:
     """Twelve hexadecimal digits that tell weights from others, in whatever type they are loaded."""
-    digest = hashlib.sha256(repr(getattr(model.config, "rope_parameters", None)).encode())
-    for name, weight in model.state_dict().items():
-        first = weight.detach().flatten()[:64].to("cpu", torch.bfloat16).float().tolist()
-        digest.update(f"{name} {tuple(weight.shape)} {first}".encode())
-    return digest.hexdigest()[:12]
+    return fingerprint(model, torch.bfloat16)
