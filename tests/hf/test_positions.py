@@ -7,19 +7,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.hf.positions import make_step
+from lengthwise.hf.positions import make_step, read_mask
+
+CPU = torch.device("cpu")
 
 
 def step(rows=2, count=4, seen=0, lengths=None, mask=None, position_ids=None, segments=None):
+    mask = None if mask is None else torch.tensor(mask)
     return make_step(
         rows=rows,
         count=count,
-        seen=seen,
         lengths=None if lengths is None else torch.tensor(lengths),
-        mask=None if mask is None else torch.tensor(mask),
+        real=read_mask(mask, rows, seen, count, CPU),
         position_ids=None if position_ids is None else torch.tensor(position_ids),
         segments=None if segments is None else torch.tensor(segments),
-        device=torch.device("cpu"),
+        device=CPU,
     )
 
 
@@ -152,10 +154,7 @@ def test_refused(arguments, message):
 
 def test_a_dictionary_of_masks_is_refused():
     with pytest.raises(ValueError, match="2-D attention mask of ones and zeros, got dict"):
-        make_step(
-            rows=1, count=2, seen=0, lengths=None, mask={"full_attention": None},
-            position_ids=None, segments=None, device=torch.device("cpu"),
-        )  # fmt: skip
+        read_mask({"full_attention": None}, 1, 0, 2, CPU)
 
 
 @given(st.data())

@@ -54,6 +54,7 @@ def edit(
             it was, and so it is after any interruption.
     """
     binding = _owner(cache)
+    cache.settle()
     length = cache.get_seq_length()
     first, stop = _checked(span, length)
     ids = _ids(binding, cache, new_tokens)
@@ -77,9 +78,9 @@ def edit(
         for state, tail in zip(states, tails, strict=True):
             _keep_first(state, first)
             _append(state, tail)
-        _remember(cache, length, seen)
+        cache.restart(length, seen)
         raise
-    _remember(cache, length + moved, None if seen is None else seen + moved)
+    cache.restart(length + moved, None if seen is None else seen + moved)
     return cache
 
 
@@ -191,10 +192,4 @@ def _keep_first(state: FullState, tokens: int) -> None:
 def _forget(cache: LengthwiseCache, length: int) -> None:
     for layer in cache.layers:
         _keep_first(layer.state.store, length)
-    _remember(cache, length, None if cache.lengths is None else cache.lengths * 0 + length)
-
-
-def _remember(cache: LengthwiseCache, length: int, lengths: Tensor | None) -> None:
-    for layer in cache.layers:
-        layer.seen, layer.expected = length, False
-    cache.lengths = lengths
+    cache.restart(length, None if cache.lengths is None else cache.lengths * 0 + length)

@@ -54,6 +54,15 @@ class LayerState:
         """Forget the newest `tokens` tokens."""
         self.store.crop(tokens)
 
+    @property
+    def places(self) -> Tensor:
+        """Logical positions of all tokens held; see `StoreState.places`."""
+        return self.store.places
+
+    def hide(self, hidden: Tensor) -> None:
+        """Make padding of tokens held; see `StoreState.hide`."""
+        self.store.hide(hidden)
+
     def bytes(self) -> int:
         """Bytes allocated."""
         return self.store.bytes() + (0 if self.selector is None else self.selector.bytes())

@@ -236,7 +236,7 @@ class StoreState(ABC):
     """The keys and values of one layer.
 
     Attributes:
-        croppable: Whether `crop` works.
+        croppable: Whether `crop`, `places` and `hide` work.
     """
 
     croppable: ClassVar[bool] = False
@@ -266,6 +266,15 @@ class StoreState(ABC):
         raise ValueError(
             f"{type(self).__name__} cannot take back tokens; use FullStore for assisted decoding"
         )
+
+    @property
+    def places(self) -> Tensor:
+        """Logical positions of all tokens held `[b, held]` in order of arrival, -1 for padding."""
+        raise AssertionError(f"{type(self).__name__} cannot take back tokens")
+
+    def hide(self, hidden: Tensor) -> None:
+        """Make padding of the tokens held where `hidden [b, held]` says so."""
+        raise AssertionError(f"{type(self).__name__} cannot take back tokens")
 
 
 def at_least(owner: str, name: str, value: float, least: float) -> None:

@@ -23,10 +23,13 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from lengthwise.hf.cache import LengthwiseCache
 from lengthwise.hf.families import decoder
-from lengthwise.hf.positions import Step, make_step
+from lengthwise.hf.positions import Step, make_step, read_mask
 from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache
 
 NAME = "lengthwise"
+# Kinds of caches that only say how memory is laid out; results do not depend on them.
+REPLACED = ("dynamic", "static", "sliding_window", "hybrid", "hybrid_chunked")
+INSIDE = "lengthwise_inside"  # tells the decoder that the model around it has still to end
 
 
 class IdentityRotary(nn.Module):
@@ -53,6 +56,7 @@ class Call:
     engine: Any
     step: Step
     cache: LengthwiseCache | None
+    inside: bool = False  # whether the forward ends later than that of the decoder
 
 
 class Binding:
@@ -81,7 +85,12 @@ class Binding:
         self._generate_before = model.__dict__.get("generate")
         model.set_attn_implementation(NAME)
         self._base.rotary_emb = IdentityRotary(self._base.rotary_emb)  # type: ignore[arg-type]
-        self._hook = self._base.register_forward_pre_hook(self._before, with_kwargs=True)
+        self._hooks = [
+            self._base.register_forward_pre_hook(self._before, with_kwargs=True),
+            self._base.register_forward_hook(self._after, with_kwargs=True),
+            model.register_forward_pre_hook(self._enter, with_kwargs=True),
+            model.register_forward_hook(self._leave, with_kwargs=True),
+        ]
         # A method and not a closure: a deep copy of the model must generate with the copy.
         model.generate = MethodType(generate, model)
         object.__setattr__(model, "_lengthwise", self)
@@ -93,7 +102,8 @@ class Binding:
 
     def undo(self, model: PreTrainedModel) -> None:
         """Give the model back as it was."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         self._base.rotary_emb = self._base.rotary_emb.original  # type: ignore[union-attr]
         model.set_attn_implementation(self._attention_before)
         del model.generate
@@ -111,6 +121,7 @@ class Binding:
         bound = self._signature.bind_partial(*args, **kwargs)
         given = bound.arguments
         extra = dict(given.pop("kwargs", {}))
+        inside = extra.pop(INSIDE, False)
         ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
         if (ids is None) == (embeds is None):
             return None  # transformers has its own words for it
@@ -124,27 +135,59 @@ class Binding:
         extra[CACHE] = given.pop(CACHE, None)
         cache = self._own_cache(take_cache(extra), given.get("use_cache"))
         given["use_cache"], given[CACHE] = cache is not None, cache
-        if cache is not None and cache.get_seq_length() and cache.packed != (segments is not None):
-            raise ValueError(
-                "segment_ids must go with every forward on a cache or with none: the tokens seen "
-                f"came {'with' if cache.packed else 'without'} them"
-            )
         new = embeds if ids is None else ids
         assert isinstance(new, Tensor)
+        rows, count = new.shape[:2]
+        seen, lengths = 0, None
+        if cache is not None:
+            self._check_past(cache, rows, packed=segments is not None)
+            seen = cache.get_seq_length()
+        real = read_mask(given.get("attention_mask"), rows, seen, count, new.device)
+        if cache is not None:
+            lengths = cache.lengths_under(real)
         step = make_step(
-            rows=new.shape[0],
-            count=new.shape[1],
-            seen=0 if cache is None else cache.get_seq_length(),
-            lengths=None if cache is None else cache.lengths,
-            mask=given.get("attention_mask"),
+            rows=rows,
+            count=count,
+            lengths=lengths,
+            real=real,
             position_ids=given.get("position_ids"),
             segments=segments,
             device=new.device,
         )
         if cache is not None:
             step = replace(step, whole=cache.whole)
-            cache.expect(step.lengths, packed=segments is not None)
-        return (), {**given, **extra, NAME: Call(self.engine, step, cache)}
+            cache.begin(count, step.lengths, segments is not None, real)
+        return (), {**given, **extra, NAME: Call(self.engine, step, cache, inside)}
+
+    def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """After the decoder: a cache has seen its tokens, unless a head has still to be run."""
+        call: Call | None = kwargs.get(NAME)
+        if call is not None and call.cache is not None and not call.inside:
+            call.cache.end()
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Before the model around the decoder."""
+        return None if _cache_in(args, kwargs) is None else (args, {**kwargs, INSIDE: True})
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """After the model around the decoder, where nothing died: now its tokens are seen."""
+        cache = _cache_in(args, kwargs)
+        if cache is not None:
+            cache.end()
+
+    @staticmethod
+    def _check_past(cache: LengthwiseCache, rows: int, packed: bool) -> None:
+        cache.settle()
+        if cache.lengths is not None and len(cache.lengths) != rows:
+            raise ValueError(
+                f"the cache holds {len(cache.lengths)} rows and the tokens have {rows}; pass as "
+                "many rows as before, or take another cache from lengthwise.new_cache(model)"
+            )
+        if cache.get_seq_length() and cache.packed != packed:
+            raise ValueError(
+                "segment_ids must go with every forward on a cache or with none: the tokens seen "
+                f"came {'with' if cache.packed else 'without'} them"
+            )
 
     def _own_cache(self, cache: Any, wanted: bool | None) -> LengthwiseCache | None:
         if self._base.training and self._base.is_activation_checkpointing:
@@ -171,15 +214,37 @@ class Binding:
         return cache
 
 
+def _cache_in(args: Any, kwargs: Any) -> LengthwiseCache | None:
+    named = (x for x in (*args, *kwargs.values()) if isinstance(x, LengthwiseCache))
+    return next(named, None)
+
+
 def generate(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
     """transformers' `generate` with the cache of the adapted model, unless one is passed."""
     binding: Binding = self.__dict__["_lengthwise"]
     config = args[1] if len(args) > 1 else kwargs.get("generation_config")
-    use_cache = kwargs.get("use_cache", (config or self.generation_config).use_cache)
+
+    def setting(name: str) -> Any:
+        """As `generate` finds it: a keyword, the configuration passed, the model's own."""
+        found = [kwargs.get(name), getattr(config, name, None)]
+        found.append(getattr(self.generation_config, name, None))
+        return next((value for value in found if value is not None), None)
+
     cache = take_cache(kwargs)
-    if cache is None and use_cache is not False:
+    if cache is None and setting("use_cache") is not False:
         cache = binding.new_cache()
     kwargs[CACHE] = cache
+    kind = setting("cache_implementation")
+    if isinstance(cache, LengthwiseCache):
+        if kind in REPLACED:  # what they arrange, the store arranges
+            kwargs["cache_implementation"] = None
+        elif kind is not None:
+            raise ValueError(
+                f"an adapted model keeps its keys in its own cache, so cache_implementation must "
+                f"be None or one of {', '.join(REPLACED)}, got {kind!r}"
+            )
+        if setting("is_assistant"):
+            cache.activate_past_recording()
     before = binding._generate_before or functools.partial(type(self).generate, self)
     return before(*args, **kwargs)
 

@@ -34,13 +34,39 @@ class Step:
         return self.lengths.clamp(min=self.whole)
 
 
+def read_mask(mask: Any, rows: int, seen: int, count: int, device: torch.device) -> Tensor | None:
+    """Which of the tokens seen and new are no padding, `[rows, seen + count]`; None without a mask.
+
+    Raises:
+        ValueError: For a mask that is not 2-D, or of another shape.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(
+            f"an adapted model takes a 2-D attention mask of ones and zeros, got {shape}; "
+            "pass documents as segment_ids"
+        )
+    if mask.shape[1] != seen + count:
+        raise ValueError(
+            f"attention_mask must cover the {seen} tokens seen and the {count} new ones, "
+            f"got {mask.shape[1]} columns"
+        )
+    if mask.shape[0] != rows:
+        raise ValueError(
+            f"attention_mask must have a row for each of the {rows} rows of tokens, got "
+            f"{mask.shape[0]}"
+        )
+    return mask.to(device=device, dtype=torch.bool)
+
+
 def make_step(
     *,
     rows: int,
     count: int,
-    seen: int,
     lengths: Tensor | None,
-    mask: Tensor | None,
+    real: Tensor | None,
     position_ids: Tensor | None,
     segments: Tensor | None,
     device: torch.device,
@@ -57,9 +83,12 @@ def make_step(
 
     Positions never stand for documents: `segment_ids` do.
 
+    Args:
+        lengths: Tokens of each row so far, `[b]`; None for none.
+        real: What `read_mask` says.
+
     Raises:
-        ValueError: For a mask that is not 2-D or has another length than the tokens seen and
-            new, for positions that disagree with a padded mask or that come again without
+        ValueError: For positions that disagree with a padded mask or that come again without
             `segment_ids`, and for `segment_ids` of another shape than the tokens.
     """
     if segments is not None:
@@ -70,29 +99,16 @@ def make_step(
             )
         segments = segments.to(device)
     before = torch.zeros(rows, dtype=torch.long, device=device) if lengths is None else lengths
-    if mask is not None:
-        if not isinstance(mask, Tensor) or mask.ndim != 2:
-            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-            raise ValueError(
-                f"an adapted model takes a 2-D attention mask of ones and zeros, got {shape}; "
-                "pass documents as segment_ids"
-            )
-        if mask.shape[1] != seen + count:
-            raise ValueError(
-                f"attention_mask must cover the {seen} tokens seen and the {count} new ones, "
-                f"got {mask.shape[1]} columns"
-            )
-        real = mask.to(device=device, dtype=torch.bool)
-        if not bool(real.all()):
-            # Counting goes on from the row's own length: the past of the mask may be padded.
-            fresh = real[:, seen:]
-            if position_ids is not None and segments is not None:
-                given = position_ids.to(device).expand(rows, count).masked_fill(~fresh, -1)
-                return Step(given, segments, None, torch.maximum(before, given.amax(1) + 1))
-            positions = (before[:, None] + fresh.cumsum(1) - 1).masked_fill(~fresh, -1)
-            if position_ids is not None:
-                _agree(position_ids.to(device).expand(rows, count) - positions, fresh)
-            return Step(positions, segments, None, before + fresh.sum(1))
+    if real is not None and not bool(real.all()):
+        # Counting goes on from the row's own length: the past of the mask may be padded.
+        fresh = real[:, real.shape[1] - count :]
+        if position_ids is not None and segments is not None:
+            given = position_ids.to(device).expand(rows, count).masked_fill(~fresh, -1)
+            return Step(given, segments, None, torch.maximum(before, given.amax(1) + 1))
+        positions = (before[:, None] + fresh.cumsum(1) - 1).masked_fill(~fresh, -1)
+        if position_ids is not None:
+            _agree(position_ids.to(device).expand(rows, count) - positions, fresh)
+        return Step(positions, segments, None, before + fresh.sum(1))
     if position_ids is not None:
         positions = position_ids.to(device).expand(rows, count)
         return _explicit(positions, segments, before)

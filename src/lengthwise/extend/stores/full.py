@@ -152,5 +152,20 @@ class FullState(StoreState):
             if last.used == 0:
                 self.buffers.pop()
 
+    @property
+    def places(self) -> Tensor:
+        if not self.buffers:
+            return torch.empty(0, 0, dtype=torch.long)
+        return torch.cat([buffer.block().positions[:, 0] for buffer in self.buffers], dim=1)
+
+    def hide(self, hidden: Tensor) -> None:
+        at = 0
+        for buffer in self.buffers:
+            mine = hidden[:, None, at : at + buffer.used]
+            if bool(mine.any()):
+                buffer.positions[:, :, : buffer.used].masked_fill_(mine, -1)
+                buffer.start = None
+            at += buffer.used
+
     def bytes(self) -> int:
         return sum(t.nbytes for buffer in self.buffers for t in buffer.tensors())

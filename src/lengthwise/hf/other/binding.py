@@ -82,6 +82,16 @@ class HookBinding:
             outer = outer.outer
         running = Forward(self, outer, self._fixed)
         _RUNNING.set(running)
+        given = self._signature.bind_partial(*args, **kwargs).arguments
+        given |= given.pop("kwargs", {})
+        new = given.get("input_ids")
+        new = given.get("inputs_embeds") if new is None else new
+        if new is None:
+            return  # transformers has its own words for it
+        cache = take_cache(given)
+        seen = 0 if cache is None else int(cache.get_seq_length())
+        if seen:
+            _check_rows(cache, new.shape[0])
         if self.engine.static:
             return
         if module.training and getattr(module, "gradient_checkpointing", False):
@@ -90,17 +100,8 @@ class HookBinding:
                 "cannot run with gradient checkpointing, which runs layers again later; turn one "
                 "of them off"
             )
-        given = self._signature.bind_partial(*args, **kwargs).arguments
-        given |= given.pop("kwargs", {})
-        new = given.get("input_ids")
-        new = given.get("inputs_embeds") if new is None else new
-        if new is None:
-            return  # transformers has its own words for it
-        cache = take_cache(given)
-        seen = 0 if cache is None else cache.get_seq_length()
-        running.factor = self.engine.factor(
-            row_lengths(given.get("attention_mask"), new, int(seen) + new.shape[1])
-        )
+        mask = given.get("attention_mask")
+        running.factor = self.engine.factor(row_lengths(mask, new, seen + new.shape[1]))
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         """After a forward, also one that failed."""
@@ -127,6 +128,15 @@ class HookBinding:
         if known is None:  # the tensor is kept with its number, so that none else can have it
             known = running.scaled[id(given)] = (given, scaled(given))
         return known[1]
+
+
+def _check_rows(cache: Any, rows: int) -> None:
+    keys = getattr(cache.layers[0], "keys", None) if getattr(cache, "layers", None) else None
+    if isinstance(keys, Tensor) and keys.shape[0] != rows:
+        raise ValueError(
+            f"the cache holds {keys.shape[0]} rows and the tokens have {rows}; pass as many rows "
+            "as before, or take another cache"
+        )
 
 
 def row_lengths(mask: Tensor | None, new: Tensor, total: int) -> Tensor:

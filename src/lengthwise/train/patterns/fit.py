@@ -223,6 +223,14 @@ class _States(LayerState):
         for part in self.parts:
             part.crop(tokens)
 
+    @property
+    def places(self) -> Tensor:
+        return self.parts[0].places
+
+    def hide(self, hidden: Tensor) -> None:
+        for part in self.parts:
+            part.hide(hidden)
+
     def bytes(self) -> int:
         return sum(part.bytes() for part in self.parts)
 

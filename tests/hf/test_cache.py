@@ -1,0 +1,373 @@
+"""What a cache remembers, on every family and in every store: rows, masks, forwards that ended."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import transformers as hf
+
+import lengthwise as lw
+from lengthwise.hf.families import FAMILIES, decoder
+from lengthwise.hf.release import CACHE
+from lengthwise.testing.models import PAD, VOCABULARY, tiny_model
+
+METHODS = (
+    (),
+    (lw.DynamicNTK(),),
+    (lw.SelfExtend(group=4, window=16),),
+    (lw.StreamingLLM(sinks=2, window=12),),
+    (lw.InfLLM(pages=2, page_size=4, sinks=2, window=12),),
+)
+LOCAL = ("mistral", "qwen2", "gemma2", "gemma3_text", "gpt_oss")  # have windows of their own
+SCALED = ("gpt_oss", "phi3")
+
+
+def cases():
+    """Every family plain, and the other methods on a family with windows and one without."""
+    for family in FAMILIES:
+        yield family, ()
+    for family in ("llama", "gemma2"):
+        for methods in METHODS[1:]:
+            yield family, methods
+
+
+def tokens(rows, length, seed=1):
+    return torch.randint(
+        3, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed)
+    )
+
+
+def adapted(family, methods=(), **changes):
+    return lw.adapt(tiny_model(family, eos_token_id=None, **changes), *methods)
+
+
+@torch.no_grad()
+def read(model, ids, cache, mask=None, **kw):
+    return model(ids, attention_mask=mask, **{CACHE: cache}, **kw).logits
+
+
+def refusal(call):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def left_padded(length):
+    ids, mask = tokens(2, length), torch.ones(2, length, dtype=torch.long)
+    mask[1, : length // 3] = 0
+    return ids.masked_fill(mask == 0, PAD), mask
+
+
+# A forward that dies.
+
+
+def places(model):
+    """Modules before, inside and behind the layers."""
+    base = decoder(model)
+    last = model.get_output_embeddings()
+    return [base.layers[0], base.layers[0].mlp, base.layers[1], base.layers[1].mlp, last]
+
+
+class Death:
+    """Kills forwards at a module until it is lifted."""
+
+    def __init__(self, module, error, after=0):
+        self.left, self.error = after, error
+        self.hook = module.register_forward_pre_hook(self)
+
+    def __call__(self, module, args):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+
+    def lift(self):
+        self.hook.remove()
+
+
+def test_a_forward_that_died_is_taken_back_or_the_cache_refuses():
+    for family, methods in cases():
+        model = adapted(family, methods)
+        ids, mask = left_padded(40)
+        for at, module in enumerate(places(model)):
+            error = KeyboardInterrupt() if at % 2 else torch.OutOfMemoryError("no memory left")
+            for first in (0, 29) if at in (1, 4) else (29,):
+                cache, want = lw.new_cache(model), lw.new_cache(model)
+                for one in (cache, want) if first else ():
+                    read(model, ids[:, :first], one, mask[:, :first])
+                death = Death(module, error)
+                with pytest.raises(type(error)):
+                    read(model, ids[:, first:], cache, mask)
+                death.lift()
+                assert cache.get_seq_length() == first, (family, methods, at)
+                again = lambda: read(model, ids[:, first:], cache, mask)  # noqa: B023, E731
+                if first and not cache.is_croppable:
+                    assert "died midway" in refusal(again)
+                    continue
+                got = again()
+                expected = read(model, ids[:, first:], want, mask)
+                assert torch.equal(got, expected), (family, methods, at)
+                assert cache.get_seq_length() == 40
+
+
+def test_a_forward_of_the_decoder_alone_ends_by_itself():
+    for family in FAMILIES:
+        model, ids = adapted(family), tokens(1, 30)
+        cache, want = lw.new_cache(model), lw.new_cache(model)
+        with torch.no_grad():
+            decoder(model)(ids[:, :20], **{CACHE: cache})
+        read(model, ids[:, :20], want)
+        assert cache.get_seq_length() == 20
+        assert torch.equal(read(model, ids[:, 20:], cache), read(model, ids[:, 20:], want))
+
+
+def test_generate_goes_on_after_it_died():
+    for family in FAMILIES:
+        model, ids = adapted(family), tokens(2, 20)
+        how = {"max_new_tokens": 6, "do_sample": False}
+        want = model.generate(ids, **how)
+        cache = lw.new_cache(model)
+        death = Death(decoder(model).layers[1], KeyboardInterrupt(), after=3)
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(ids, **{CACHE: cache}, **how)
+        death.lift()
+        seen = cache.get_seq_length()
+        assert seen == 22
+        if cache.is_croppable:
+            rest = {**how, "max_new_tokens": 26 - 23}
+            assert torch.equal(model.generate(want[:, :23], **{CACHE: cache}, **rest), want)
+        else:
+            message = refusal(lambda: model.generate(want[:, :23], **{CACHE: cache}, **how))  # noqa: B023
+            assert "died midway" in message
+
+
+def test_a_refused_forward_leaves_the_cache_as_it_was():
+    model, ids = adapted("llama", METHODS[3]), tokens(1, 30)
+    cache = lw.new_cache(model)
+    read(model, ids[:, :20], cache)
+    for bad in ({"mask": torch.ones(1, 3)}, {"position_ids": torch.tensor([[0, 1]])}):
+        refusal(lambda: read(model, ids[:, 20:22], cache, **bad))  # noqa: B023
+    want = lw.new_cache(model)
+    read(model, ids[:, :20], want)
+    assert torch.equal(read(model, ids[:, 20:], cache), read(model, ids[:, 20:], want))
+
+
+def test_rows_that_changed_in_some_layers_only():
+    model = adapted("llama")
+    cache = lw.new_cache(model)
+    read(model, tokens(2, 20), cache)
+
+    def die(index):
+        raise KeyboardInterrupt
+
+    cache.layers[1].state.select_rows = die
+    with pytest.raises(KeyboardInterrupt):
+        cache.reorder_cache(torch.tensor([1, 0]))
+    for call in (
+        lambda: read(model, tokens(2, 1), cache),
+        lambda: cache.crop(-1),
+        lambda: copy.deepcopy(cache),
+    ):
+        assert "interrupted while its rows changed" in refusal(call)
+
+
+# Rows.
+
+
+def test_another_number_of_rows_is_refused():
+    for family, methods in cases():
+        model, cache = adapted(family, methods), None
+        cache = lw.new_cache(model)
+        read(model, tokens(2, 16), cache)
+        for rows in (1, 3):
+            for count in (1, 4, 20):
+                call = lambda: read(model, tokens(rows, count), cache)  # noqa: B023, E731
+                assert f"holds 2 rows and the tokens have {rows}" in refusal(call)
+        read(model, tokens(2, 4), cache)
+    mask = torch.ones(1, 4)
+    assert "a row for each of the 2 rows" in refusal(lambda: read(model, tokens(2, 4), None, mask))
+
+
+# Masks of the past.
+
+
+def test_a_row_that_ended_early_goes_on_as_if_alone():
+    """Its answer was padded; the next turn's mask says so, in `generate` or as positions."""
+    for family, methods in cases():
+        model = adapted(family, methods)
+        ids, mask = left_padded(24)
+        cache = lw.new_cache(model)
+        read(model, ids, cache, mask)
+        ended = mask.clone()
+        ended[0, 18:] = 0
+        more = torch.cat([ended, torch.ones(2, 5, dtype=torch.long)], 1)
+        positions = (more.cumsum(1) - 1)[:, -5:]
+        then = tokens(2, 5, seed=2)
+        call = lambda: read(model, then, cache, more, position_ids=positions)  # noqa: B023, E731
+        if not cache.is_croppable:
+            assert "which this cache cannot take back" in refusal(call)
+            continue
+        got = call()
+        for row in range(2):
+            real = torch.cat([ids, then], 1)[row, more[row].bool()][None]
+            alone, cut = lw.new_cache(model), real.shape[1] - 5
+            read(model, real[:, :cut], alone)
+            expected = read(model, real[:, cut:], alone)
+            torch.testing.assert_close(got[row : row + 1], expected, atol=1e-5, rtol=0)
+        # The hidden tokens stay hidden, whether or not a mask is passed again.
+        fork, last = copy.deepcopy(cache), tokens(2, 1, seed=3)
+        longer = torch.cat([more, torch.ones(2, 1, dtype=torch.long)], 1)
+        at = (longer.cumsum(1) - 1)[:, -1:]
+        torch.testing.assert_close(
+            read(model, last, cache), read(model, last, fork, longer, position_ids=at)
+        )
+
+
+def test_a_second_turn_of_generate_after_rows_that_ended_early():
+    for family in FAMILIES:
+        if family in LOCAL:
+            continue
+        model, ids = tiny_model(family, eos_token_id=None), tokens(2, 12)
+        first = torch.cat([ids, tokens(2, 3, seed=4)], 1)
+        mask = torch.ones_like(first)
+        mask[0, 13:] = 0  # as after an end of text, which pads the row
+        whole = torch.cat([first, tokens(2, 4, seed=5)], 1)
+        more = torch.cat([mask, torch.ones(2, 4, dtype=torch.long)], 1)
+        how = {"max_new_tokens": 6, "do_sample": False, "attention_mask": more}
+        want = model.generate(whole, **how)
+        lw.adapt(model)
+        cache = lw.new_cache(model)
+        read(model, first, cache)
+        assert torch.equal(model.generate(whole, **{CACHE: cache}, **how), want), family
+
+
+def test_other_masks_of_the_past_are_refused():
+    for family, methods in cases():
+        model = adapted(family, methods)
+        ids, mask = left_padded(20)
+        cache = lw.new_cache(model)
+        read(model, ids, cache, mask)
+        want = copy.deepcopy(cache)
+        ones = torch.ones(2, 4, dtype=torch.long)
+        for row, column, value, words in (
+            (0, 8, 0, "hides token 8 of row 0, which later ones in the cache have read"),
+            (1, 2, 1, "shows token 2 of row 1, which was padding"),
+        ):
+            other = torch.cat([mask, ones], 1)
+            other[row, column] = value
+            assert words in refusal(lambda: read(model, tokens(2, 4), cache, other))  # noqa: B023
+        same = torch.cat([mask, ones], 1)
+        got, expected = read(model, tokens(2, 4), cache, same), read(model, tokens(2, 4), want)
+        assert torch.equal(got, expected)
+
+
+# Taking tokens back.
+
+
+def test_crop_takes_back_columns_and_padding_among_them():
+    for family, methods in cases():
+        model = adapted(family, methods)
+        ids, mask = tokens(2, 14), torch.ones(2, 14, dtype=torch.long)
+        mask[1, 10:] = 0
+        for removed in (1, 4, 6, 14):
+            cache, want = lw.new_cache(model), lw.new_cache(model)
+            read(model, ids, cache, mask)
+            if not cache.is_croppable:
+                assert "cannot take back tokens" in refusal(lambda: cache.crop(-1))  # noqa: B023
+                break
+            cache.crop(-removed)
+            left = 14 - removed
+            if left:
+                read(model, ids[:, :left], want, mask[:, :left])
+            assert cache.get_seq_length() == left
+            assert cache.lengths.tolist() == [left, min(left, 10)]
+            got, expected = read(model, tokens(2, 3), cache), read(model, tokens(2, 3), want)
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    assert "at most the 3 seen, got -9" in refusal(lambda: cropped(-9))
+    assert "at most the 3 seen, got 2" in refusal(lambda: cropped(2))
+
+
+def cropped(count):
+    model = adapted("llama")
+    cache = lw.new_cache(model)
+    read(model, tokens(1, 3), cache)
+    cache.crop(count)
+
+
+def test_assisted_decoding_is_refused_before_anything_is_read():
+    text, how = tokens(1, 6).repeat(1, 4), {"max_new_tokens": 8, "do_sample": False}
+    for family, methods in (("gemma2", ()), ("llama", METHODS[3]), ("llama", METHODS[4])):
+        model, plain, forwards = adapted(family, methods), adapted("llama"), []
+        for one in (model, plain):
+            decoder(one).register_forward_pre_hook(lambda *_: forwards.append(1))  # noqa: B023
+        for main, more in (
+            (model, {"prompt_lookup_num_tokens": 3}),
+            (model, {"assistant_model": tiny_model("llama")}),
+            (plain, {"assistant_model": model}),
+        ):
+            message = refusal(lambda: main.generate(text, **how, **more))  # noqa: B023
+            assert "this cache cannot take back tokens" in message and not forwards
+
+
+# Copies.
+
+
+def test_a_fork_answers_a_second_question_about_the_same_text():
+    for family, methods in cases():
+        model = adapted(family, methods)
+        ids, mask = left_padded(40)
+        cache = lw.new_cache(model)
+        read(model, ids, cache, mask)
+        questions = [tokens(2, n, seed=n) for n in (1, 9)]
+        forks = [copy.deepcopy(cache), cache]
+        assert all(fork.owner is cache.owner for fork in forks)
+        out = [[], []]
+        for _ in range(2):  # in turns, so that shared memory would be seen
+            for which, question in enumerate(questions):
+                out[which].append(read(model, question, forks[which]))
+        for question, got in zip(questions, out, strict=True):
+            fresh = lw.new_cache(model)
+            read(model, ids, fresh, mask)
+            for one in got:
+                assert torch.equal(one, read(model, question, fresh)), (family, methods)
+
+
+def test_a_cache_copied_along_with_its_model_belongs_to_the_copy():
+    model = adapted("llama")
+    cache = lw.new_cache(model)
+    read(model, tokens(1, 9), cache)
+    both = copy.deepcopy({"model": model, "cache": cache})
+    got = read(both["model"], tokens(1, 2), both["cache"])
+    assert torch.equal(got, read(model, tokens(1, 2), cache))
+    assert "another model" in refusal(lambda: read(model, tokens(1, 2), both["cache"]))
+
+
+def test_what_cannot_be_copied_says_so():
+    cache = lw.new_cache(adapted("llama"))
+    assert "use copy.deepcopy(cache)" in refusal(lambda: copy.copy(cache))
+    for save in (pickle.dumps, lambda x: torch.save(x, io.BytesIO())):
+        assert "fork it with copy.deepcopy" in refusal(lambda: save(cache))  # noqa: B023
+
+
+# `generate`.
+
+
+def test_kinds_of_caches_by_name():
+    ids, how = tokens(2, 6), {"max_new_tokens": 3, "do_sample": False}
+    for family in FAMILIES:
+        model = adapted(family)
+        want = model.generate(ids, **how)
+        for kind in ("static", "dynamic", "sliding_window", "hybrid"):
+            assert torch.equal(model.generate(ids, cache_implementation=kind, **how), want)
+            model.generation_config.cache_implementation = kind
+            assert torch.equal(model.generate(ids, **how), want)
+            model.generation_config.cache_implementation = None
+        config = hf.GenerationConfig(**how, cache_implementation="static", pad_token_id=PAD)
+        assert torch.equal(model.generate(ids, config), want)
+    for kind in ("quantized", "offloaded", "paged"):
+        message = refusal(lambda: model.generate(ids, cache_implementation=kind, **how))  # noqa: B023
+        assert f"got '{kind}'" in message and "dynamic, static" in message
+    out = model.generate(ids, use_cache=False, **how)
+    assert torch.equal(out, want)
