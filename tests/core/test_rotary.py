@@ -134,3 +134,34 @@ def test_one_position_is_rotated_as_it_is_among_many(pairing: str) -> None:
     for at in range(4):
         one = rotary.rotate(x[:, :, at : at + 1], positions[..., at : at + 1])
         assert torch.allclose(one, many[:, :, at : at + 1], rtol=0, atol=1e-12)
+
+
+def test_distances_stay_sharp_to_a_hundred_million() -> None:
+    x, y = (draw(seed, 1, 2, 1, 8, dtype=torch.float32) for seed in (0, 1))
+    for factor in (1.0, 1.5):
+        rotary = Rotary(FREQUENCIES.float(), factor)
+
+        def score(query: int, key: int, rotary: Rotary = rotary) -> torch.Tensor:
+            at, of = torch.full((1, 1, 1), query), torch.full((1, 1, 1), key)
+            moved = rotary.shift(rotary.rotate(y, of + 777), torch.full((1, 1, 1), -777))
+            back = rotary.shift(rotary.rotate(y, torch.zeros_like(of)), of)
+            assert_close(moved, back, rtol=0, atol=2e-6)
+            return (rotary.rotate(x, at) * back).sum()
+
+        for far in (10**5, 10**6, 4 * 10**6, 2**24 + 1, 10**8):
+            assert_close(score(far + 30, far), score(30, 0), rtol=0, atol=1e-5)
+
+
+def test_angles_below_a_border_are_those_of_transformers() -> None:
+    """Rounded to float32 there, and exact from there on."""
+    x, inv_freq = draw(0, 1, 1, 9, 8, dtype=torch.float32), FREQUENCIES.float()
+    p = 90_000 + 1111 * torch.arange(9)
+    rounded = Rotary(inv_freq, rounded_below=95_000).rotate(x, p[None, None])
+    angles = (p[:, None].float() * inv_freq).double()
+    near = p < 95_000
+    assert near.any() and not near.all()
+    a, b = x.double().split(4, dim=-1)
+    for at, kept in ((angles, near), (p[:, None] * inv_freq.double(), ~near)):
+        theirs = torch.cat([a * at.cos() - b * at.sin(), b * at.cos() + a * at.sin()], -1)
+        gap = (rounded - theirs).abs().amax((0, 1, 3))
+        assert (gap[kept] < 1e-6).all() and (gap[~kept] > 1e-4).any()

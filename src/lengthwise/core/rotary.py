@@ -1,12 +1,17 @@
 """Rotary position embedding by apparent positions, whole or fractional.
 
 Where the numbers go, once for the whole project:
-- angle of pair n at position p is `p * inv_freq[n]`, computed in float32 (float64 stays float64);
+- angle of pair n at position p is `p * inv_freq[n]`, computed in float64: float32 would be off by
+  0.06 at position 10^6, and with it every distance; what is left of it after whole turns is exact
+  in float32 again;
+- below `rounded_below` it is rounded to float32, which is what transformers computes and what the
+  model was trained with, right or wrong;
 - a query and a key are both rotated by their own positions, so a score depends on p_q - p_k only;
 - `attention_factor` multiplies cos and sin of queries and of keys, hence scores by its square;
 - the softmax scale (usually head_dim ** -0.5) is no business of this file: `attend` applies it.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +22,8 @@ from torch import Tensor
 from lengthwise.core import native
 
 Pairing = Literal["half", "interleaved"]
+
+TURN = 2 * math.pi
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,13 @@ class Rotary:
             number, or one for each sequence of a batch, `[b]`.
         pairing: `half` pairs dimension n with n + pairs (Llama), `interleaved` 2n with 2n + 1
             (GPT-J).
+        rounded_below: Positions nearer to 0 than this have angles rounded to float32.
     """
 
     inv_freq: Float[Tensor, "*b pairs"]
     attention_factor: float | Float[Tensor, " b"] = 1.0
     pairing: Pairing = "half"
+    rounded_below: int = field(default=0, kw_only=True)
     _last: tuple[tuple[Any, tuple[Tensor, Tensor]], ...] = field(
         default=(), init=False, repr=False, compare=False
     )
@@ -61,8 +70,8 @@ class Rotary:
         width = 2 * self.inv_freq.shape[-1]
         factor = self.attention_factor
         if isinstance(factor, Tensor):
-            factor = factor.to(x)[:, None, None, None]
-        head = x[..., :width] * factor
+            factor = factor.to(torch.promote_types(x.dtype, torch.float32))[:, None, None, None]
+        head = (x[..., :width] * factor).to(x.dtype)
         return head if width == x.shape[-1] else torch.cat([head, x[..., width:]], dim=-1)
 
     def _turn(
@@ -73,8 +82,7 @@ class Rotary:
         if positions.numel() == 1 and one_row and x.device.type == "cpu":
             cos, sin = self._at(positions, exact)
         else:
-            angles = self._angles(positions, x.device, exact)
-            cos, sin = angles.cos(), angles.sin()
+            cos, sin = self._circle(positions, x.device, exact)
         shared = cos.shape[1] == 1 and cos.shape[2] == x.shape[2] and cos.dtype is torch.float32
         if shared and native.takes_turn(x, cos):
             return native.turn(x, cos[:, 0], sin[:, 0], self.pairing == "interleaved")
@@ -96,18 +104,28 @@ class Rotary:
         for known, turned in self._last:
             if known == key:
                 return turned
-        angles = self._angles(position, position.device, exact)
-        turned = angles.cos(), angles.sin()
+        turned = self._circle(position, position.device, exact)
         # Replaced as a whole, because threads share it; a layout has few places for one query.
         object.__setattr__(self, "_last", (*self._last[-3:], (key, turned)))
         return turned
 
-    def _angles(self, positions: Tensor, device: torch.device, exact: torch.dtype) -> Tensor:
-        """`[b, #h, t, pairs]`, or with 1 for `b` where all rows share their positions."""
-        at = positions.to(exact)
+    def _circle(
+        self, positions: Tensor, device: torch.device, exact: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Cosines and sines `[b, #h, t, pairs]`; 1 for `b` where all rows share positions."""
+        at = positions.to(device, torch.float64)
         if at.ndim == 3:  # otherwise a position for each pair, in a last dimension
             at = at.unsqueeze(-1)
-        return at * self._by_row(self.inv_freq.to(device, exact))
+        angles = self._angles(at)
+        if exact is torch.float32:
+            if self.rounded_below:
+                angles = torch.where(at.abs() < self.rounded_below, angles.float(), angles)
+            angles = (angles - (angles / TURN).round() * TURN).float()
+        return angles.cos(), angles.sin()
+
+    def _angles(self, at: Tensor) -> Tensor:
+        """Angles at positions `[b, #h, t, 1 or pairs]`, in float64 as they are."""
+        return at * self._by_row(self.inv_freq.to(at))
 
     @staticmethod
     def _by_row(inv_freq: Tensor) -> Tensor:

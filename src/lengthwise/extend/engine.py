@@ -192,7 +192,12 @@ class Engine:
         rotary = known.get(key)
         if rotary is None:
             rotary = axes.scaling.rotary(base, self.geometry.window, step.reach)
-            rotary = known[key] = replace(rotary, inv_freq=rotary.inv_freq.to(device))
+            # Up to the length that the model is for, angles are those that transformers computes.
+            rotary = known[key] = replace(
+                rotary,
+                inv_freq=rotary.inv_freq.to(device),
+                rounded_below=axes.scaling.reach(self.geometry.window),
+            )
         return rotary, axes.layout.key_place if stays else None
 
     def keys_read(self, layer: int, length: int) -> int:

@@ -122,7 +122,5 @@ class StartTokensRotary(Rotary):
     def shift(self, x: Tensor, offsets: Tensor) -> Tensor:
         raise AssertionError("angles are not proportional to positions: keys are not moved")
 
-    def _angles(self, positions: Tensor, device: torch.device, exact: torch.dtype) -> Tensor:
-        scaled = super()._angles(positions, device, exact)
-        untouched = positions.to(exact).unsqueeze(-1) * self.own.to(device, exact)
-        return torch.where(positions.unsqueeze(-1) < self.start_tokens, untouched, scaled)
+    def _angles(self, at: Tensor) -> Tensor:
+        return torch.where(at < self.start_tokens, at * self.own.to(at), super()._angles(at))

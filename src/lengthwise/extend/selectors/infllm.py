@@ -120,7 +120,7 @@ class InfLLMState(SelectorState):
         self.base = 0  # the smallest of them
         self.mass: Tensor | None = None  # drawn by the keys from page `base` on, [b, kv, m]
         self.keys: Tensor | None = None  # representatives, [b, kv, pages * 4, d]
-        self.places: Tensor | None = None  # their logical positions, [b, kv, pages * 4]
+        self.places: Tensor | None = None  # their positions, -1 for none, [b, kv, pages * 4]
 
     def attend(
         self, queries: Queries, store: StoreState, regions: Sequence[Region], **kw: Any
@@ -192,6 +192,7 @@ class InfLLMState(SelectorState):
         places = (starts[:, None] + top.indices.sort(dim=-1).values).flatten(2)
         slots = self.slots.of(places.flatten(1)).unflatten(1, (kv, -1))
         keys = torch.stack([store.gather(slots[:, h]).keys[:, h] for h in range(kv)], dim=1)
+        places = torch.where(slots >= 0, places, -1)  # where positions jump, a page may be empty
         due = (pages >= self.made[:, None]) & (pages < done[:, None])
         due = due.repeat_interleave(REPRESENTATIVES, dim=1)[:, None]
         old = self.base * REPRESENTATIVES
@@ -222,7 +223,8 @@ class InfLLMState(SelectorState):
         pages = self.keys.shape[2] // REPRESENTATIVES
         last = self.paging.last(torch.arange(pages, device=queries.positions.device))
         distance = queries.positions[:, :, None] - last
-        far = distance >= self.config.window
+        filled = (self.places[:, 0].unflatten(1, (pages, REPRESENTATIVES)) >= 0).any(-1)
+        far = (distance >= self.config.window) & filled[:, None]
         if not far.any():
             return None
         if self.config.pages >= pages:
