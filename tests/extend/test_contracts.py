@@ -6,6 +6,7 @@ import torch
 import lengthwise as lw
 from lengthwise.extend import layouts, scaling, selectors, stores
 from lengthwise.testing import Case, parametrize
+from lengthwise.testing.models import tiny_model
 
 GROWING = (
     "frequencies follow the length of the text, so what a token saw when it was read depends on "
@@ -226,3 +227,39 @@ def test_every_exported_method_has_a_case():
 def test_scalings_without_a_case_fit_no_rotary_model():
     for cls in UNROTATED:
         assert "rotary" not in cls.fits
+
+
+def test_gradients_through_adapt_are_those_of_differences():
+    """Along one direction over all weights that make queries, keys and values.
+
+    GPT-NeoX, because other families' norms round to float32.
+    """
+    ids = torch.randint(3, 300, (1, 75), generator=torch.Generator().manual_seed(0))
+    shape = {"num_hidden_layers": 1, "hidden_size": 96, "head_dim": 16, "rotary_pct": 1.0}
+    one_each = {type(case.methods[0]): case.methods for case in [*CASES, *SELECTORS]}
+    for methods in one_each.values():
+        model = tiny_model("gpt_neox", **shape).double()
+        g = torch.Generator().manual_seed(1)
+        weights = torch.randn(1, 75, 320, generator=g, dtype=torch.float64)
+        moved = [p for n, p in model.named_parameters() if n.endswith("query_key_value.weight")]
+        steps = [1e-5 * torch.randn(p.shape, generator=g, dtype=torch.float64) for p in moved]
+
+        def value(model=model, weights=weights):
+            return (model(ids, use_cache=False).logits * weights).sum()
+
+        def value_at(times, moved=moved, steps=steps, value=value):
+            with torch.no_grad():
+                for parameter, step in zip(moved, steps, strict=True):
+                    parameter.add_(step, alpha=times)
+                return value().item()
+
+        lw.adapt(model, *methods)
+        if isinstance(methods[0], lw.InfLLM):
+            with pytest.raises(ValueError, match="InfLLM has no gradient for the keys of its pag"):
+                value().backward()
+            continue
+        value().backward()
+        slope = sum((p.grad * s).sum().item() for p, s in zip(moved, steps, strict=True))
+        by_difference = (value_at(1) - value_at(-2)) / 2
+        assert abs(slope) > 1e-5
+        assert abs(slope - by_difference) < 1e-6 * abs(slope), (methods, slope, by_difference)

@@ -11,6 +11,7 @@ from lengthwise.core.attention import attend_blocks
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock, Queries
+from lengthwise.core.pages import refuse_gradients
 from lengthwise.core.partial import merge, sink
 from lengthwise.core.regions import OWN, Place, Region
 from lengthwise.core.rotary import Rotary
@@ -163,7 +164,11 @@ class Engine:
         parts = [attend_blocks(queries, blocks, exact, need_lse=not alone, **kw)]  # type: ignore[arg-type]
         if pages is not None:
             assert state is not None
-            parts += pages.attend(queries, state.store, regions, **kw)
+            owner = type(axes.selector).__name__
+            parts += [
+                refuse_gradients(part, (k, v), owner)
+                for part in pages.attend(queries, state.store, regions, **kw)
+            ]
         if learned_sink is not None:
             parts.append(sink(learned_sink, parts[0]))
         return merge(parts).out
