@@ -28,7 +28,7 @@ from typing import Any
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 TEXT = "It was a bright cold day in April, and the clocks were striking thirteen. "
-TELLS = frozenset({"resumed"})  # whether a run was stopped, which pack writes down
+TELLS = frozenset({"resumed", "session"})  # whether, or in which run, something was done
 RUNS = 6  # a command that does not end within so many runs does not end
 
 
