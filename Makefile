@@ -18,13 +18,14 @@ define timed
 @echo "$(1)"; start=$$(date +%s); $(2) && echo "  done in $$(( $$(date +%s) - start )) s"
 endef
 
-.PHONY: help demo test check versions bench clean distclean
+.PHONY: help demo test check docs versions bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       install, then show the bundled model beyond its window (3 minutes)"
 	@echo "make test       install with the development tools, then run the tests"
 	@echo "make check      lint, types and tests: what continuous integration runs"
+	@echo "make docs       build the documentation site in build/docs"
 	@echo "make versions   run the tests on every other release of transformers that is known"
 	@echo "make bench      run every benchmark, one after the other"
 	@echo "make clean      remove caches and build outputs"
@@ -40,8 +41,12 @@ check: $(VENV)/.dev
 	@echo "ruff check";  $(PY) -m ruff check .
 	@echo "ruff format"; $(PY) -m ruff format --check .
 	@echo "mypy src";    $(PY) -m mypy src
+	@echo "sphinx";      $(MAKE) --no-print-directory docs
 	@echo "pytest";      $(PY) -m pytest -n 2
 	@$(MAKE) --no-print-directory versions TESTS=tests/hf
+
+docs: $(VENV)/.dev
+	@$(PY) -m sphinx -q -W --keep-going -b html docs build/docs
 
 # What the tests run on besides the pins: transformers alone, laid over the environment.
 OTHERS = $(shell $(PY) -c "from lengthwise.hf.release import KNOWN; import transformers; \

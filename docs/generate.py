@@ -7,14 +7,18 @@ Everything here comes from evidence/, benchmarks/results/ and the methods' own d
 """
 
 import dataclasses
+import inspect
 import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from memory_figure import memory_figure
 
-from lengthwise import catalogue
+from lengthwise import catalogue, rooms
+from lengthwise.extend.layouts import CacheSlots, FarAsOne
+from lengthwise.extend.scaling import OwnScaling
 from lengthwise.lab.extension import CLAIMS, place
 from lengthwise.measure import Results
 from lengthwise.measure.report.charts import loss_chart
@@ -28,6 +32,10 @@ DEMO = ROOT / "evidence" / "demo" / "results.jsonl"
 EXTEND = ROOT / "evidence" / "extend"
 LAB_LOG = ROOT / "evidence" / "lab_model" / "log.jsonl"
 ROOMS = {"scaling": "Scaling", "layout": "Layout", "selector": "Selector", "store": "Store"}
+CHOSEN = (
+    "YaRN", "DynamicYaRN", "SelfExtend", "ReRoPE", "InfLLM", "StreamingLLM", "LMInfinite"
+)  # fmt: skip
+INTERNAL = (CacheSlots, FarAsOne, OwnScaling)  # what others bring, or nothing at all
 QUESTIONS = {
     "scaling": "How does an apparent position become an angle?",
     "layout": "Which keys does a query see, and how far away do they seem?",
@@ -197,6 +205,20 @@ def extension_table() -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def choose_table() -> str:
+    """The methods that docs/choose.md names, in its order: four windows past, and one inside."""
+    by_name = {record["method"]: record for record in extension_records()}
+    lines = ["| method | inside | loss 4× | passkeys 4× | loss 16× | passkeys 16× |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name in CHOSEN:
+        numbers, spans = by_name[name]["numbers"], _spans(by_name[name])
+        found = numbers["passkeys_found"]
+        cells = [signed(numbers["loss_inside_window_above_plain"])]
+        cells += [x for n in (4, 16) for x in (signed(spans[n]), f"{found[str(n)]:.0%}")]
+        lines.append(f"| `{by_name[name]['spec']}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def extension_verdicts() -> str:
     lines = ["| method | the paper's claim | verdict | note |", "| --- | --- | --- | --- |"]
     made = extension_records()
@@ -311,7 +333,11 @@ def train_plan_table() -> str:
 def method_table() -> str:
     lines = ["| axis | the question it answers | methods |", "| --- | --- | --- |"]
     for axis, title in ROOMS.items():
-        names = [f"`{cls.__name__}`" for cls in catalogue.methods().values() if cls.axis == axis]
+        names = [
+            f"`{cls.__name__}`"
+            for cls in catalogue.methods().values()
+            if cls.axis == axis and cls not in INTERNAL
+        ]
         lines.append(f"| {title} | {QUESTIONS[axis]} | {', '.join(names)} |")
     return "\n".join(lines)
 
@@ -321,19 +347,61 @@ def method_pages() -> str:
     for axis, title in ROOMS.items():
         pages += [f"## {title}", "", QUESTIONS[axis], ""]
         for cls in catalogue.methods().values():
-            if cls.axis != axis:
-                continue
-            fields = ", ".join(
-                f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default!r}"
-                for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-            )
-            doc = re.sub(r"\n {4}", "\n", cls.__doc__ or "").strip()
-            doc = re.sub(
-                r"\n(Source|Differs from the source|Reduces to|Args|Raises):", r"\n**\1:**", doc
-            )
-            doc = re.sub(r"\n {4}(\w+): ", r"\n- `\1`: ", doc)
-            pages += [f"### `{cls.__name__}({fields})`", "", doc, ""]
+            if cls.axis == axis and cls not in INTERNAL:
+                pages += described(cls.__name__, cls)
     return "\n".join(pages).rstrip() + "\n"
+
+
+def room_pages() -> str:
+    """What is exported besides methods, room by room."""
+    pages = ["# Everything else that has a name", ""]
+    pages += [
+        "Generated from the docstrings by `docs/generate.py`; `lengthwise list` shows it in short.",
+        "",
+    ]
+    for room, module in rooms.ROOMS.items():
+        pages += [
+            f"## {room.capitalize()}",
+            "",
+            rooms.about(room),
+            "",
+            f"`from {module} import …`",
+            "",
+        ]
+        for item in rooms.items(room):
+            if room == "recipes":
+                pages += [f"### `{item.name}`", "", f"{item.summary} {linked(item.source)}.", ""]
+            else:
+                pages += described(item.name, item.thing)
+    return "\n".join(pages).rstrip() + "\n"
+
+
+def described(name: str, thing: Any) -> list[str]:
+    """A class or function from its docstring, with links to its paper and its source."""
+    if dataclasses.is_dataclass(thing):
+        fields = [f for f in dataclasses.fields(thing) if f.init and not f.name.startswith("_")]
+        written = ", ".join(
+            f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default!r}"
+            for f in fields
+        )
+    else:
+        empty = inspect.Parameter.empty
+        parameters = inspect.signature(thing).parameters.values()
+        written = ", ".join(
+            str(p.replace(annotation=empty)) for p in parameters if p.name != "self"
+        )
+    doc = inspect.getdoc(thing) or ""
+    doc = re.sub(r"\n(Source|Differs from the source|Reduces to|\w+):( |\n)", r"\n\n**\1:**\2", doc)
+    doc = re.sub(r"\n {4}([\w, ]+): ", r"\n- `\1`: ", doc)
+    doc = re.sub(r"\n{3,}", "\n\n", doc)
+    file = Path(inspect.getsourcefile(inspect.unwrap(thing)) or "").relative_to(ROOT)
+    source = f"[{file.relative_to('src')}](../{file})"
+    return [f"### `{name}({written})`", "", linked(doc), "", source, ""]
+
+
+def linked(text: str) -> str:
+    """The text, with every arXiv number a link."""
+    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 
 def loss_figure() -> str:
@@ -443,6 +511,7 @@ PARTS = {
             "one token, s": "decode.median",
         },
     ),
+    "choose": choose_table,
     "extension": extension_table,
     "extension-verdicts": extension_verdicts,
     "decode": lambda: benchmark_table("decode"),
@@ -461,7 +530,10 @@ def filled(text: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated file and what it should hold."""
-    written = {ROOT / "docs" / "methods.md": method_pages()}
+    written = {
+        ROOT / "docs" / "methods.md": method_pages(),
+        ROOT / "docs" / "rooms.md": room_pages(),
+    }
     if DEMO.exists():
         written[ROOT / "docs" / "figures" / "loss.svg"] = loss_figure()
     if extension_records():

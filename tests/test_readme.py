@@ -24,7 +24,8 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")
 
 SHELL = {"console", "sh"}
 SHOWN = {"text", "json", "jsonl", "toml", "html", "mermaid", "makefile"}  # nothing to run
-FENCE = re.compile(r"^( *)(`{3,})([\w-]*)[^\n`]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
+SHOWN |= {"{eval-rst}", "{toctree}"}  # words to the site's builder
+FENCE = re.compile(r"^( *)(`{3,})([\w{}-]*)[^\n`]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 EXEMPT = re.compile(r"<!-- not run: \S.*-->\s*\Z")
 
 # The commands that pip installed beside this interpreter; not resolved, for it may be a link.

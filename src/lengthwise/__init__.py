@@ -8,6 +8,7 @@ them all.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _VERBS = {
     "tune_head_scale": "lengthwise.extend.scaling.head_scale",
 }
 _FAMILIES = ("scaling", "layouts", "selectors", "stores")
+_ROOMS = ("lab", "measure", "testing", "train")
 
 
 def _home(name: str) -> Any:
@@ -62,6 +64,12 @@ def _home(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"lengthwise.{name}")
+    if name == "__version__":
+        return version("lengthwise")
+    if name == "__all__":
+        return [one for one in __dir__() if not one.startswith("_")]
     home = _home(name)
     if home is None:
         raise AttributeError(f"module 'lengthwise' has no attribute {name!r}")
@@ -76,4 +84,5 @@ def __dir__() -> list[str]:
         for family in _FAMILIES
         for name in import_module(f"lengthwise.extend.{family}").__all__
     ]
-    return sorted([*(name for name in globals() if name.startswith("__")), *_VERBS, *methods])
+    own = ["__version__", *(name for name in globals() if name.startswith("__"))]
+    return sorted([*own, *_VERBS, *_ROOMS, *methods])

@@ -180,8 +180,7 @@ def parse_many(words: str) -> tuple[Method, ...]:
 
 def describe(cls: type[Method]) -> Description:
     """What the docstring of a method says, in its parts."""
-    head, sections = _sections(inspect.getdoc(cls) or "")
-    summary = re.split(r"(?<=[.:])\s", head.replace("\n\n", " "), maxsplit=1)[0]
+    head, parts = sections(inspect.getdoc(cls) or "")
     options = _options(cls)
     fields = [options[field.name] for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     shown = [option for option in fields if option.default is None] or fields
@@ -189,11 +188,11 @@ def describe(cls: type[Method]) -> Description:
     return Description(
         name=cls.__name__,
         axis=cls.axis,
-        summary=summary,
+        summary=first_sentence(head),
         details=head,
-        source=sections.get("Source", ""),
-        differs=sections.get("Differs from the source", ""),
-        reduces=sections.get("Reduces to", ""),
+        source=parts.get("Source", ""),
+        differs=parts.get("Differs from the source", ""),
+        reduces=parts.get("Reduces to", ""),
         options=tuple(options.values()),
         example=cls.__name__.lower() + (f":{filled}" if filled else ""),
     )
@@ -282,7 +281,7 @@ def _within_budget(cls: Any, values: dict[str, Any]) -> Method:
 
 def _options(cls: type[Method]) -> dict[str, Option]:
     """Every argument of a method; `budget` too where it can be built from one."""
-    texts = _arguments(_sections(inspect.getdoc(cls) or "")[1].get("Args", ""))
+    texts = _arguments(sections(inspect.getdoc(cls) or "")[1].get("Args", ""))
     options = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         default = None if field.default is MISSING else repr(field.default)
@@ -298,21 +297,26 @@ def _must_be_given(cls: type[Method], option: str) -> bool:
     return option in fields and fields[option].default is MISSING
 
 
-def _sections(docstring: str) -> tuple[str, dict[str, str]]:
+def first_sentence(text: str) -> str:
+    """Up to the first full stop or colon that a space follows, in one line."""
+    return re.split(r"(?<=[.:])\s", " ".join(text.split()), maxsplit=1)[0]
+
+
+def sections(docstring: str) -> tuple[str, dict[str, str]]:
     """The text before the sections, and every section under its title."""
     head: list[str] = []
-    sections: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     lines = head
     for line in docstring.splitlines():
         title = re.match(r"(Source|Differs from the source|Reduces to|Args|Raises):\s*(.*)", line)
         if title:
-            lines = sections.setdefault(title[1], [title[2]])
+            lines = found.setdefault(title[1], [title[2]])
         else:
             lines.append(line)
     keep = ("Args", "Raises")
     joined = {
         name: "\n".join(body) if name in keep else " ".join(" ".join(body).split())
-        for name, body in sections.items()
+        for name, body in found.items()
     }
     return "\n".join(head).strip(), joined
 

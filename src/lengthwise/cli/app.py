@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -20,6 +20,7 @@ from lengthwise.cli import (
     extend,
     interrupt,
     lab,
+    listing,
     measure,
     methods,
     pack,
@@ -93,12 +94,27 @@ for command in (
     plan.plan, pack.pack, train.train,
 ):  # fmt: skip
     app.command()(command)
+app.command("list")(listing.listing)
 app.add_typer(lab.lab, name="lab")
 app.add_typer(probe.probe, name="probe")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"lengthwise {version('lengthwise')}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
-def lengthwise(context: typer.Context) -> None:
+def lengthwise(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
     """Use and measure language models beyond the length that they were trained for.
 
     Start with `lengthwise demo`: it needs no network and takes three minutes. Wherever a command

@@ -1,11 +1,10 @@
 """`lengthwise methods`: what there is, and everything about one of them."""
 
-import shutil
-import sys
-import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from lengthwise.cli.listing import indented
 
 if TYPE_CHECKING:
     from lengthwise.catalogue import Description
@@ -26,8 +25,8 @@ def methods(
         described = [catalogue.describe(getattr(family, one)) for one in family.__all__]
         print(f"{described[0].axis.capitalize()}: {_lower(family.__doc__ or '')}")
         for one in described:
-            print(_indented(f"  {one.name:<15}", one.summary))
-            print(_indented(" " * 17, one.example))
+            print(indented(f"  {one.name:<15}", one.summary))
+            print(indented(" " * 17, one.example))
         print()
     print("At most one for each axis; join them with +, as in --method yarn:factor=8+streamingllm")
     print("All about one of them: lengthwise methods NAME")
@@ -36,38 +35,25 @@ def methods(
 def _in_full(method: "Description") -> str:
     parts = [f"{method.name} ({method.axis})", ""]
     for paragraph in method.details.split("\n\n"):
-        parts += [_indented("  ", " ".join(paragraph.split())), ""]
+        parts += [indented("  ", " ".join(paragraph.split())), ""]
     for title, text in (
         ("Source", method.source),
         ("Differs from the source", method.differs),
         ("Reduces to", method.reduces),
     ):
         if text:
-            parts += [_indented(f"  {title}: ", text, hang=4), ""]
+            parts += [indented(f"  {title}: ", text, hang=4), ""]
     if method.options:
         width = max(len(option.name) for option in method.options)
         parts.append("  Options")
         for option in method.options:
             default = "" if option.default is None else f" Default {option.default}."
-            parts.append(_indented(f"    {option.name:<{width}}  ", option.text + default))
+            parts.append(indented(f"    {option.name:<{width}}  ", option.text + default))
         parts.append("")
     arguments = method.example.partition(":")[2].replace(",", ", ")
     parts.append(f"  --method {method.example}")
     parts.append(f"  lw.adapt(model, lw.{method.name}({arguments}))")
     return "\n".join(parts)
-
-
-def _indented(start: str, text: str, hang: int | None = None) -> str:
-    columns = min(shutil.get_terminal_size((100, 24)).columns, 100) if sys.stdout.isatty() else 100
-    indent = " " * (len(start) if hang is None else hang)
-    return textwrap.fill(
-        text,
-        max(columns, 40),
-        initial_indent=start,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _lower(sentence: str) -> str:
