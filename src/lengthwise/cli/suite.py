@@ -221,13 +221,16 @@ def open_server(url: str, server: Server) -> "Reader":
         )
     from lengthwise.measure.engines.endpoint import ChatEndpoint, Endpoint
 
-    return (ChatEndpoint if server.chat else Endpoint)(
+    reader = (ChatEndpoint if server.chat else Endpoint)(
         url,
         tokenizer=read_tokenizer(server.tokenizer),
         model=server.name or None,
         key=key,
         parallel=server.parallel,
     )
+    if not reader.counts:
+        say(f"{url} does not count tokens of prompts: one that it cuts would go unnoticed")
+    return reader
 
 
 def read_tokenizer(name: str) -> "PreTrainedTokenizerBase":

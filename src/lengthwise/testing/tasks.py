@@ -140,6 +140,22 @@ def check_oracle(case: TaskCase, tokenizers: Tokenizers) -> None:
         assert case.task.score(item.answer, item) == 1
 
 
+def check_any_answer(case: TaskCase, tokenizers: Tokenizers) -> None:
+    """Whatever text is answered has a score; some are what broken models and servers write."""
+    item = _items(case, tokenizers)[0]
+    for text in (
+        "²",
+        "٣",
+        "9" * 5000,
+        "[" * 500 + "]" * 500,
+        "\0\x1b\u2028\x85",
+        "<a>" * 300,
+        "\ufffd",
+    ):
+        for answer in (text, item.answer + text, text + item.answer):
+            assert 0 <= case.task.score(answer, item) <= 1, repr(answer[:50])
+
+
 def check_wrong_answers(case: TaskCase, tokenizers: Tokenizers) -> None:
     """Nothing scores 0, and another item's answer is not perfect unless it is the same."""
     items = _items(case, tokenizers)
@@ -215,6 +231,7 @@ CHECKS: dict[str, Callable[[TaskCase, Tokenizers], None]] = {
     "deterministic": check_deterministic,
     "golden": check_golden,
     "oracle": check_oracle,
+    "any answer": check_any_answer,
     "wrong answers": check_wrong_answers,
     "chance": check_chance,
     "no leak": check_no_leak,

@@ -1,8 +1,10 @@
 """A server on this machine that misbehaves in every way that servers are known for."""
 
+import gzip
 import json
 import socket
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +35,7 @@ class Server:
         self.headers: list[Any] = []
         self.models: list[dict[str, Any]] | None = [{"id": NAME}]
         self.name: str | None = NAME  # what replies are signed with; None leaves it out
-        self.usage: int | None = None
+        self.usage: dict[str, Any] | None = None  # of the last chunk
         self.done = True  # whether a stream ends in [DONE]
         # For a prompt: what to do instead, once for each time that it comes.
         self.bad: defaultdict[str, deque[Callable[[Any], None]]] = defaultdict(deque)
@@ -71,7 +73,7 @@ class Server:
             named = {"model": self.name} if self.name else {}
             return f"data: {json.dumps({**named, 'choices': [choice], **more})}\n\n"
 
-        usage = {} if self.usage is None else {"usage": {"completion_tokens": self.usage}}
+        usage = {} if self.usage is None else {"usage": self.usage}
         events = [event(letter, None) for letter in text] + [event("", "stop", **usage)]
         return events + (["data: [DONE]\n\n"] if self.done else [])
 
@@ -235,6 +237,7 @@ def test_the_request_is_greedy_streamed_and_as_long_as_allowed(server, open_endp
     reply = next(open_endpoint().answer([item("hello you", allowance=5)]))
     assert server.requests[-1] == {
         "model": NAME, "prompt": "hello you", "max_tokens": 5, "temperature": 0, "stream": True,
+        "stream_options": {"include_usage": True},
     }  # fmt: skip
     assert reply.text == "HELLO" and not reply.refused
     assert 0 < reply.first_token <= reply.seconds
@@ -245,8 +248,12 @@ def test_tokens_are_the_servers_count_or_our_own(server, open_endpoint, tokenize
     reader = open_endpoint()
     own = next(reader.answer([item("hello")])).tokens
     assert own == len(tokenizer("HELL", add_special_tokens=False)["input_ids"]) > 0
-    server.usage = 77
+    server.usage = {"completion_tokens": 77}
     assert next(reader.answer([item("hello")])).tokens == 77
+    for nonsense in (None, "7", 10**30, -1, True, float("nan"), 2.5, [7], 0):
+        server.usage = {"completion_tokens": nonsense, "prompt_tokens": nonsense}
+        (reply,) = reader.answer([item("hello")])
+        assert (reply.tokens, reply.refused) == (own, ""), nonsense
 
 
 def test_a_stream_may_end_without_done(server, open_endpoint):
@@ -304,7 +311,9 @@ def test_retry_after_may_be_a_date():
     assert 95 < endpoint._asked_pause(soon) <= 100
     assert endpoint._asked_pause("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert endpoint._asked_pause("in a while") is None
+    assert endpoint._asked_pause("Wed, 21 Oct 2015 07:28:00 +9999999999") is None
     assert endpoint._asked_pause(None) is None
+    assert endpoint._asked_pause("nan") == endpoint._asked_pause("-1") == 0
 
 
 def test_a_pause_longer_than_an_answer_may_take_ends_the_waiting(server, open_endpoint, pauses):
@@ -324,23 +333,140 @@ def test_a_prompt_that_always_fails_is_refused_and_the_rest_goes_on(server, open
     assert server.asked("two") == 3
 
 
-def test_an_answer_that_takes_too_long_is_refused(server, open_endpoint):
+def test_nothing_that_a_server_sends_holds_off_the_deadline(server, open_endpoint):
     over = threading.Event()
 
-    def silent(handler):
-        over.wait(10)
+    def dripping(head: bytes, drop: bytes) -> Callable[[Handler], None]:
+        def behave(handler: Handler) -> None:
+            handler.wfile.write(head)
+            while not over.wait(0.02):
+                handler.wfile.write(drop)
 
-    def trickling(handler):
-        handler.reply(200, "", "text/event-stream")
-        while not over.wait(0.05):
-            handler.wfile.write(server.events("Z")[0].encode())
+        return behave
 
-    server.always = {"two": silent, "six": trickling}
-    reader = open_endpoint(retries=1, timeout=1)
-    one, two, six = reader.answer([item("one"), item("two"), item("six")])
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    server.always = {
+        "silence": lambda handler: over.wait(10),
+        "events": dripping(head, server.events("Z")[0].encode()),
+        "comments": dripping(head, b": ping\n\n"),
+        "bytes": dripping(head + b"data: ", b"x"),
+        "headers": dripping(head[:17], b"X-A: b\r\n"),
+        "status line": dripping(b"", b"H"),
+        "error": dripping(b"HTTP/1.1 500 Oops\r\n\r\n", b"x"),
+        "after the end": dripping(head + server.events("")[0].encode(), b": ping\n\n"),
+    }
+    reader = open_endpoint(retries=0, timeout=0.5, parallel=9)
+    began = time.perf_counter()
+    replies = list(reader.answer([item(prompt) for prompt in [*server.always, "one"]]))
+    assert time.perf_counter() - began < 5
     over.set()
-    assert one.text == "ONE"
-    assert "Timeout" in two.refused and "slower than 1 s" in six.refused
+    assert replies.pop().text == "ONE"
+    for reply in replies:
+        assert reply.refused == "no answer in 1 tries; the last: slower than 0.5 s"
+        assert reply.again and 0.4 < reply.seconds < 4
+
+
+def test_what_is_open_and_what_is_final(server, open_endpoint):
+    """A server's bad day may be over when the prompt is asked again; its word about it is not."""
+    server.always = {
+        "down": status(503, "busy"),
+        "long": status(400, "too long"),
+        "filtered": lambda handler: handler.stream(
+            ['data: {"choices": [{"text": "x", "finish_reason": "content_filter"}]}\n\n']
+        ),
+    }
+    down, long, filtered, over = open_endpoint(retries=1).answer(
+        [item("down"), item("long"), item("filtered"), item("over", 10**7)]
+    )
+    assert down.refused and down.again
+    assert long.refused and not long.again
+    assert "'content_filter', which is no end" in filtered.refused and not filtered.again
+    assert [server.asked(prompt) for prompt in ("down", "long", "filtered")] == [2, 1, 1]
+    assert over.text == "OVER"  # no window is listed
+
+
+def test_a_prompt_that_the_server_cut_is_refused(server, open_endpoint):
+    reader = open_endpoint()
+    assert not reader.counts
+    server.usage = {"prompt_tokens": 1}
+    assert open_endpoint().counts
+    for read, cut in ((1000, False), (982, False), (981, True), (50, True), (1400, False)):
+        server.usage = {"prompt_tokens": read}
+        (reply,) = reader.answer([item("x", length=1004)])
+        assert bool(reply.refused) == cut, read
+    (reply,) = reader.answer([item("x", length=9004)])
+    assert reply.refused.startswith("the server read 1,400 of 9,000 tokens: it cut the prompt")
+    assert server.asked("x") == 6
+
+
+def test_a_server_that_will_not_count(server, open_endpoint):
+    """Some refuse a request with fields that they do not know."""
+    server.bad[FIRST].append(status(422, "stream_options: Extra inputs are not permitted"))
+    reader = open_endpoint()
+    assert next(reader.answer([item("one")])).text == "ONE"
+    assert ["stream_options" in body for body in server.requests] == [True, False, False]
+    server.always[FIRST] = status(422, "no")
+    assert "does not answer: 422: no" in refusal(open_endpoint)
+
+
+def test_answers_come_before_those_that_are_waited_for(server, open_endpoint):
+    over = threading.Event()
+    server.always["one"] = lambda handler: (over.wait(10), handler.stream(server.events("ONE")))
+    replies = open_endpoint(parallel=2).as_they_come([item(p) for p in ("one", "two", "six")])
+    assert [(i, reply.text) for i, reply in (next(replies), next(replies))] == [
+        (1, "TWO"), (2, "SIX"),
+    ]  # fmt: skip
+    over.set()
+    assert [(i, reply.text) for i, reply in replies] == [(0, "ONE")]
+
+
+def test_what_is_under_way_when_a_server_goes_is_still_had(server, open_endpoint):
+    gone = threading.Event()
+
+    def slow(handler):
+        gone.wait(10)
+        handler.stream(server.events("SLOW"))
+
+    def go(handler):
+        status(401, "expired")(handler)
+        gone.set()
+
+    server.always = {"slow": slow, "go": go}
+    replies = open_endpoint(parallel=2).as_they_come([item(p) for p in ("slow", "go", "six")])
+    assert next(replies)[1].text == "SLOW"
+    assert "401: expired" in refusal(lambda: next(replies))
+
+
+def test_a_redirect_is_not_followed(server, open_endpoint):
+    reader = open_endpoint(key="secret-3")
+    moved = status(307, "moved", Location="https://other.example/v1\x1b[2J")
+    server.always["one"] = moved
+    words = refusal(lambda: list(reader.answer([item("one")])))
+    assert "sends us on to https://other.example/v1\ufffd[2J (307); give that address" in words
+    server.always[FIRST] = moved
+    assert "sends us on" in refusal(open_endpoint)
+
+
+def test_nothing_is_unpacked(server, open_endpoint):
+    body = gzip.compress(b"".join(event.encode() for event in server.events("ONE")))
+
+    def packed(handler):
+        handler.reply(200, "", "text/event-stream", Content_Encoding="gzip")
+        handler.wfile.write(body)
+
+    server.always["one"] = packed
+    (reply,) = open_endpoint(retries=0).answer([item("one")])
+    assert reply.refused.endswith("no stream of events but text/event-stream, gzip")
+    assert server.headers[-1]["Accept-Encoding"] == "identity"
+
+
+def test_other_lists_of_models(server, open_endpoint):
+    for models in (7, None, {"id": NAME}, [7], [{}], [{"id": 7}], [{"id": [NAME]}], [[]]):
+        server.models = models
+        assert open_endpoint(model=NAME).window is None
+    for window in (None, "9", -1, 0, True, 2.5, 10**9, [], float("nan")):
+        server.models = [{"id": 7}, {"id": "\ud800"}, {"id": NAME, "max_model_len": window}]
+        assert open_endpoint().window is None
 
 
 def test_too_long_a_prompt_is_refused_and_the_rest_goes_on(server, open_endpoint):
@@ -439,6 +565,9 @@ def test_the_key_is_sent_and_not_told(server, open_endpoint):
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret-1"}
     assert "secret-1" not in json.dumps(reader.describe())
     assert open_endpoint() and server.headers[-1]["Authorization"] is None
+    for broken in ("secret-2\n", "secret-2\u00e9"):
+        words = refusal(lambda broken=broken: open_endpoint(key=broken))
+        assert "characters that no header can carry" in words and "secret" not in words
 
 
 def test_a_server_without_completions(server, open_endpoint):
@@ -453,6 +582,7 @@ def test_chat(server, open_endpoint):
     assert server.requests[-1] == {
         "model": NAME, "messages": [{"role": "user", "content": "hello"}],
         "max_tokens": 9, "temperature": 0, "stream": True,
+        "stream_options": {"include_usage": True},
     }  # fmt: skip
     assert reader.describe()["request"] == "chat/completions"
 
@@ -467,6 +597,8 @@ def test_the_address_with_and_without_its_end(server, url, tokenizer):
     [
         ({"url": "localhost:8000"}, "write http://host:port/v1"),
         ({"url": "ftp://host"}, "write http://host:port/v1"),
+        ({"url": "http://host:99999"}, "write http://host:port/v1"),
+        ({"url": "http://[::1"}, "write http://host:port/v1"),
         ({"url": "http://me:secret-2@host"}, "must hold no password; give a key instead"),
         ({"parallel": 0}, "parallel must be at least 1, got 0"),
         ({"retries": -1}, "retries must be at least 0, got -1"),

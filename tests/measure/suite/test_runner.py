@@ -98,6 +98,74 @@ def test_an_interruption_anywhere_changes_nothing(tmp_path: Path, suite: Suite) 
     assert [row.session for row in results.rows] == sorted(row.session for row in results.rows)
 
 
+def test_what_had_no_answer_is_asked_again(tmp_path: Path) -> None:
+    """A refusal for now is counted as one, and lasts until the next run; a final one stays."""
+
+    class Failing(Scripted):
+        down = True
+
+        def answer(self, items: Sequence[Item]) -> Iterator[Reply]:
+            for number, reply in enumerate(super().answer(items)):
+                if number == 0 and self.down:
+                    reply = Reply("", 0, None, 1.0, refused="busy", again=True)
+                elif number == 1:
+                    reply = Reply("", 0, None, 1.0, refused="filtered")
+                yield reply
+
+    reader = Failing()
+    first = carry_out(reader, tmp_path)
+    assert [row.again for row in first.rows] == [True, False, False] * 4
+    assert SuiteResults.load(tmp_path) == first
+    assert first.scores("plain", "niah", 512) == [1.0]
+    reader.down, reader.asked = False, []
+    second = carry_out(reader, tmp_path)
+    assert len(reader.asked) == 4 and {row.index for row in second.rows if row.session == 1} == {0}
+    assert SuiteResults.load(tmp_path) == second
+    assert len({row.key for row in second.rows}) == len(second.rows) == 12
+    assert second.scores("plain", "niah", 512) == [1.0, 1.0]
+    assert [r.refused for r in second.cell("plain", "niah", 512)] == ["", "filtered", ""]
+    before = (tmp_path / "suite.jsonl").read_bytes()
+    assert carry_out(reader, tmp_path) == second and len(reader.asked) == 4
+    assert (tmp_path / "suite.jsonl").read_bytes() == before
+
+
+def test_an_adaptive_suite_goes_on_where_no_answer_came(tmp_path: Path) -> None:
+    whole = carry_out(Scripted(), tmp_path / "whole", ADAPTIVE)
+
+    class Failing(Scripted):
+        def answer(self, items: Sequence[Item]) -> Iterator[Reply]:
+            for number, reply in enumerate(super().answer(items)):
+                bad = Reply("", 0, None, 1.0, refused="busy", again=True)
+                yield bad if number % 5 == 1 else reply
+
+    open_ = carry_out(Failing(), tmp_path / "out", ADAPTIVE)
+    assert open_.lengths == [512] and len(open_.rows) == 16  # what failed may be what is hard
+    healed = carry_out(Scripted(), tmp_path / "out", ADAPTIVE)
+    by_key = {row.key: row.score for row in whole.rows}
+    assert {row.key: row.score for row in healed.rows} == by_key
+
+
+def test_answers_are_written_as_they_come(tmp_path: Path) -> None:
+    class Backwards(Scripted):
+        def as_they_come(self, items: Sequence[Item]) -> Iterator[tuple[int, Reply]]:
+            for number in reversed(range(len(items))):
+                (reply,) = super().answer([items[number]])
+                yield number, reply
+
+    reader = Backwards()
+    reader.stop = 2
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(reader, tmp_path)
+    assert [row.index for row in SuiteResults.load(tmp_path).rows] == [2, 1]
+    reader.stop = None
+    results = carry_out(reader, tmp_path)
+    assert {row.score for row in results.rows} == {1.0} and len(reader.asked) == 12
+    for task in SMALL.tasks:
+        answers = [row.answer for row in results.cell("plain", task, 700)]
+        items = SMALL.tasks[task].build(TOKENIZER, 700, 3, 0)
+        assert answers == [item.answer for item in items]
+
+
 def hash_of(item: Item) -> int:
     return sum(map(ord, item.answer)) * 7919
 

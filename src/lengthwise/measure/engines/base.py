@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +21,7 @@ class Reply:
         held: Bytes of keys and values at the end, or None where the reader cannot tell.
         peak: Bytes at the highest point, or None where the reader cannot tell.
         refused: Why there is no answer (too long for the server, out of memory), or "".
+        again: Whether it is refused for now only, and may be answered when it is asked again.
     """
 
     text: str
@@ -30,6 +31,7 @@ class Reply:
     held: int | None = None
     peak: int | None = None
     refused: str = ""
+    again: bool = False
 
 
 class Reader(Protocol):
@@ -48,3 +50,11 @@ class Reader(Protocol):
         """One reply an item, in the order of the items, each as soon as it and all before it are
         there. A reply that cannot be had is a refused one; a reader that is gone raises.
         """
+
+
+@runtime_checkable
+class Unordered(Protocol):
+    """A reader that need not hold back an answer until those before it are there."""
+
+    def as_they_come(self, items: Sequence[Item]) -> Iterator[tuple[int, Reply]]:
+        """One reply an item, with the number of its item, each as soon as it is there."""

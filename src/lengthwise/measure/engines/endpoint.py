@@ -1,50 +1,47 @@
 """A model behind a URL that speaks OpenAI's protocol, as vLLM or transformers serve."""
 
-import json
 import queue
 import random
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.measure.engines.base import Reply
+from lengthwise.measure.engines.stream import Heard
+from lengthwise.measure.engines.wire import (
+    Again,
+    Answer,
+    Refused,
+    Wire,
+    line,
+    message,
+    parse,
+    sound,
+)
 from lengthwise.measure.tasks.base import Item
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before the second try, and before any
-CONNECT = 30.0  # seconds until a connection stands, at most
 _ONCE_MORE = {408, 409, 425, 429}  # and everything from 500 on: the same request may do later
-_UNKNOWN = -1  # tokens of an answer that the server did not count
-
-
-class _Again(Exception):
-    """This try failed, the next one may not; the pause is what the server asks for, in seconds."""
-
-    def __init__(self, words: str, pause: float | None = None) -> None:
-        super().__init__(words)
-        self.pause = pause
-
-
-class _Refused(Exception):
-    """The server lives and will not answer this prompt."""
+_LONGEST = 10**8  # tokens; a listed window above it is taken for a mistake
 
 
 class Endpoint:
     """Greedy text completions of a server; the prompt is sent as it is.
 
-    The answer is streamed, so the time to the first token is known. A try that fails (429, 500 and
-    above, no connection, half an answer, too slow) is repeated after a pause that doubles, or as
+    The answer is streamed, so the time to the first token is known. What is an answer is said in
+    `lengthwise.measure.engines.stream`. A try that fails (429, 500 and above, no connection, half
+    an answer, one that the server gives up, too slow) is repeated after a pause that doubles, or as
     long as the server's Retry-After says. A prompt that fails every time while the server answers
-    others becomes a refused reply, and so does one that the server calls too long.
+    others becomes a refused reply that another run may ask again. Where the server's word is final
+    (too long, cut, filtered), the reply is refused for good.
 
     Args:
         url: The address of the server, with or without `/v1`.
@@ -54,14 +51,18 @@ class Endpoint:
         parallel: Requests under way at a time, at least 1. With more than one, the seconds of a
             reply hold its waiting for the others in the server.
         retries: Tries after the first, at least 0.
-        timeout: Seconds for one answer, above 0.
+        timeout: Seconds for one try, to the last byte of its answer; above 0.
+
+    Attributes:
+        counts: Whether the server counts the tokens of prompts; where it does not, a prompt that it
+            cut cannot be told from one that it read.
 
     Raises:
         ValueError: A bad argument, a server that is down, wants another key, has no completions,
             does not know the model or answers with another.
     """
 
-    path = "completions"
+    path: Literal["completions", "chat/completions"] = "completions"
 
     def __init__(
         self,
@@ -81,20 +82,16 @@ class Endpoint:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
         self.url, self.tokenizer = _base(url), tokenizer
         self.parallel, self.retries, self.timeout = parallel, retries, timeout
-        self._client = httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT)),
-            limits=httpx2.Limits(max_connections=parallel + 1),
-        )
+        self._wire = Wire(key, timeout, parallel + 1)
         listed = self._listed()
         self.model = model or _only(self.url, listed)
         self.window = _window(listed.get(self.model, {}))
-        named = self._first_contact()
+        self._usage: Mapping[str, Any] = {"stream_options": {"include_usage": True}}
+        heard = self._first_contact()
+        self.counts = heard.read is not None
         # A server that does not look at the name repeats it, whatever it runs.
-        if listed and self.model not in listed and named in (None, self.model):
-            raise ValueError(
-                f"{self.url} does not serve {self.model!r}; it has {', '.join(sorted(listed))}"
-            )
+        if listed and self.model not in listed and heard.model in ("", self.model):
+            raise ValueError(f"{self.url} does not serve {self.model!r}; it has {_names(listed)}")
 
     def describe(self) -> Mapping[str, Any]:
         """The address, the model, the kind of request, and the window."""
@@ -111,63 +108,101 @@ class Endpoint:
         Raises:
             ValueError: The server is gone, or answers with another model.
         """
-        waiting: queue.SimpleQueue[tuple[int, Item, Future[Reply]]] = queue.SimpleQueue()
-        futures: list[Future[Reply]] = [Future() for _ in items]
-        for work in zip(count(), items, futures, strict=False):
-            waiting.put(work)
+        early: dict[int, Reply] = {}
+        wanted = 0
+        with closing(self.as_they_come(items)) as replies:
+            for index, reply in replies:
+                early[index] = reply
+                while wanted in early:
+                    yield early.pop(wanted)
+                    wanted += 1
+
+    def as_they_come(self, items: Sequence[Item]) -> Generator[tuple[int, Reply], None, None]:
+        """The replies with the numbers of their items, each as soon as it is there.
+
+        Raises:
+            ValueError: As `answer`, once everything under way has come.
+        """
+        todo: queue.SimpleQueue[tuple[int, Item]] = queue.SimpleQueue()
+        for work in enumerate(items):
+            todo.put(work)
+        done: queue.SimpleQueue[tuple[int, Heard | Reply] | BaseException | None]
+        done = queue.SimpleQueue()
         stop = threading.Event()
 
         def ask() -> None:
             while not stop.is_set():
                 try:
-                    index, item, future = waiting.get_nowait()
+                    index, item = todo.get_nowait()
                 except queue.Empty:
-                    return
+                    break
                 try:
-                    future.set_result(self._reply(index, item, stop))
+                    done.put((index, self._reply(index, item, stop)))
                 except BaseException as error:
-                    stop.set()  # all before it are under way, and none after it is wanted
-                    future.set_exception(error)
+                    done.put(error)
+                    stop.set()  # the others finish what is under way
+            done.put(None)
 
         # Daemons: after Ctrl-C nobody waits for answers that are under way.
-        for _ in range(min(self.parallel, len(items))):
+        under_way = min(self.parallel, len(items))
+        for _ in range(under_way):
             threading.Thread(target=ask, daemon=True).start()
+        failed: BaseException | None = None
         try:
-            for future in futures:
-                reply = future.result()
-                # Here, for a tokenizer must not be used by two threads at a time.
-                if reply.tokens == _UNKNOWN:
-                    ids = self.tokenizer(reply.text, add_special_tokens=False, verbose=False)
-                    reply = replace(reply, tokens=len(ids["input_ids"]))
-                yield reply
+            while under_way:
+                came = done.get()
+                if came is None:
+                    under_way -= 1
+                elif isinstance(came, BaseException):
+                    failed = failed or came
+                else:
+                    yield came[0], self._counted(came[1])
         finally:
             stop.set()
+        if failed is not None:
+            raise failed
 
-    def _reply(self, index: int, item: Item, stop: threading.Event) -> Reply:
+    def _counted(self, heard: Heard | Reply) -> Reply:
+        # In the thread of the caller, for a tokenizer must not be used by two at a time.
+        if isinstance(heard, Reply):
+            return heard
+        tokens = heard.written
+        if tokens is None:
+            ids = self.tokenizer(heard.text, add_special_tokens=False, verbose=False)
+            tokens = len(ids["input_ids"])
+        return Reply(heard.text, tokens, heard.first, heard.seconds)
+
+    def _reply(self, index: int, item: Item, stop: threading.Event) -> Heard | Reply:
         """Ask until there is an answer, or until it is clear that there will be none."""
         began = time.perf_counter()
         if self.window is not None and item.length > self.window:
             why = f"{item.length:,} tokens, and the server takes {self.window:,}"
             return Reply("", 0, None, 0.0, refused=why)
+        again = False
         try:
-            return self._tries(item.prompt, item.allowance, random.Random(index), stop)[0]
-        except _Refused as error:
+            heard = self._tries(item.prompt, item.allowance, random.Random(index), stop)
+            why = heard.refusal(item.length - item.allowance)
+            if not why:
+                return heard
+        except Refused as error:
             why = str(error)
-        except _Again as error:
-            why = str(error)
+        except Again as error:
+            if stop.is_set():
+                raise  # nobody waits for it any more
+            why, again = str(error), True
             try:
                 self._once("a", 1)
-            except (_Again, _Refused):
+            except (Again, Refused):
                 raise ValueError(f"{self.url} is gone: {why}; run the same command later") from None
-        return Reply("", 0, None, time.perf_counter() - began, refused=why)
+        return Reply("", 0, None, time.perf_counter() - began, refused=why, again=again)
 
     def _tries(
         self, prompt: str, allowance: int, rng: random.Random, stop: threading.Event
-    ) -> tuple[Reply, str | None]:
+    ) -> Heard:
         for attempt in range(self.retries + 1):
             try:
                 return self._once(prompt, allowance)
-            except _Again as error:
+            except Again as error:
                 failed = error
             pause = failed.pause
             if pause is None:
@@ -176,102 +211,90 @@ class Endpoint:
             if attempt == self.retries or pause > self.timeout or stop.is_set():
                 break
             _wait(stop, pause)
-        raise _Again(f"no answer in {attempt + 1} tries; the last: {failed}")
+        raise Again(f"no answer in {attempt + 1} tries; the last: {failed}")
 
-    def _once(self, prompt: str, allowance: int) -> tuple[Reply, str | None]:
-        """One request; the reply, and the model that the server says has answered."""
+    def _once(self, prompt: str, allowance: int) -> Heard:
+        """One request, to the end of its stream."""
         body = {"model": self.model, "max_tokens": allowance, "temperature": 0, "stream": True}
-        address = f"{self.url}/{self.path}"
-        began = time.perf_counter()
-        try:
-            with self._client.stream("POST", address, json=body | self._prompt(prompt)) as response:
-                if response.status_code != 200:
-                    response.read()
-                    raise self._failure(response)
-                return self._collect(response, began)
-        except httpx2.RequestError as error:
-            raise _Again(_line(f"{type(error).__name__} {error}")) from None
-
-    def _collect(self, response: httpx2.Response, began: float) -> tuple[Reply, str | None]:
-        text, tokens, whole = "", _UNKNOWN, False
-        first: float | None = None
-        named: str | None = None
-        for event in httpx2.EventSource(response):
-            if event.data == "[DONE]":
-                whole = True
-                break
-            if time.perf_counter() - began > self.timeout:
-                raise _Again(f"slower than {self.timeout:g} s")
-            try:
-                chunk = json.loads(event.data)
-            except ValueError:
-                raise _Again(f"not JSON: {_line(event.data)}") from None
-            if not isinstance(chunk, dict) or chunk.get("error"):
-                raise _Again(_line(event.data))
-            named = chunk.get("model") or named
-            self._check_model(named)
-            tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
-            for choice in chunk.get("choices", []):
-                piece = self._piece(choice)
-                if piece and first is None:
-                    first = time.perf_counter() - began
-                text += piece
-                whole = whole or choice.get("finish_reason") is not None
-        if not whole:
-            raise _Again(f"the answer broke off after {len(text)} characters")
-        return Reply(text, tokens, first, time.perf_counter() - began), named
+        body |= {**self._usage, **self._prompt(prompt)}
+        heard = Heard(self.path, allowance)
+        with self._wire.ask("POST", f"{self.url}/{self.path}", body) as answer:
+            if answer.status != 200:
+                raise self._failure(answer)
+            for data in answer.events():
+                if data.strip() == "[DONE]":
+                    break
+                try:
+                    chunk = parse(data)
+                except ValueError:
+                    raise Again(f"not JSON: {line(data)}") from None
+                if isinstance(chunk, dict) and (
+                    chunk.get("error") or chunk.get("object") == "error"
+                ):
+                    raise Again(message(data))
+                heard.take(chunk, answer.elapsed)
+                self._check_model(heard.model)
+            heard.finish(answer.elapsed)
+        return heard
 
     def _prompt(self, prompt: str) -> dict[str, Any]:
         return {"prompt": prompt}
 
-    def _piece(self, choice: Mapping[str, Any]) -> str:
-        return choice.get("text") or ""
-
-    def _check_model(self, named: str | None) -> None:
+    def _check_model(self, named: str) -> None:
         # Servers add a revision (name@main) or a date (name-2025-01-31).
         same = re.escape(self.model) + r"(@.+|-\d{4}(-?\d\d-?\d\d)?)?"
-        if named is not None and not re.fullmatch(same, named):
+        if named and not re.fullmatch(same, named):
             raise ValueError(
-                f"{self.url} answers as {named!r} when asked for {self.model!r}; name the model "
-                "that it serves (--served-model)"
+                f"{self.url} answers as {line(named)!r} when asked for {self.model!r}; name the "
+                "model that it serves (--served-model)"
             )
 
-    def _failure(self, response: httpx2.Response) -> Exception:
+    def _failure(self, answer: Answer) -> Exception:
         """What an answer other than 200 means."""
-        status, words = response.status_code, _message(response)
-        if status in (401, 403):
+        status, words = answer.status, message(answer.text(2**16))
+        if status in (401, 402, 403):
             return ValueError(
                 f"{self.url} wants a key, or another one (--key-env; {status}: {words})"
             )
+        if 300 <= status < 400:
+            place = line(answer.headers.get("Location", "nowhere"))
+            return ValueError(f"{self.url} sends us on to {place} ({status}); give that address")
         if status == 404:
             return ValueError(
                 f"{self.url} has no {self.path} of {self.model!r} (404: {words}); check the name "
                 "of the model, or ask it the other way: Endpoint completes, ChatEndpoint chats"
             )
         if status in _ONCE_MORE or status >= 500:
-            return _Again(f"{status}: {words}", _asked_pause(response.headers.get("Retry-After")))
-        return _Refused(f"{status}: {words}")
+            return Again(f"{status}: {words}", _asked_pause(answer.headers.get("Retry-After")))
+        return Refused(f"{status}: {words}")
 
     def _listed(self) -> dict[str, Any]:
         """The models that the server lists, by name; empty where it has no list."""
         try:
-            response = self._client.get(f"{self.url}/models")
-        except httpx2.RequestError as error:
+            with self._wire.ask("GET", f"{self.url}/models") as answer:
+                if answer.status in (401, 402, 403) or 300 <= answer.status < 400:
+                    raise self._failure(answer)
+                text = answer.text()
+        except Again as error:
             raise ValueError(
-                f"cannot reach {self.url}: {_line(str(error))}; is the server running there?"
+                f"cannot reach {self.url}: {error}; is the server running there?"
             ) from None
-        if response.status_code in (401, 403):
-            raise self._failure(response)
         try:
-            return {entry["id"]: entry for entry in response.json()["data"]}
+            entries = [entry for entry in parse(text)["data"] if isinstance(entry["id"], str)]
         except (ValueError, KeyError, TypeError):
             return {}
+        return {entry["id"]: entry for entry in entries if entry["id"] == sound(entry["id"])}
 
-    def _first_contact(self) -> str | None:
+    def _first_contact(self) -> Heard:
         """Ask for one token, and so learn of a wrong key, path or model before the first item."""
         try:
-            return self._tries("a", 1, random.Random(0), threading.Event())[1]
-        except (_Again, _Refused) as error:
+            try:
+                return self._tries("a", 1, random.Random(0), threading.Event())
+            except Refused:
+                # Some servers refuse what they do not know, and to count is one such thing.
+                self._usage = {}
+                return self._tries("a", 1, random.Random(0), threading.Event())
+        except (Again, Refused) as error:
             raise ValueError(f"{self.url} does not answer: {error}") from None
 
 
@@ -287,12 +310,14 @@ class ChatEndpoint(Endpoint):
     def _prompt(self, prompt: str) -> dict[str, Any]:
         return {"messages": [{"role": "user", "content": prompt}]}
 
-    def _piece(self, choice: Mapping[str, Any]) -> str:
-        return (choice.get("delta") or {}).get("content") or ""
-
 
 def _base(url: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s]+\S*", url):
+    try:
+        parts = httpx2.URL(url)
+        sound_port = parts.port is None or 0 < parts.port < 2**16
+    except (httpx2.InvalidURL, ValueError):
+        sound_port = False
+    if not (sound_port and re.fullmatch(r"https?://[^/\s]+\S*", url)):
         raise ValueError(f"{url!r} is no address of a server; write http://host:port/v1")
     if "@" in url.split("/")[2]:
         raise ValueError("the address of a server must hold no password; give a key instead")
@@ -302,17 +327,20 @@ def _base(url: str) -> str:
 
 def _only(url: str, listed: Mapping[str, Any]) -> str:
     if len(listed) != 1:
-        names = ", ".join(sorted(listed)) or "no list of them"
         raise ValueError(
-            f"{url} has several models or does not say; name one (--served-model): {names}"
+            f"{url} has several models or does not say; name one (--served-model): {_names(listed)}"
         )
     return next(iter(listed))
+
+
+def _names(listed: Mapping[str, Any]) -> str:
+    return line(", ".join(sorted(listed))) or "no list of them"
 
 
 def _window(entry: Mapping[str, Any]) -> int | None:
     """Tokens of prompt and answer together, as vLLM and SGLang list them."""
     window = entry.get("max_model_len")
-    return window if isinstance(window, int) else None
+    return window if type(window) is int and 0 < window <= _LONGEST else None
 
 
 def _asked_pause(words: str | None) -> float | None:
@@ -325,26 +353,8 @@ def _asked_pause(words: str | None) -> float | None:
         pass
     try:
         return max(0.0, (parsedate_to_datetime(words) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, LookupError, ArithmeticError):
         return None
-
-
-def _message(response: httpx2.Response) -> str:
-    """The server's own words, wherever it puts them."""
-    try:
-        body = response.json()
-    except ValueError:
-        return _line(response.text)
-    for name in ("error", "detail", "message"):
-        while isinstance(body, dict) and name in body:
-            body = body[name]
-    return _line(body if isinstance(body, str) else json.dumps(body))
-
-
-def _line(words: str) -> str:
-    """One line of at most 300 characters."""
-    words = " ".join(words.split())
-    return words if len(words) <= 300 else words[:299] + "…"
 
 
 def _wait(stop: threading.Event, seconds: float) -> None:

@@ -118,6 +118,7 @@ def _read(path: Path) -> tuple[SuiteResults, int]:
             f"{plan['lengthwise_suite']!r}, this one reads {FORMAT}); choose another directory"
         )
     results, sound = SuiteResults(plan), len(lines[0]) + 1
+    rows: dict[tuple[str, str, int, int], ItemRow] = {}
     last = len(lines) - 2 if lines[-1] == b"" else len(lines) - 1
     for number, line in enumerate(lines[1:-1], start=1):
         entry = _parse(line)
@@ -125,7 +126,9 @@ def _read(path: Path) -> tuple[SuiteResults, int]:
             results.sessions.append(entry[_SESSION])
         elif entry is not None and entry.keys() == {_ITEM} and _is_row(entry[_ITEM]):
             depths = tuple(entry[_ITEM]["depths"])
-            results.rows.append(ItemRow(**{**entry[_ITEM], "depths": depths}))
+            row = ItemRow(**{**entry[_ITEM], "depths": depths})
+            rows.pop(row.key, None)  # one that was refused for now, and asked again
+            rows[row.key] = row
         elif number == last:
             break
         else:
@@ -133,6 +136,7 @@ def _read(path: Path) -> tuple[SuiteResults, int]:
                 f"{path}: line {number + 1} is damaged; delete that line to measure it again"
             )
         sound += len(line) + 1
+    results.rows.extend(rows.values())
     return results, sound
 
 
@@ -145,7 +149,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_row(entry: Any) -> bool:
-    return isinstance(entry, dict) and entry.keys() == ItemRow.__dataclass_fields__.keys()
+    # Rows from before it was kept lack `again`.
+    return isinstance(entry, dict) and {*entry, "again"} == {*ItemRow.__dataclass_fields__}
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:
@@ -196,6 +201,7 @@ class SuiteFile:
         self.path = folder / SUITE_FILE
         self.results = SuiteResults({"lengthwise_suite": FORMAT, **plan})
         self._open()
+        self._again = {row.key for row in self.results.rows if row.again}
 
     def _open(self) -> None:
         if not self.path.exists():
@@ -216,12 +222,15 @@ class SuiteFile:
         return len(self.results.sessions) - 1
 
     def add(self, row: ItemRow) -> None:
-        """Append an item; it is on the disk when this returns.
+        """Append an item; it is on the disk when this returns. It takes the place of one that was
+        refused for now.
 
         Raises:
             OSError: The disk is full, for one. What was there before is still there, whole.
         """
         self._append({_ITEM: asdict(row)})
+        if row.key in self._again:
+            self.results.rows[:] = [old for old in self.results.rows if old.key != row.key]
         self.results.rows.append(row)
 
     def _append(self, entry: Mapping[str, Any]) -> None:

@@ -41,6 +41,7 @@ def write_parquet(results: SuiteResults, folder: Path) -> Path:
         "peak": pa.int64(),
         "refused": pa.string(),
         "session": pa.int64(),
+        "again": pa.bool_(),
     }
     about = {
         "lengthwise_plan": json.dumps(results.plan, ensure_ascii=False),

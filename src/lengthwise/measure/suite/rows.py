@@ -24,6 +24,7 @@ class ItemRow:
         held: Bytes of keys and values, None where not known.
         peak: Bytes at the highest point, None where not known.
         refused: Why there is no answer, or "".
+        again: Whether it was refused for now only: the next run of the command asks it again.
         session: Which run of the command measured it, from 0: its versions and hardware stand in
             the file's line of that session.
     """
@@ -45,6 +46,7 @@ class ItemRow:
     peak: int | None
     refused: str
     session: int
+    again: bool = False
 
     @property
     def key(self) -> tuple[str, str, int, int]:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
 from lengthwise.measure.effective import verdict
-from lengthwise.measure.engines.base import Reader, Reply
+from lengthwise.measure.engines.base import Reader, Reply, Unordered
 from lengthwise.measure.engines.local import LocalReader
 from lengthwise.measure.environment import hardware, versions
 from lengthwise.measure.suite.file import SuiteFile, SuiteResults, hold
@@ -149,7 +149,7 @@ class _Run:
 
     def all(self, lengths: Sequence[int]) -> None:
         """Every length, task and method."""
-        cells, there = self._plan(lengths), len(self.file.results.rows)
+        cells, there = self._plan(lengths), sum(not row.again for row in self.file.results.rows)
         self.console.print(
             f"{self.suite.name}: {len(cells) * self.suite.items:,} items with "
             f"{sum(length for _, _, length in cells) * self.suite.items:,} tokens"
@@ -172,6 +172,9 @@ class _Run:
             with self.progress:
                 for length in lengths:
                     self._length(length)
+            if again := sum(row.again for row in self.file.results.rows):
+                words = f"{again} items got no answer; run the same command again to ask them again"
+                self.console.print(words, soft_wrap=True)
         except KeyboardInterrupt:
             self.console.print(
                 f"\nInterrupted. {self.file.path} keeps the {len(self.file.results.rows)} items "
@@ -185,7 +188,8 @@ class _Run:
 
     def _missing(self, cell: Cell) -> int:
         """About how many tokens are left to read for a cell; the time left is judged by it."""
-        return (self.suite.items - len(self.cells.get(cell, {}))) * (cell[2] + _ANSWER)
+        there = sum(not row.again for row in self.cells.get(cell, {}).values())
+        return (self.suite.items - there) * (cell[2] + _ANSWER)
 
     def _length(self, length: int) -> None:
         first = self.suite.batch if self.suite.adaptive else self.suite.items
@@ -234,11 +238,12 @@ class _Run:
         there = self.cells.setdefault(cell, {})
         if any(not row.prompt for row in there.values()):
             return  # refused as a whole, before an item was made
-        began = len(there)
+        asked_now = False
         for wanted in self._batches(cell):
-            missing = [index for index in wanted if index not in there]
+            missing = [index for index in wanted if index not in there or there[index].again]
             if not missing:
                 continue
+            asked_now = True
             try:
                 asked = items.take(missing)
                 self._adapt(cell[0])
@@ -247,13 +252,20 @@ class _Run:
                 break
             try:
                 self._check_threshold(cell[1], asked)
-                replies = self.reader.answer(asked)
-                for index, item, reply in zip(missing, asked, replies, strict=True):
-                    self._add(cell, index, item, reply)
+                for place, reply in self._replies(asked):
+                    self._add(cell, missing[place], asked[place], reply)
             finally:
                 self._restore(cell[0])
-        if len(there) > began:
+        if asked_now:
             self._tell(cell, list(there.values()))
+
+    def _replies(self, asked: Sequence[Item]) -> Iterator[tuple[int, Reply]]:
+        """Replies with their items' places: what is there is written down, whatever is not yet."""
+        if isinstance(self.reader, Unordered):
+            yield from self.reader.as_they_come(asked)
+            return
+        for place, (_, reply) in enumerate(zip(asked, self.reader.answer(asked), strict=True)):
+            yield place, reply
 
     def _check_threshold(self, task: str, items: Sequence[Item]) -> None:
         chance = max(self.suite.tasks[task].chance(item) for item in items)
@@ -295,6 +307,7 @@ class _Run:
             peak=reply.peak,
             refused=reply.refused,
             session=self.number,
+            again=reply.again,
         )
         self.file.add(row)
         self.cells[cell][index] = row

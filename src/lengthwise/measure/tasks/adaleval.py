@@ -114,8 +114,8 @@ class TSort(Generated):
         found = re.search(r"\[[\d,\s]*\]", text.rpartition("Answer:")[2])
         wanted = item.record["answer"]
         if found is not None:
-            return float([int(n) for n in re.findall(r"\d+", found.group())] == wanted)
-        numbers = [int(n) for n in re.findall(r"\d+", text)]
+            return float(_numbers(found.group()) == wanted)
+        numbers = _numbers(text)
         orders = [
             list(order)
             for order in itertools.permutations(range(1, self.segments + 1))
@@ -141,6 +141,11 @@ class TSort(Generated):
         for i in range(2, self.segments + 1):
             orders *= i
         return 1 / (orders - 1)
+
+
+def _numbers(text: str) -> list[int]:
+    """The numbers of a text; of one that goes on and on, its beginning."""
+    return [int(digits[:9]) for digits in re.findall(r"\d+", text)]
 
 
 def _is_within(order: tuple[int, ...], numbers: list[int]) -> bool:
