@@ -74,10 +74,10 @@ def test_the_old_checkpoint_outlives_a_failure(
     words = ("extend", checkpoint, "-o", target, "--force", "--method")
     assert call(*words, "pi:factor=2")[0] == 0
 
-    def fail(*_: object) -> str:
+    def fail(*_: object, **__: object) -> str:
         raise error
 
-    monkeypatch.setattr(checkpoints, "_write_methods", fail)
+    monkeypatch.setattr(checkpoints, "write_words", fail)
     ended, _, err = call(*words, "pi:factor=4")
     assert ended == status and err.count("\n") == 1
     assert AutoConfig.from_pretrained(target).rope_parameters["factor"] == 2

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import lengthwise as lw
-from lengthwise.extend.adapt import binding_of, is_adapted
+from lengthwise.extend.adapt import binding_of
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 
 IDS = torch.randint(3, 300, (1, 150), generator=torch.Generator().manual_seed(7))
@@ -16,27 +16,6 @@ IDS = torch.randint(3, 300, (1, 150), generator=torch.Generator().manual_seed(7)
 @pytest.fixture
 def tokenizer():
     return tiny_tokenizer()
-
-
-@pytest.mark.parametrize(
-    "method", [lw.PI(factor=4), lw.NTK(factor=4), lw.YaRN(factor=4), lw.DynamicNTK(factor=2)]
-)
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox", "gemma3_text", "mistral"])
-def test_a_scaling_is_saved_as_a_plain_checkpoint(method, family, tokenizer, tmp_path):
-    model = tiny_model(family)
-    lw.adapt(model, method)
-    with torch.no_grad():
-        ours = model(IDS, use_cache=False).logits
-    note = lw.save(model, tokenizer, tmp_path / "saved")
-    assert "without lengthwise" in note
-    config = json.loads((tmp_path / "saved/config.json").read_text())
-    assert "lengthwise" not in config
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
-    with torch.no_grad():
-        theirs = plain(IDS, use_cache=False).logits
-    assert (ours - theirs).abs().max() < 1e-4
-    loaded, _ = lw.load(tmp_path / "saved")
-    assert not is_adapted(loaded)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +41,6 @@ def test_everything_else_goes_into_our_block(methods, tokenizer, tmp_path):
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
     with torch.no_grad():
         assert torch.equal(loaded(IDS).logits, plain(IDS).logits)
-
-
-def test_one_rotary_for_local_and_global_layers_cannot_be_said_plainly(tokenizer, tmp_path):
-    model = lw.adapt(tiny_model("gemma2"), lw.PI(factor=2))
-    assert "Only lengthwise.load" in lw.save(model, tokenizer, tmp_path / "saved")
 
 
 def test_an_adapted_model_goes_on_working_after_saving(tokenizer, tmp_path):

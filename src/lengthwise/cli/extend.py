@@ -39,7 +39,7 @@ def extend(
 ) -> None:
     """Write a checkpoint that is extended by methods, or by those that a race finds best.
 
-    A scaling that transformers knows becomes plain `rope_parameters`, which every engine reads;
+    A scaling that transformers knows is written in its words, those of version 5 and of version 4;
     for all else `lengthwise.load` applies the methods again. The directory appears as a whole or
     not at all.
 

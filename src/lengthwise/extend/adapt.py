@@ -1,9 +1,13 @@
 """`adapt`: methods become one model that works as before, at lengths it was not built for."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from lengthwise.extend.engine import Axes, Engine
@@ -13,6 +17,7 @@ from lengthwise.extend.scaling import OwnScaling
 from lengthwise.extend.scores import bind_scores, check_fit
 from lengthwise.extend.selectors import AllPages
 from lengthwise.extend.stores import FullStore
+from lengthwise.extend.words import write_methods, write_words
 from lengthwise.hf.binding import Binding
 from lengthwise.hf.cache import LengthwiseCache
 from lengthwise.hf.families import read_geometry, refuse_unsupported
@@ -83,7 +88,7 @@ def adapt(model: PreTrainedModel, *methods: Method) -> PreTrainedModel:
     axes = compose(methods)
     if kind is not None:
         bind_scores(model, kind, axes)
-        return model
+        return _carrying(model)
     check_fit(model, "rotary", axes)
     geometry = read_geometry(model)
     for method in (axes.scaling, axes.layout, axes.selector, axes.store):
@@ -97,7 +102,35 @@ def adapt(model: PreTrainedModel, *methods: Method) -> PreTrainedModel:
             window = axes.scaling.counts_from(rotary, geometry.window)
             geometry = replace(geometry, window=window)
     Binding(model, Engine(geometry, axes))
+    return _carrying(model)
+
+
+def _carrying(model: PreTrainedModel) -> PreTrainedModel:
+    """Let what transformers saves, and Trainer and `push_to_hub` through it, carry the methods."""
+    binding_of(model).methods.put("save_pretrained", _save_pretrained)
     return model
+
+
+def _save_pretrained(
+    self: PreTrainedModel, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+) -> Any:
+    """transformers' `save_pretrained`, with the methods in config.json as `lengthwise.save` has it.
+
+    Raises:
+        ValueError: For methods that no file can name, and with `push_to_hub`.
+    """
+    binding = binding_of(self)
+    write_methods(binding.engine.to_save())  # refused before anything is written
+    if kwargs.get("push_to_hub"):
+        raise ValueError(
+            "save_pretrained(push_to_hub=True) of an adapted model would send it off before its "
+            "methods are written; call model.push_to_hub(…)"
+        )
+    saved = binding.methods.before("save_pretrained")(save_directory, *args, **kwargs)
+    config_file = Path(save_directory) / "config.json"
+    if (args[0] if args else kwargs.get("is_main_process", True)) and config_file.exists():
+        write_words(binding, config_file)
+    return saved
 
 
 def restore(model: PreTrainedModel) -> PreTrainedModel:
@@ -106,7 +139,7 @@ def restore(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         ValueError: If the model is not adapted.
     """
-    binding_of(model).undo(model)
+    binding_of(model).undo(unwrapped(model))
     return model
 
 
@@ -131,19 +164,33 @@ def new_cache(model: PreTrainedModel) -> LengthwiseCache:
     return binding_of(model).new_cache()
 
 
-def is_adapted(model: PreTrainedModel) -> bool:
-    """Whether `adapt` was called and `restore` was not."""
-    return "_lengthwise" in model.__dict__
+def is_adapted(model: nn.Module) -> bool:
+    """Whether `adapt` was called and `restore` was not; also of a model inside wrappers."""
+    return "_lengthwise" in unwrapped(model).__dict__
 
 
-def binding_of(model: PreTrainedModel) -> Binding | HookBinding:
-    """What ties an adapted model to its engine.
+def unwrapped(model: Any) -> Any:
+    """The transformers model inside what peft, torch.compile and data parallelism put around it."""
+    while not isinstance(model, PreTrainedModel):
+        of_peft = getattr(model, "get_base_model", None)
+        if callable(of_peft):
+            model = of_peft()
+            continue
+        inside = getattr(model, "_orig_mod", getattr(model, "module", None))
+        if not isinstance(inside, nn.Module):
+            break
+        model = inside
+    return model
+
+
+def binding_of(model: nn.Module) -> Binding | HookBinding:
+    """What ties an adapted model, or the one inside wrappers, to its engine.
 
     Raises:
         ValueError: If the model is not adapted.
     """
     if not is_adapted(model):
         raise ValueError("the model is not adapted; call lengthwise.adapt(model, …) first")
-    binding = model.__dict__["_lengthwise"]
+    binding = unwrapped(model).__dict__["_lengthwise"]
     assert isinstance(binding, Binding | HookBinding)
     return binding

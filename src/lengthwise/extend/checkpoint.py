@@ -1,6 +1,5 @@
 """Checkpoints in and out: plain ones where transformers can say it, ours where it cannot."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -13,18 +12,16 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from lengthwise.extend import layouts, scaling, selectors, stores
-from lengthwise.extend.adapt import adapt, binding_of, is_adapted
-from lengthwise.extend.engine import Axes
-from lengthwise.extend.layouts import Causal
-from lengthwise.extend.method import Method
-from lengthwise.extend.selectors import AllPages
-from lengthwise.extend.stores import FullStore
+from lengthwise.extend.adapt import adapt, binding_of, is_adapted, unwrapped
+from lengthwise.extend.words import (
+    BLOCK,
+    read_methods,
+    write_methods,
+    write_tokenizer_words,
+    write_words,
+)
 from lengthwise.files import restore, whole_directory
 from lengthwise.hf.loading import FINDING, load_model, load_tokenizer
-
-BLOCK = "lengthwise"
-FORMAT = 1
 
 
 def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedModel, Tokenizer]:
@@ -121,23 +118,37 @@ def save(
     *,
     force: bool = False,
     beside: Mapping[str, str] | None = None,
+    window: int = 0,
 ) -> str:
     """Write a checkpoint that loads with its methods; all of it appears, or none.
 
-    A scaling that transformers can express is written as plain `rope_parameters`, and any engine
-    reads it. Everything else goes into a `lengthwise` block of config.json, which `load` applies.
+    A scaling that transformers can express is written in its words, those of version 5 and of
+    version 4: the installed one is asked whether it reads the same. Everything else goes into a
+    `lengthwise` block of config.json, which `load` applies.
 
     Args:
+        model: Adapted or not, and not one of peft's: merge its adapters first.
         force: Replace a directory that exists; it stands until the new one is whole.
         beside: Further files of the directory: texts by their names.
+        window: Tokens that the checkpoint should claim at least, as after tuning at a length.
 
     Returns:
-        One sentence that says which engines will read the checkpoint as meant.
+        Who was asked or checked to read the checkpoint as meant.
 
     Raises:
-        ValueError: If the directory exists and `force` is not set, or is a file.
+        ValueError: If the directory exists and `force` is not set, or is a file; if no file can
+            say what the model is adapted by.
         OSError: When the disk is full, with the directory; nothing is left of it.
     """
+    inner = unwrapped(model)
+    if hasattr(model, "get_base_model"):
+        raise ValueError(
+            f"save writes whole models, and a {type(model).__name__} is adapters beside one; pass "
+            "model.merge_and_unload(), or write the adapters alone with model.save_pretrained(…)"
+        )
+    binding = binding_of(inner) if is_adapted(inner) else None
+    if binding is not None:
+        write_methods(binding.engine.to_save())  # refused before anything is written
     target = Path(directory)
     restore(target)
     if target.exists() and not force:
@@ -145,110 +156,15 @@ def save(
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file; name a directory")
     with whole_directory(target) as fresh:
-        model.save_pretrained(fresh)
+        inner.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
-        note = _write_methods(model, fresh / "config.json")
+        note = write_words(binding, fresh / "config.json", window=window)
+        write_tokenizer_words(binding, fresh)
+        if any(hasattr(module, "lengthwise_pattern") for module in inner.modules()):
+            note = (
+                "A plain checkpoint, which cannot name the pattern of an encoder: it has full "
+                "attention until set_encoder_pattern is called again."
+            )
         for name, text in (beside or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
     return note
-
-
-def _write_methods(model: PreTrainedModel, config_file: Path) -> str:
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    config.pop(BLOCK, None)
-    note = "A plain checkpoint: every engine reads it as it was."
-    if is_adapted(model):
-        engine = binding_of(model).engine
-        window = engine.geometry.window
-        plain = _plain_rope(engine.axes, engine)
-        if plain is not None:
-            _replace_rope(config, plain, engine)
-            config["max_position_embeddings"] = engine.axes.scaling.reach(window)
-            note = "A plain checkpoint: transformers, vLLM and SGLang read it without lengthwise."
-        elif methods := write_methods(engine.axes):
-            config[BLOCK] = {"format": FORMAT, "methods": methods}
-            named = " + ".join(entry["method"] for entry in methods)
-            note = (
-                f"Only lengthwise.load applies {named}; other engines will read the checkpoint "
-                "as the unadapted model."
-            )
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    config_file.write_text(text, encoding="utf-8")
-    return note
-
-
-def _plain_rope(axes: Axes, engine: Any) -> dict[str, Any] | None:
-    """transformers' own words for these axes, if scaling is all there is."""
-    if (axes.layout, axes.selector, axes.store) != (Causal(), AllPages(), FullStore()):
-        return None
-    layers = engine.geometry.layers
-    mixed = any(engine.geometry.local(index) for index in range(len(layers)))
-    if mixed and engine.geometry.family != "gemma3_text":
-        return None  # one rotary embedding for all layers: others would scale the local ones too
-    bases = [
-        layer.rotary
-        for index, layer in enumerate(layers)
-        if layer.rotary is not None and not engine.geometry.local(index)
-    ]
-    return axes.scaling.rope_parameters(bases[0], engine.geometry.window) if bases else None
-
-
-def _replace_rope(config: dict[str, Any], plain: dict[str, Any], engine: Any) -> None:
-    """Put the parameters where this configuration keeps them, and carry a partial rotation."""
-    old = config["rope_parameters"]
-    if "full_attention" in old:  # one entry for each layer type (Gemma 3)
-        config["rope_parameters"] = {**old, "full_attention": plain}
-        return
-    kept = {key: old[key] for key in ("partial_rotary_factor",) if key in old}
-    config["rope_parameters"] = {**plain, **kept}
-
-
-def write_methods(axes: Axes) -> list[dict[str, Any]]:
-    """Methods as JSON: those that are not identities, by name and arguments."""
-    identities = (scaling.OwnScaling(), Causal(), AllPages(), FullStore())
-    chosen = (axes.scaling, axes.layout, axes.selector, axes.store)
-    return [_write_method(method) for method in chosen if method not in identities]
-
-
-def _write_method(method: Method) -> dict[str, Any]:
-    """By name and arguments; an argument that is a method itself is written the same way."""
-    arguments = {
-        field.name: getattr(method, field.name)
-        for field in dataclasses.fields(method)  # type: ignore[arg-type]
-    }
-    for name, value in arguments.items():
-        if isinstance(value, Method):
-            arguments[name] = _write_method(value)
-    return {"method": type(method).__name__, **arguments}
-
-
-def read_methods(block: dict[str, Any]) -> list[Method]:
-    """The other way round.
-
-    Raises:
-        ValueError: If the block is of another format or names something unknown.
-    """
-    if block.get("format") != FORMAT:
-        raise ValueError(
-            f"config.json has a lengthwise block of format {block.get('format')!r}; this version "
-            f"reads format {FORMAT}"
-        )
-    return [_read_method(entry) for entry in block.get("methods", [])]
-
-
-def _read_method(entry: dict[str, Any]) -> Method:
-    arguments = {
-        key: _read_method(value) if isinstance(value, dict) and "method" in value else value
-        for key, value in entry.items()
-    }
-    name = str(arguments.pop("method", None))
-    rooms = (scaling, layouts, selectors, stores)
-    found = [getattr(room, name) for room in rooms if name in room.__all__]
-    if not found:
-        raise ValueError(f"config.json names the method {name!r}, which this version lacks")
-    try:
-        method = found[0](**arguments)
-    except TypeError as error:
-        raise ValueError(f"config.json: {name}: {error}") from error
-    assert isinstance(method, Method)
-    return method

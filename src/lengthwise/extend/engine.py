@@ -76,6 +76,12 @@ class Engine:
         self.geometry, self.axes = geometry, axes
         self._rotaries: dict[Any, Rotary] = {}  # those that stay
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, deep or pickled, works out anew what regions and rotations are made of."""
+        worked_out = ("layers", "regions", "_alike", "_pages")
+        kept = {name: value for name, value in self.__dict__.items() if name not in worked_out}
+        return {**kept, "_rotaries": {}}
+
     @cached_property
     def layers(self) -> list[Axes]:
         """The axes of every layer; local layers of a mixed model keep the model's own."""
@@ -114,6 +120,14 @@ class Engine:
     def _pages(self) -> list[bool]:
         """Whether a selector looks up pages, for every layer."""
         return [axes.selector.state() is not None for axes in self.layers]
+
+    def to_save(self) -> Axes:
+        """The axes that a checkpoint can name.
+
+        Raises:
+            ValueError: If there is more to it than these.
+        """
+        return self.axes
 
     def new_state(self, layer: int) -> LayerState:
         """An empty memory for one layer."""

@@ -95,7 +95,8 @@ class Scaling(Method):
     def rope_parameters(self, base: RotaryBase, window: int) -> dict[str, Any] | None:
         """The same scaling in transformers' own words, or None where it has none for it.
 
-        With it a saved checkpoint needs no lengthwise: transformers, vLLM and SGLang read it.
+        With it a saved checkpoint needs no lengthwise, where transformers, when it is asked, reads
+        the same frequencies for the model's family.
         """
         return None
 

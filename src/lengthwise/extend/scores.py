@@ -58,6 +58,10 @@ class ScoreEngine:
         """Whether the factor is one number whatever is read."""
         return self.axes.scaling.static
 
+    def to_save(self) -> Axes:
+        """The axes that a checkpoint can name."""
+        return self.axes
+
     def factor(self, lengths: Tensor | None) -> float | Tensor:
         """What biases or scores of rows of `lengths` tokens are multiplied with."""
         scaling = self.axes.scaling

@@ -8,12 +8,10 @@ tests/hf/test_transformers_facts.py.
 """
 
 import copy
-import functools
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import MethodType
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from lengthwise.hf.cache import LengthwiseCache
 from lengthwise.hf.families import decoder
+from lengthwise.hf.methods import OwnMethods
 from lengthwise.hf.positions import Step, make_step, read_mask
 from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache
 
@@ -30,6 +29,11 @@ NAME = "lengthwise"
 # Kinds of caches that only say how memory is laid out; results do not depend on them.
 REPLACED = ("dynamic", "static", "sliding_window", "hybrid", "hybrid_chunked")
 INSIDE = "lengthwise_inside"  # tells the decoder that the model around it has still to end
+NO_GRAPH = (
+    "an adapted model works out positions and sees to its cache between the parts of a graph, so "
+    "it cannot be exported or compiled with fullgraph=True; use torch.compile without fullgraph, "
+    "or export the plain model that lengthwise.save writes"
+)
 
 
 class IdentityRotary(nn.Module):
@@ -82,7 +86,6 @@ class Binding:
         self._base, self._config = decoder(model), model.config
         self._signature = inspect.signature(self._base.forward)
         self._attention_before = model.config._attn_implementation
-        self._generate_before = model.__dict__.get("generate")
         model.set_attn_implementation(NAME)
         self._base.rotary_emb = IdentityRotary(self._base.rotary_emb)  # type: ignore[arg-type]
         self._hooks = [
@@ -91,8 +94,8 @@ class Binding:
             model.register_forward_pre_hook(self._enter, with_kwargs=True),
             model.register_forward_hook(self._leave, with_kwargs=True),
         ]
-        # A method and not a closure: a deep copy of the model must generate with the copy.
-        model.generate = MethodType(generate, model)
+        self.methods = OwnMethods(model)
+        self.methods.put("generate", generate)
         object.__setattr__(model, "_lengthwise", self)
 
     @property
@@ -105,10 +108,9 @@ class Binding:
         for hook in self._hooks:
             hook.remove()
         self._base.rotary_emb = self._base.rotary_emb.original  # type: ignore[union-attr]
-        model.set_attn_implementation(self._attention_before)
-        del model.generate
-        if self._generate_before is not None:
-            model.generate = self._generate_before
+        if model.config._attn_implementation == NAME:
+            model.set_attn_implementation(self._attention_before)
+        self.methods.undo()
         del model._lengthwise
 
     def new_cache(self) -> LengthwiseCache:
@@ -116,8 +118,17 @@ class Binding:
         layers = range(len(self.engine.geometry.layers))
         return LengthwiseCache([self.engine.new_state(layer) for layer in layers], owner=self)
 
+    @torch.compiler.disable(reason=NO_GRAPH)
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Before a forward: work out positions, and see to the cache."""
+        if torch.compiler.is_exporting():
+            raise ValueError(NO_GRAPH)
+        if self._config._attn_implementation != NAME:
+            raise ValueError(
+                f"attention implementation {self._config._attn_implementation!r} was set on an "
+                "adapted model, whose attention is lengthwise's; call lengthwise.restore(model) "
+                f"first, or model.set_attn_implementation({NAME!r}) to go on"
+            )
         bound = self._signature.bind_partial(*args, **kwargs)
         given = bound.arguments
         extra = dict(given.pop("kwargs", {}))
@@ -245,10 +256,10 @@ def generate(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
             )
         if setting("is_assistant"):
             cache.activate_past_recording()
-    before = binding._generate_before or functools.partial(type(self).generate, self)
-    return before(*args, **kwargs)
+    return binding.methods.before("generate")(*args, **kwargs)
 
 
+@torch.compiler.disable(reason=NO_GRAPH)
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -266,7 +277,7 @@ def attention(
     if lengthwise is None:
         raise ValueError(
             "attn_implementation 'lengthwise' is set by lengthwise.adapt, not by name; two models "
-            "need two configurations"
+            "need two configurations, such as type(config).from_dict(config.to_dict())"
         )
     if dropout:
         raise ValueError(f"an adapted model has no attention dropout, got {dropout}; set it to 0")

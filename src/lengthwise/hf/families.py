@@ -1,5 +1,6 @@
 """The model families that are supported, and what is read off each of them."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -114,28 +115,53 @@ def read_geometry(model: PreTrainedModel) -> Geometry:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class OwnFrequencies:
+    """What transformers computes for a configuration: from a length to (`[pairs]`, factor).
+
+    Attributes:
+        rotary: The class of the rotary module, which knows the unscaled frequencies.
+        layer_type: The entry of `rope_parameters`, where each type of layer has its own.
+    """
+
+    config: Any
+    rotary: type[nn.Module]
+    layer_type: str | None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The rotary parameters, with `rope_type` and `rope_theta`."""
+        given = self.config.rope_parameters
+        return dict(given[self.layer_type] if self.layer_type else given)
+
+    @property
+    def moving(self) -> bool:
+        """Whether frequencies follow the length."""
+        return any(name in self.parameters["rope_type"] for name in MOVING)
+
+    def __call__(self, length: int) -> tuple[Tensor, float]:
+        kind = self.parameters["rope_type"]
+        default: Any = self.rotary.compute_default_rope_parameters  # type: ignore[attr-defined]
+        function: Any = default if kind == "default" else ROPE_INIT_FUNCTIONS[kind]
+        layer = {"layer_type": self.layer_type} if self.layer_type else {}
+        so_far = {"seq_len": length} if self.moving else {}
+        inv_freq, factor = function(self.config, **layer, **so_far)
+        return inv_freq.float(), float(factor)
+
+
 def _rotary_base(model: PreTrainedModel, layer_type: str | None) -> RotaryBase:
-    module = decoder(model).rotary_emb
-    config = model.config
-    parameters = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
-    kind = parameters["rope_type"]
+    own = OwnFrequencies(model.config, type(decoder(model).rotary_emb), layer_type)  # type: ignore[arg-type]
+    parameters = own.parameters
     if parameters.get("rope_theta") is None:
         raise UnsupportedModelError(
             "the configuration has no rope_theta: without the base of its frequencies a model "
             "cannot be scaled; write rope_theta into rope_parameters of config.json"
         )
-    moving = any(name in kind for name in MOVING)
-    default: Any = module.compute_default_rope_parameters  # type: ignore[union-attr]
-    function: Any = default if kind == "default" else ROPE_INIT_FUNCTIONS[kind]
-    layer: dict[str, Any] = {"layer_type": layer_type} if layer_type else {}
-
-    def own(length: int) -> tuple[Tensor, float]:
-        so_far = {"seq_len": length} if moving else {}
-        inv_freq, factor = function(config, **layer, **so_far)
-        return inv_freq.float(), float(factor)
-
-    inv_freq, _ = own(1)
-    theta = float(parameters["rope_theta"])
-    trained = parameters.get("original_max_position_embeddings")
-    dim = 2 * inv_freq.shape[-1]
-    return RotaryBase(dim, theta, kind, own, static=not moving, trained=trained)
+    return RotaryBase(
+        dim=2 * own(1)[0].shape[-1],
+        theta=float(parameters["rope_theta"]),
+        kind=parameters["rope_type"],
+        own=own,
+        static=not own.moving,
+        trained=parameters.get("original_max_position_embeddings"),
+    )

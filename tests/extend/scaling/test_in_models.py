@@ -157,7 +157,7 @@ def test_a_configuration_without_a_base_is_refused(tmp_path):
     lw.save(tiny_model("llama"), tiny_tokenizer(), tmp_path / "saved")
     file = tmp_path / "saved/config.json"
     config = json.loads(file.read_text())
-    del config["rope_parameters"]["rope_theta"]
+    del config["rope_parameters"]["rope_theta"], config["rope_theta"]
     file.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="rope_parameters without rope_theta"):
         lw.load(tmp_path / "saved")

@@ -11,6 +11,7 @@ from torch import Tensor, float32, nn, promote_types
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from lengthwise.hf.methods import OwnMethods
 from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache
 
 Factor = float | Tensor
@@ -56,12 +57,14 @@ class HookBinding:
             reader.register_forward_pre_hook(self._before, with_kwargs=True),
             reader.register_forward_hook(self._after, always_call=True),
         ]
+        self.methods = OwnMethods(model)
         object.__setattr__(model, "_lengthwise", self)
 
     def undo(self, model: PreTrainedModel) -> None:
         """Give the model back as it was."""
         for hook in self._hooks:
             hook.remove()
+        self.methods.undo()
         del model._lengthwise
 
     def new_cache(self) -> Any:

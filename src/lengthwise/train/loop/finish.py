@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lengthwise.extend.adapt import adapt, is_adapted, restore
-from lengthwise.extend.checkpoint import BLOCK, save
+from lengthwise.extend.checkpoint import save
 from lengthwise.train.loop.adapters import BASE_FILE, dequantise
 from lengthwise.train.loop.subject import Subject
 from lengthwise.train.recipe import Recipe
@@ -37,8 +37,7 @@ def write_result(subject: Subject, recipe: Recipe, folder: Path) -> str:
     if subject.methods:
         adapt(inner, *subject.methods)
     fresh = folder / f"{MODEL}.{os.getpid()}.tmp"
-    note = save(inner, subject.tokenizer, fresh, force=True)
-    claim_window(fresh / "config.json", subject.facts.target)
+    note = save(inner, subject.tokenizer, fresh, force=True, window=subject.facts.target)
     _replace(fresh, folder / MODEL)
     return note
 
@@ -61,17 +60,6 @@ def merged(subject: Subject, recipe: Recipe, folder: Path) -> PreTrainedModel:
     whole = wrapped.merge_and_unload()  # type: ignore[operator]
     assert isinstance(whole, PreTrainedModel)
     return whole
-
-
-def claim_window(file: Path, target: int) -> None:
-    """Let a configuration say the window that the model was tuned to, if it says less.
-
-    A checkpoint whose methods only lengthwise applies keeps the window that they count from.
-    """
-    config = json.loads(file.read_text(encoding="utf-8"))
-    if BLOCK not in config and config["max_position_embeddings"] < target:
-        config["max_position_embeddings"] = target
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _replace(fresh: Path, target: Path) -> None:

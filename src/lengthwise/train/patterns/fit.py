@@ -112,6 +112,18 @@ class PatternEngine(Engine):
                     engines[layout] = Engine(geometry, replace(axes, layout=layout))
                 self._parts[-1].append(_Part(heads, geometry, engines[layout]))
 
+    def to_save(self) -> Axes:
+        """As `Engine.to_save`: one layout for all layers and heads, or nothing."""
+        if any(
+            part.engine.axes.layout != self.axes.layout for layer in self._parts for part in layer
+        ):
+            raise ValueError(
+                "a pattern gives layers and heads layouts of their own, which no checkpoint can "
+                "name; call lengthwise.restore(model), save the plain model, and fit the pattern "
+                "again when it is loaded"
+            )
+        return self.axes
+
     def new_state(self, layer: int) -> LayerState:
         states = [part.engine.new_state(layer) for part in self._parts[layer]]
         return states[0] if len(states) == 1 else _States(states)
