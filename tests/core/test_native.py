@@ -1,18 +1,30 @@
-"""The decoding step in C equals dense attention, and is left out where it cannot be built."""
+"""Attention in C equals dense attention on each kind of processor, or is left to torch."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from lengthwise.core import native
+from lengthwise.core import built, native
 from lengthwise.core.attention import attend, attend_blocks
 from lengthwise.core.attention.decode import decode
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.regions import Region
 from lengthwise.core.rotary import Rotary
 
-needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler or no AVX2")
+KINDS = [kind for kind in built.kinds()[0] if built.library(kind)[0] is not None]
+needs_compiler = pytest.mark.skipif(not KINDS, reason="no C compiler or no AVX2")
+
+
+@pytest.fixture(autouse=True, params=KINDS or [None], ids=lambda kind: kind and kind.title)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Every kind of code that this processor runs, as if it had no wider one."""
+    if request.param is not None:
+        monkeypatch.setattr(built, "kinds", lambda: (KINDS[KINDS.index(request.param) :], ""))
+    native._serving.cache_clear()
+    yield request.param
+    native._serving.cache_clear()
 
 
 def draw(b: int, h: int, kv: int, keys: int, d: int = 64, e: int = 64) -> list[torch.Tensor]:
@@ -21,61 +33,123 @@ def draw(b: int, h: int, kv: int, keys: int, d: int = 64, e: int = 64) -> list[t
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
+def dense(
+    q: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor], scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every query sees every key, in float64."""
+    group = q.shape[1] // keys[0].shape[1]
+    k, v = (torch.cat(x, 2).double().repeat_interleave(group, 1) for x in (keys, values))
+    scores = q.double() @ k.transpose(2, 3) * scale
+    return scores.softmax(-1) @ v, scores.logsumexp(-1)
+
+
 def block(k: torch.Tensor, v: torch.Tensor, start: int = 0) -> KeyBlock:
     positions = torch.arange(start, start + k.shape[2]).expand(k.shape[0], 1, -1)
     return KeyBlock(k, v, positions, None, start)
 
 
 @needs_compiler
-@pytest.mark.parametrize("keys", [1, 7, 8, 63, 64, 130, 4097])
-@pytest.mark.parametrize("b,h,kv", [(1, 8, 2), (1, 1, 1), (3, 5, 1), (2, 6, 2)])
-def test_equals_dense_attention(b: int, h: int, kv: int, keys: int) -> None:
-    q, k, v = draw(b, h, kv, keys)
-    q = 4 * q  # a sharp softmax as well
-    pairs = [(q, block(k, v))]
-    assert native.takes(pairs)
-    out, lse = native.decode(pairs, 0.125)
-    dense = attend(q.double(), k.double(), v.double(), [Region()], impl="reference")
-    torch.testing.assert_close(out.double(), dense.out, atol=1e-5, rtol=0)
-    torch.testing.assert_close(lse.double(), dense.lse, atol=1e-5, rtol=0)
+def test_equals_dense_attention() -> None:
+    generator = torch.Generator().manual_seed(0)
 
+    def pick(*choices: int) -> int:
+        return choices[int(torch.randint(len(choices), (), generator=generator))]
 
-@needs_compiler
-@pytest.mark.parametrize("d,e", [(8, 8), (40, 72), (128, 96), (64, 256)])
-def test_head_sizes(d: int, e: int) -> None:
-    q, k, v = draw(1, 4, 2, 4100, d, e)
-    out, _ = native.decode([(q, block(k, v))], d**-0.5)
-    dense = attend(q.double(), k.double(), v.double(), [Region()], impl="reference")
-    torch.testing.assert_close(out.double(), dense.out, atol=1e-5, rtol=0)
+    shapes = [(2, 6, 2, 1, keys, 64, 64) for keys in (1, 7, 8, 15, 16, 31, 32, 33, 64, 130, 4097)]
+    for _ in range(40):
+        kv, d, e = (
+            pick(1, 2, 3),
+            pick(8, 16, 24, 40, 64, 80, 128, 256),
+            pick(8, 48, 64, 96, 128, 512),
+        )
+        shapes.append((pick(1, 3), kv * pick(1, 2, 5), kv, pick(1, 2, 5), pick(3, 40, 333), d, e))
+    for shape in shapes:
+        b, h, kv, t, keys, d, e = shape
+        q, k = (4 * torch.randn(b, n, x, d, generator=generator) for n, x in ((h, t), (kv, keys)))
+        v = torch.randn(b, keys, kv, e, generator=generator).transpose(1, 2)  # time before heads
+        pairs = [(q, block(k, v))]
+        assert native.takes(pairs), shape
+        out, lse = native.decode(pairs, 0.25 * d**-0.5)
+        exact, total = dense(q, [k], [v], 0.25 * d**-0.5)
+        torch.testing.assert_close(out.double(), exact, atol=2e-5, rtol=0, msg=str(shape))
+        torch.testing.assert_close(lse.double(), total, atol=2e-5, rtol=0, msg=str(shape))
 
 
 @needs_compiler
 def test_parts_with_queries_of_their_own_share_one_softmax() -> None:
     q, k, v = draw(2, 4, 2, 6000)
     far, near = block(k[:, :, :4001], v[:, :, :4001]), block(k[:, :, 4001:], v[:, :, 4001:], 4001)
-    pairs = [(q, far), (2 * q, near)]
-    out, lse = native.decode(pairs, 0.125)
-    scores = [
-        0.125 * x.double() @ kv.keys.double().repeat_interleave(2, 1).transpose(2, 3)
-        for x, kv in pairs
-    ]
-    weights = torch.cat(scores, -1).softmax(-1)
-    dense = weights @ v.double().repeat_interleave(2, 1)
-    torch.testing.assert_close(out.double(), dense, atol=1e-5, rtol=0)
-    torch.testing.assert_close(lse.double(), torch.cat(scores, -1).logsumexp(-1), atol=1e-5, rtol=0)
+    out, lse = native.decode([(q, far), (2 * q, near)], 0.125)
+    doubled = torch.cat([far.keys, 2 * near.keys], 2)
+    exact, total = dense(q, [doubled], [v], 0.125)
+    torch.testing.assert_close(out.double(), exact, atol=1e-5, rtol=0)
+    torch.testing.assert_close(lse.double(), total, atol=1e-5, rtol=0)
 
 
 @needs_compiler
-def test_any_number_of_threads() -> None:
-    q, k, v = draw(1, 4, 1, 5001)
+def test_what_is_no_number_stays_none(threads: Callable[[int], None]) -> None:
+    """NaN, infinities and scores beyond float32 come out as in the dense softmax.
+
+    With three threads one of them sees nothing but what is no number.
+    """
+    threads(3)
+    nan, inf = float("nan"), float("inf")
+    for keys in (5, 100):
+        for who, where, what in [
+            ("q", 3, nan), ("q", 3, inf), ("k", 0, nan), ("k", -1, nan), ("k", 2, inf),
+            ("k", 2, -inf), ("v", 0, nan), ("v", -1, inf), ("k", slice(40), nan),
+            ("k", slice(40), -inf), ("k", slice(None), -inf),
+        ]:  # fmt: skip
+            q, k, v = (x.abs() for x in draw(1, 2, 1, keys))
+            if who == "q":
+                q[0, 0, 0, where] = what
+            else:
+                {"k": k, "v": v}[who][0, 0, where] = what
+            whole = attend(q, k, v, [Region()], scale=0.125, impl="reference")
+            step = native.decode([(q, block(k, v))], 0.125)
+            band = native.band(
+                q, k, v, offset=keys - 1, near=0, far=None, first=0, last=keys, scale=0.125
+            )
+            for part in (step, band):
+                case = f"{keys} keys, {what} in {who}[{where}]"
+                torch.testing.assert_close(
+                    part.out, whole.out, atol=1e-5, rtol=0, equal_nan=True, msg=case
+                )
+                torch.testing.assert_close(part.lse.isfinite(), whole.lse.isfinite(), msg=case)
+
+
+@needs_compiler
+def test_places_beyond_two_to_the_31(tmp_path: Path) -> None:
+    """Rows far apart in a file that is mostly a hole."""
+    apart, keys = 1 << 27, 20
+    with (tmp_path / "hole").open("wb") as file:
+        file.truncate(4 * apart * keys)
+    far = torch.from_file(str(tmp_path / "hole"), shared=True, size=apart * keys)
+    q, k, v = draw(1, 2, 1, keys)
+    spread = far.as_strided((1, 1, keys, 64), (0, 0, apart, 1)).copy_(k)
+    step, near = (native.decode([(q, block(x, v))], 0.125) for x in (spread, k))
+    assert torch.equal(step.out, near.out)
+    bands = [
+        native.band(q, x, v, offset=keys - 1, near=0, far=None, first=0, last=keys, scale=0.125)
+        for x in (spread, k)
+    ]
+    assert torch.equal(bands[0].out, bands[1].out)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_any_number_of_threads(threads: Callable[[int], None]) -> None:
+    q, k, v = draw(1, 4, 1, 5001)
     outs = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            outs.append(native.decode([(q, block(k, v))], 0.125)[0])
-    finally:
-        torch.set_num_threads(before)
+    for count in (1, 2, 3):
+        threads(count)
+        outs.append(native.decode([(q, block(k, v))], 0.125)[0])
     for out in outs[1:]:
         torch.testing.assert_close(out, outs[0], atol=1e-6, rtol=0)
 
@@ -96,35 +170,17 @@ def test_what_is_not_taken() -> None:
     assert not native.takes([(odd[0], block(*odd[1:]))])
     strided = k.transpose(2, 3).contiguous().transpose(2, 3)
     assert not native.takes([(q, block(strided, v))])
+    assert not native.takes([(q, block(k[:, :, :0], v[:, :, :0]))])
+    assert not native.takes([(q[:0], block(k[:0], v[:0]))])
+    assert not native.takes_band(q, k, v[..., :40])
+    assert not native.takes_band(q[..., ::2], k[..., :32], v)
 
 
-@pytest.mark.parametrize("name,value", [("CC", "no-such-compiler"), ("LENGTHWISE_NATIVE", "0")])
-def test_torch_serves_where_it_cannot_be_built(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    monkeypatch.setenv(name, value)
-    native.library.cache_clear()
-    try:
-        assert native.library() is None
-        q, k, v = draw(1, 4, 2, 4096)
-        out = attend(q, k, v, [Region()], impl="decode").out
-        dense = attend(q, k, v, [Region()], impl="reference").out
-        torch.testing.assert_close(out, dense, atol=1e-5, rtol=0)
-    finally:
-        monkeypatch.undo()
-        native.library.cache_clear()
-
-
-def test_a_compiler_that_fails_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CC", "false")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.library.cache_clear()
-    try:
-        assert native.library() is None
-        assert not list(tmp_path.glob("lengthwise/*.so"))
-    finally:
-        monkeypatch.undo()
-        native.library.cache_clear()
+@needs_compiler
+def test_the_widest_code_that_fits_is_taken(kind: built.Kind) -> None:
+    assert kind.title in native.why(kind.lanes, kind.lanes)
+    assert "AVX2" in native.why(16 * 5, 8 * 5)
+    assert native.why(20, 64) == "torch: heads of 20 numbers are not whole vectors"
 
 
 @needs_compiler
@@ -158,31 +214,28 @@ def test_the_step_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("t,n", [(256, 256), (257, 300), (300, 1000), (331, 331)])
-@pytest.mark.parametrize(
-    "region",
-    [
-        Region(),
-        Region(far=64),
-        Region(near=20, far=100),
-        Region(near=300, last=40),
+def test_a_band_equals_dense_attention() -> None:
+    generator = torch.Generator().manual_seed(0)
+    regions = [
+        Region(), Region(far=64), Region(near=20, far=100), Region(near=300, last=40),
         Region(first=90),
-    ],
-    ids=repr,
-)
-def test_a_band_equals_dense_attention(t: int, n: int, region: Region) -> None:
-    generator = torch.Generator().manual_seed(t)
-    q = 3 * torch.randn(2, 6, t, 40, generator=generator)
-    k = torch.randn(2, 2, n, 40, generator=generator)
-    v = torch.randn(2, 2, n, 48, generator=generator)
-    assert native.takes_band(q, k, v)
-    part = native.band(
-        q, k, v, offset=n - t, near=region.near, far=region.far, first=region.first,
-        last=n if region.last is None else region.last, scale=0.125,
-    )  # fmt: skip
-    dense = attend(q.double(), k.double(), v.double(), [region], scale=0.125, impl="reference")
-    torch.testing.assert_close(part.out.double(), dense.out, atol=1e-5, rtol=0)
-    torch.testing.assert_close(part.lse.double(), dense.lse, atol=1e-5, rtol=0)
+    ]  # fmt: skip
+    heads = [(6, 2, 40, 48), (2, 2, 64, 64), (3, 1, 80, 80), (4, 1, 128, 32)]
+    for t, n in ((1, 90), (145, 145), (257, 300), (100, 700)):
+        for index, region in enumerate(regions):
+            h, kv, d, e = heads[(index + t) % len(heads)]
+            q = 3 * torch.randn(2, h, t, d, generator=generator) * (40 / d) ** 0.5
+            k, v = (torch.randn(2, kv, n, x, generator=generator) for x in (d, e))
+            assert native.takes_band(q, k, v)
+            part = native.band(
+                q, k, v, offset=n - t, near=region.near, far=region.far, first=region.first,
+                last=n if region.last is None else region.last, scale=0.125,
+            )  # fmt: skip
+            exact = [x.double() for x in (q, k, v)]
+            whole = attend(*exact, [region], scale=0.125, impl="reference")
+            case = f"{t} of {n}, {region}, heads {h, kv, d, e}"
+            torch.testing.assert_close(part.out.double(), whole.out, atol=1e-5, rtol=0, msg=case)
+            torch.testing.assert_close(part.lse.double(), whole.lse, atol=1e-5, rtol=0, msg=case)
 
 
 @needs_compiler

@@ -1,13 +1,17 @@
 /* Softmax attention in float32 for a processor: few queries over many keys, and bands of distances.
  *
  * Both go through keys tile by tile with a running maximum (the online softmax). native.py builds
- * this file and calls it; decode.py and band.py say the same in torch.
+ * this file, once for vectors of 8 floats and once for AVX-512's 16, and calls it; decode.py and
+ * band.py say the same in torch.
  */
 #include <math.h>
 #include <stdlib.h>
 
+#ifdef __AVX512F__
+#define LANES 16
+#else
 #define LANES 8
-#define TILE 64 /* keys: a tile of keys and one of values stay in the first cache */
+#endif
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int whole __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -16,6 +20,11 @@ typedef int whole __attribute__((vector_size(4 * LANES), aligned(4)));
  *
  * One work item is a row of the batch, a KV head and a share of its keys; items of one head are
  * merged at the end. */
+
+/* In line, GCC would give some of a function's registers to what lies around it. */
+#define APART __attribute__((noinline)) static
+
+#define FEW 32 /* keys of a tile: it, its values and the next of both stay in the first cache */
 
 /* Strides in floats; a query's rows lie one after the other. */
 typedef struct {
@@ -27,7 +36,29 @@ typedef struct {
     float *top, *total, *out; /* [rows], [rows], [rows, e] */
 } state;
 
-static inline lanes each(float x) { return (lanes){x, x, x, x, x, x, x, x}; }
+/* GCC before 12 has one name for it, clang another. */
+#ifdef __clang__
+#define PICK __builtin_shufflevector
+#else
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (whole){__VA_ARGS__})
+#endif
+
+/* Of each four numbers of `a` and the same four of `b`: every second one, from the first or from the
+ * second. And of the fours of `a`, then of `b`: every second one. Processors shuffle within fours
+ * faster than across. */
+#if LANES == 16
+#define EVEN(a, b) PICK(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30)
+#define ODD(a, b) PICK(a, b, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31)
+#define EVEN_FOURS(a, b) PICK(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+#define ODD_FOURS(a, b) PICK(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
+#else
+#define EVEN(a, b) PICK(a, b, 0, 2, 8, 10, 4, 6, 12, 14)
+#define ODD(a, b) PICK(a, b, 1, 3, 9, 11, 5, 7, 13, 15)
+#define EVEN_FOURS(a, b) PICK(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
+#define ODD_FOURS(a, b) PICK(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
+#endif
+
+static inline lanes each(float x) { return x - (lanes){0}; }
 
 static inline lanes choose(whole where, lanes a, lanes b) {
     return (lanes)((where & (whole)a) | (~where & (whole)b));
@@ -44,8 +75,6 @@ static inline lanes exponential(lanes x) {
     return choose(x < -87.0f, each(0), p * (lanes)power);
 }
 
-#define PICK __builtin_shufflevector
-
 static inline lanes larger(lanes a, lanes b) {
     for (int i = 0; i < LANES; i++) a[i] = b[i] > a[i] ? b[i] : a[i];
     return a;
@@ -53,17 +82,17 @@ static inline lanes larger(lanes a, lanes b) {
 
 static inline lanes join(lanes a, lanes b, int most) { return most ? larger(a, b) : a + b; }
 
-/* The sum, or the largest, over the lanes of each of eight vectors, side by side. */
+/* The sum, or the largest, over the lanes of each of LANES vectors, side by side. */
 static inline lanes fold(const lanes *x, int most) {
-    lanes pair[4], four[2];
-    for (int i = 0; i < 4; i++)
-        pair[i] = join(PICK(x[2 * i], x[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14),
-                       PICK(x[2 * i], x[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15), most);
-    for (int i = 0; i < 2; i++)
-        four[i] = join(PICK(pair[2 * i], pair[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13),
-                       PICK(pair[2 * i], pair[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15), most);
-    return join(PICK(four[0], four[1], 0, 1, 2, 3, 8, 9, 10, 11),
-                PICK(four[0], four[1], 4, 5, 6, 7, 12, 13, 14, 15), most);
+    lanes y[LANES / 2];
+    for (int i = 0; i < LANES / 2; i++)
+        y[i] = join(EVEN(x[2 * i], x[2 * i + 1]), ODD(x[2 * i], x[2 * i + 1]), most);
+    for (int i = 0; i < LANES / 4; i++)
+        y[i] = join(EVEN(y[2 * i], y[2 * i + 1]), ODD(y[2 * i], y[2 * i + 1]), most);
+    for (int n = LANES / 8; n; n /= 2)
+        for (int i = 0; i < n; i++)
+            y[i] = join(EVEN_FOURS(y[2 * i], y[2 * i + 1]), ODD_FOURS(y[2 * i], y[2 * i + 1]), most);
+    return y[0];
 }
 
 static inline lanes sums(const lanes *x) { return fold(x, 0); }
@@ -87,11 +116,11 @@ static inline void ask(ahead *x) {
 }
 
 static inline ahead coming(const float *row, long stride, long width, long turns) {
-    long lines = TILE * ((width + LINE - 1) / LINE);
+    long lines = FEW * ((width + LINE - 1) / LINE);
     return (ahead){row, stride, width, 0, lines, (int)((lines + turns - 1) / turns)};
 }
 
-/* Scores of one query over up to TILE keys; what is missing to whole lanes becomes -inf. */
+/* Scores of one query over up to FEW keys; what is missing to whole lanes becomes -inf. */
 static void score(const float *q, const float *k, long stride, long keys, long d,
                   float scale, float *to, ahead *next) {
     long j = 0;
@@ -115,7 +144,7 @@ static void score(const float *q, const float *k, long stride, long keys, long d
 }
 
 /* Scores become weights; the running maximum and total follow, and what was summed is rescaled. */
-static void soften(float *x, long keys, long e, float *top, float *total, float *out) {
+APART void soften(float *x, long keys, long e, float *top, float *total, float *out) {
     lanes most = each(*top), sum[LANES] = {0};
     for (long j = 0; j < keys; j += LANES) {
         lanes s = *(const lanes *)(x + j);
@@ -123,16 +152,13 @@ static void soften(float *x, long keys, long e, float *top, float *total, float 
     }
     float peak = *top;
     for (int i = 0; i < LANES; i++) peak = most[i] > peak ? most[i] : peak;
-    if (peak == -INFINITY) { /* nothing seen yet */
-        for (long j = 0; j < keys; j += LANES) *(lanes *)(x + j) = each(0);
-        return;
-    }
     if (peak > *top) {
         float shrink = expf(*top - peak); /* 0 for the first tile */
         *total *= shrink;
         for (long c = 0; c < e; c += LANES) *(lanes *)(out + c) *= shrink;
         *top = peak;
     }
+    if (peak == -INFINITY) peak = 0; /* nothing seen yet: -inf less -inf would be NaN */
     for (long j = 0; j < keys; j += LANES) {
         lanes w = exponential(*(const lanes *)(x + j) - peak);
         *(lanes *)(x + j) = w;
@@ -149,7 +175,7 @@ static void add(const float *w, const float *v, long stride, long keys, long e, 
         for (long j = 0; j < keys; j++) {
             lanes x = *(const lanes *)(v + j * stride + c);
             if (!(j & 3)) ask(next);
-            a += w[j] * x, b += w[TILE + j] * x;
+            a += w[j] * x, b += w[FEW + j] * x;
         }
         *(lanes *)(out + c) = a, *(lanes *)(out + e + c) = b;
     }
@@ -167,7 +193,7 @@ static void add_wide(const float *w, const float *v, long stride, long keys, lon
             ask(next);
             for (int i = 0; i < 4; i++) {
                 lanes x = *(const lanes *)(v + j * stride + c + i * LANES);
-                a[i] += w[j] * x, b[i] += w[TILE + j] * x;
+                a[i] += w[j] * x, b[i] += w[FEW + j] * x;
             }
         }
         for (int i = 0; i < 4; i++) {
@@ -180,7 +206,7 @@ static void add_wide(const float *w, const float *v, long stride, long keys, lon
 /* `to` has room for an even number of rows. */
 static void item(const part *parts, long count, long at, long head, long kv, long share,
                  long shares, long rows, long d, long e, float scale, state to) {
-    float weights[2 * TILE] = {0};
+    float weights[2 * FEW] = {0};
     for (long r = 0; r < rows; r++) to.top[r] = -INFINITY, to.total[r] = 0;
     for (long i = 0; i < rows * e; i++) to.out[i] = 0;
     for (long p = 0; p < count; p++) {
@@ -189,15 +215,15 @@ static void item(const part *parts, long count, long at, long head, long kv, lon
         const float *k = x.k + at * x.k_batch + head * x.k_head;
         const float *v = x.v + at * x.v_batch + head * x.v_head;
         long last = x.keys * (share + 1) / shares;
-        for (long low = x.keys * share / shares; low < last; low += TILE) {
-            long keys = last - low < TILE ? last - low : TILE;
-            ahead next_k = coming(k + (low + TILE) * x.k_row, x.k_row, d, rows * TILE / LANES);
-            ahead next_v = coming(v + (low + TILE) * x.v_row, x.v_row, e, rows * TILE * e / 64);
+        for (long low = x.keys * share / shares; low < last; low += FEW) {
+            long keys = last - low < FEW ? last - low : FEW;
+            ahead next_k = coming(k + (low + FEW) * x.k_row, x.k_row, d, rows * FEW / LANES);
+            ahead next_v = coming(v + (low + FEW) * x.v_row, x.v_row, e, rows * FEW * e / (8 * LANES));
             for (long r = 0; r < rows; r += 2) {
                 if (r + 1 == rows) /* alone: its partner weighs nothing */
-                    for (long j = 0; j < TILE; j++) weights[TILE + j] = 0;
+                    for (long j = 0; j < FEW; j++) weights[FEW + j] = 0;
                 for (int i = 0; i < 2 && r + i < rows; i++) {
-                    float *w = weights + i * TILE;
+                    float *w = weights + i * FEW;
                     score(q + (r + i) * d, k + low * x.k_row, x.k_row, keys, d, scale, w, &next_k);
                     soften(w, keys, e, to.top + r + i, to.total + r + i, to.out + (r + i) * e);
                 }
@@ -230,11 +256,11 @@ int lengthwise_decode(const part *parts, long count, long batch, long kv, long r
             for (long c = 0; c < e; c++) to[c] = 0;
             for (long s = 0; s < shares; s++) {
                 const float *mine = first + s * size;
-                float shrink = mine[r] == -INFINITY ? 0 : expf(mine[r] - top);
+                float shrink = mine[r] == top ? 1 : expf(mine[r] - top);
                 total += shrink * mine[rows + r];
                 for (long c = 0; c < e; c++) to[c] += shrink * mine[2 * rows + r * e + c];
             }
-            for (long c = 0; c < e; c++) to[c] /= total;
+            for (long c = 0; c < e && total != 0; c++) to[c] /= total;
             lse[head * rows + r] = top + logf(total);
         }
     free(memory);
@@ -276,13 +302,14 @@ void lengthwise_turn(const float *x, long batch, long heads, long times, long wi
  * head go through its keys together. Products are made of blocks of ROWS queries and two vectors,
  * as many sums as there are registers. */
 
-#define ROWS 6
+#define ROWS (LANES == 16 ? 12 : 6) /* of 32 registers, or of 16 */
 #define WIDE (2 * LANES)
+#define TILE 64  /* keys */
 #define TIMES 48 /* times of a work item */
 
 /* c[ROWS, WIDE] = a[ROWS, n] @ b[n, WIDE], or += where `more`. */
-static inline void block(const float *a, long a_row, const float *b, long b_row, long n, float *c,
-                         long c_row, int more) {
+APART void block(const float *a, long a_row, const float *b, long b_row, long n, float *c, long c_row,
+                 int more) {
     lanes sum[ROWS][2];
     for (int r = 0; r < ROWS; r++)
         for (int i = 0; i < 2; i++)
@@ -298,22 +325,26 @@ static inline void block(const float *a, long a_row, const float *b, long b_row,
         for (int i = 0; i < 2; i++) *(lanes *)(c + r * c_row + i * LANES) = sum[r][i];
 }
 
-/* Eight rows of eight become columns: to[i * WIDE + j] = x[j][i]. */
-static inline void flip(const lanes *x, float *to) {
-    lanes pair[LANES], four[LANES];
-    for (int i = 0; i < LANES; i += 2) {
-        pair[i] = PICK(x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        pair[i + 1] = PICK(x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-    }
-    for (int i = 0; i < LANES; i += 4)
-        for (int j = 0; j < 2; j++) {
-            four[i + 2 * j] = PICK(pair[i + j], pair[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-            four[i + 2 * j + 1] = PICK(pair[i + j], pair[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-        }
+/* Four rows of four become columns. */
+#define SQUARE(even, odd, p, q, r, s) \
+    do { \
+        lanes a = even(p, q), b = even(r, s), c = odd(p, q), d = odd(r, s); \
+        p = even(a, b), q = even(c, d), r = odd(a, b), s = odd(c, d); \
+    } while (0)
+
+/* LANES rows become columns, within fours first, then fours change places: to[i * WIDE + j] is
+ * x[j][i]. */
+static inline void flip(lanes *x, float *to) {
+    for (int i = 0; i < LANES; i += 4) SQUARE(EVEN, ODD, x[i], x[i + 1], x[i + 2], x[i + 3]);
     for (int i = 0; i < 4; i++) {
-        *(lanes *)(to + i * WIDE) = PICK(four[i], four[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        *(lanes *)(to + (i + 4) * WIDE) = PICK(four[i], four[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+#if LANES == 16
+        SQUARE(EVEN_FOURS, ODD_FOURS, x[i], x[i + 4], x[i + 8], x[i + 12]);
+#else
+        lanes left = x[i], right = x[i + 4];
+        x[i] = EVEN_FOURS(left, right), x[i + 4] = ODD_FOURS(left, right);
+#endif
     }
+    for (int i = 0; i < LANES; i++) *(lanes *)(to + i * WIDE) = x[i];
 }
 
 /* A tile of keys [keys, d] to panels [TILE / WIDE, d, WIDE]; zeros where keys are missing. */

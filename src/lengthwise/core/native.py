@@ -1,25 +1,17 @@
-"""Attention in C for a processor: built once by the compiler at hand, kept in the user's cache."""
+"""Attention in C for a processor, in float32: `native.c` called with torch's tensors."""
 
 import ctypes
 import functools
-import hashlib
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lengthwise.core import built
 from lengthwise.core.keys import KeyBlock
 from lengthwise.core.partial import Partial
 
-SOURCE = Path(__file__).with_name("native.c")
-LANES = 8  # floats that the C code handles at once
 NO_LIMIT = 1 << 62
 
 
@@ -40,27 +32,52 @@ class _Band(ctypes.Structure):
     ]
 
 
+@functools.cache
+def _serving(d: int, e: int) -> tuple[Any, str]:
+    """The widest C code that has whole vectors in `d` and in `e` numbers, or None, and in words."""
+    kinds, reason = built.kinds()
+    for kind in kinds:
+        if d % kind.lanes == 0 == e % kind.lanes:
+            library, reason = built.library(kind)
+            if library is not None:
+                return _typed(library), f"C with {kind.title} where float32"
+    return None, f"torch: {reason or f'heads of {d} numbers are not whole vectors'}"
+
+
+def _code(d: int, e: int) -> Any:
+    return _serving(d, e)[0]
+
+
+def _band_code(q: Tensor, v: Tensor) -> Any:
+    half, odd = divmod(v.shape[-1], 2)  # two vectors of values at a time
+    return None if odd else _code(q.shape[-1], half)
+
+
+def why(d: int, e: int) -> str:
+    """What computes attention of heads of `d` numbers and values of `e` here; if torch, why."""
+    return _serving(d, e)[1]
+
+
 def takes(pairs: Sequence[tuple[Tensor, KeyBlock]]) -> bool:
     """Whether the C code reads these queries `[b, h, t, d]` and keys: float32 on a CPU, heads of
     whole lanes, and a compiler to be had.
     """
     for x, block in pairs:
         k, v = block.keys, block.values
-        if not _plain(x, k, v) or k.shape[-1] % LANES or v.shape[-1] % LANES:
+        if not _plain(x, k, v) or _code(k.shape[-1], v.shape[-1]) is None:
             return False
-    return library() is not None
+    return True
 
 
 def takes_band(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the C code reads these queries `[b, h, t, d]`, keys and values for a band."""
-    whole = q.shape[-1] % LANES == 0 and v.shape[-1] % (2 * LANES) == 0
-    fits = whole and q.stride(-1) == 1
-    return fits and _plain(q, k, v) and library() is not None
+    return q.stride(-1) == 1 and _plain(q, k, v) and _band_code(q, v) is not None
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor) -> bool:
     on_cpu = k.device.type == "cpu" and q.dtype is k.dtype is v.dtype is torch.float32
-    return on_cpu and k.stride(-1) == 1 == v.stride(-1)
+    whole = k.stride(-1) == 1 == v.stride(-1) and q.numel() > 0 and v.numel() > 0
+    return on_cpu and whole
 
 
 def decode(pairs: Sequence[tuple[Tensor, KeyBlock]], scale: float) -> Partial:
@@ -85,7 +102,7 @@ def decode(pairs: Sequence[tuple[Tensor, KeyBlock]], scale: float) -> Partial:
     out, lse = first.new_empty(b, h, t, e), first.new_empty(b, h, t)
     threads = torch.get_num_threads()
     shares = max(1, -(-threads // (b * kv)))
-    failed = library().lengthwise_decode(
+    failed = _code(d, e).lengthwise_decode(
         parts, len(pairs), b, kv, h // kv * t, d, e, shares, scale, threads,
         out.data_ptr(), lse.data_ptr(),
     )  # fmt: skip
@@ -100,7 +117,7 @@ def takes_turn(x: Tensor, cos: Tensor) -> bool:
     """
     live = torch.is_grad_enabled() and (x.requires_grad or cos.requires_grad)
     plain = x.device.type == "cpu" and x.dtype is torch.float32 and x.stride(-1) == 1
-    return plain and not live and library() is not None
+    return plain and not live and _code(0, 0) is not None
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
@@ -113,7 +130,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     cos, sin = cos.contiguous(), sin.contiguous()
     pairs = cos.shape[-1]
     step, apart = (2, 1) if interleaved else (1, pairs)
-    library().lengthwise_turn(
+    _code(0, 0).lengthwise_turn(
         x.data_ptr(), *x.shape, *x.stride()[:3], pairs, step, apart,
         cos.data_ptr(), sin.data_ptr(), cos[0].numel() if len(cos) > 1 else 0, to.data_ptr(),
         torch.get_num_threads(),
@@ -145,56 +162,19 @@ def band(
         b, h, k.shape[1], t, k.shape[2], d, e,
         offset, near, NO_LIMIT if far is None else far, first, last, scale,
     )  # fmt: skip
-    if library().lengthwise_band(ctypes.byref(call), torch.get_num_threads()):
+    if _band_code(q, v).lengthwise_band(ctypes.byref(call), torch.get_num_threads()):
         raise MemoryError("no memory for the sums of a band of attention")
     return Partial(out, lse)
 
 
-@functools.cache
-def library() -> Any:
-    """The C functions, built if they have to be; None where they cannot be.
-
-    They need Linux (to share torch's copy of OpenMP), a C compiler and, on x86, AVX2.
-    Building takes less than a second, once on a machine. `LENGTHWISE_NATIVE=0` leaves them out.
-    """
-    flags = {"AVX2": ["-mavx2", "-mfma"], "AVX512": ["-mavx2", "-mfma"], "NEON": []}
-    capability = torch.backends.cpu.get_cpu_capability()
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    wanted = sys.platform == "linux" and os.environ.get("LENGTHWISE_NATIVE") != "0"
-    if capability not in flags or compiler is None or not wanted:
-        return None
-    options = ["-O3", "-fopenmp", "-fPIC", *flags[capability]]
-    key = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), " ".join(options).encode()]))
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lengthwise"
-    built = home / f"native-{key.hexdigest()[:16]}.so"
-    try:
-        if not built.exists():
-            _build(compiler, options, built)
-        loaded = ctypes.CDLL(str(built))
-    except (OSError, subprocess.SubprocessError):
-        return None
+def _typed(library: Any) -> Any:
     pointer, number, word = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-    loaded.lengthwise_decode.argtypes = [
+    library.lengthwise_decode.argtypes = [
         pointer, *[number] * 7, ctypes.c_float, word, pointer, pointer,
     ]  # fmt: skip
-    loaded.lengthwise_turn.argtypes = [
+    library.lengthwise_turn.argtypes = [
         pointer, *[number] * 10, pointer, pointer, number, pointer, word,
     ]  # fmt: skip
-    loaded.lengthwise_turn.restype = None
-    loaded.lengthwise_band.argtypes = [pointer, word]
-    return loaded
-
-
-def _build(compiler: str, options: Sequence[str], built: Path) -> None:
-    built.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-        object_file, made = Path(folder) / "native.o", Path(folder) / "native.so"
-        # OpenMP is left open here and found in torch's own copy when the library is loaded: two
-        # copies in one process would fight for the cores.
-        open_names = "-Wl,--unresolved-symbols=ignore-all"
-        for command in (
-            [compiler, *options, "-c", str(SOURCE), "-o", str(object_file)],
-            [compiler, "-shared", open_names, str(object_file), "-lm", "-o", str(made)],
-        ):
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
-        os.replace(made, built)
+    library.lengthwise_turn.restype = None
+    library.lengthwise_band.argtypes = [pointer, word]
+    return library

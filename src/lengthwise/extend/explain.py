@@ -88,7 +88,8 @@ def _choices(engine: Engine, device: str, queries: int) -> list[tuple[int, Choic
             compiler=has_compiler(),
         )  # fmt: skip
         if choice.name in ("decode", "sdpa") and device == "cpu":
-            by = "C where float32" if native.library() is not None else "torch: no C compiler"
+            half = 2 if choice.name == "sdpa" else 1
+            by = native.why(geometry.head_dim, geometry.head_dim // half)
             choice = replace(choice, reason=f"{choice.reason} ({by})")
         counted[choice] = counted.get(choice, 0) + 1
     return [(count, choice) for choice, count in counted.items()]
