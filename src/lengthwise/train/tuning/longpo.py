@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div, log_softmax, logsigmoid
+from torch.nn.functional import kl_div, log_softmax
 
-from lengthwise.train.memory.preference import token_logps
+from lengthwise.train.memory.preference import dpo_loss, token_logps
 
 Inputs = Mapping[str, Tensor]
 
@@ -20,9 +20,9 @@ def longpo_loss(
     reference_rejected: Tensor,
     beta: float = 0.1,
 ) -> Tensor:
-    """Mean over pairs of `-log sigmoid(beta (chosen - reference_chosen - rejected + …))`.
+    """DPO's loss, read at two lengths: `-log sigmoid(beta (chosen - reference_chosen - …))`.
 
-    It has DPO's form, but policy and reference read different contexts: the policy's
+    Policy and reference read different contexts: the policy's
     log-probabilities are under the long one, the reference's under the short one. So a reward is
     the policy's distance from what the model said when the context was short, which is the
     short-to-long constraint.
@@ -38,11 +38,7 @@ def longpo_loss(
     Raises:
         ValueError: A beta that is not above 0.
     """
-    if not beta > 0:
-        raise ValueError(f"beta must be above 0, got {beta!r}")
-    gained = chosen.sum(-1) - reference_chosen.sum(-1)
-    lost = rejected.sum(-1) - reference_rejected.sum(-1)
-    return -logsigmoid(beta * (gained - lost)).mean()
+    return dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta)
 
 
 @dataclass(eq=False)
