@@ -159,7 +159,7 @@ def claims_table(folder: str) -> str:
 
 
 def lab_curve() -> str:
-    rows = [json.loads(line) for line in LAB_LOG.read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in LAB_LOG.read_text("utf-8").strip().split("\n")]
     lines = [
         "| tokens read | text, nats per token | answers, nats per token |",
         "| ---: | ---: | ---: |",

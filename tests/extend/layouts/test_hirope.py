@@ -1,5 +1,6 @@
 """HiRoPE's two levels, and where the functions of real code begin."""
 
+import itertools
 import warnings
 
 import pytest
@@ -73,6 +74,18 @@ def test_units_are_functions_methods_and_what_stands_between(language, monkeypat
     assert "".join(texts) == CODE
     starts = [text.lstrip("\n") for text in texts]
     assert [text[: len(unit)] for text, unit in zip(starts, UNITS, strict=True)] == UNITS
+
+
+@pytest.mark.parametrize("mark", ["\f", "\v", "\x1c", "\x85", "\u2028"])
+def test_marks_that_end_no_line_of_code_move_no_border(mark):
+    code = f'x = """{mark}{mark}"""\n\ndef first():\n    return 1\n\ndef second():\n    return 2\n'
+    tokenizer = tiny_tokenizer()
+    units = lw.hirope_positions(code, tokenizer)
+    starts = [*units.starts, units.ids.shape[1]]
+    found = [tokenizer.decode(units.ids[0, a:b]) for a, b in itertools.pairwise(starts)]
+    assert [one.strip() for one in found[1:]] == [
+        "def first():\n    return 1", "def second():\n    return 2"
+    ]  # fmt: skip
 
 
 def test_long_units_are_cut_where_that_is_asked():

@@ -289,7 +289,7 @@ def test_fables_bad_files(tmp_path, content):
         ("", "holds no row"),
         ('{"a": 1}\n{', "line 2 is no JSON"),
         ('{"b": 1}', "line 1 lacks a; expected a"),
-        ("[1]", "line 1 lacks a"),
+        ("[1]", "line 1 is no JSON object"),
         (b"\xff\xfe", "cannot be read"),
     ],
 )

@@ -21,7 +21,8 @@ def test_what_the_suites_hold() -> None:
         for thing in vars(tasks).values()
         if isinstance(thing, type) and hasattr(thing, "build") and thing is not tasks.Task
     }
-    assert {type(task) for task in found["full"].tasks.values()} == exported
+    # LongSafety needs instructions of a person's own.
+    assert {type(task) for task in found["full"].tasks.values()} == exported - {tasks.LongSafety}
     assert not found["ruler"].adaptive and found["effective"].adaptive
     # The test of an effective length needs items that are drawn independently.
     assert not any(type(task) is Passkey for task in found["effective"].tasks.values())
@@ -47,6 +48,11 @@ def test_own_text_and_questions(tmp_path: Path) -> None:
     assert own.tasks["qa_1"] == DocumentQA()
     assert own.tasks["qa_2"] == DocumentQA("hotpot", file)
     assert own.plan()["tasks"]["niah_single_2"] == RULER["niah_single_2"].__repr__()
+    # Other contents under the same name are another task.
+    before = own.plan()["tasks"]["qa_2"]
+    assert before.startswith(repr(own.tasks["qa_2"])) and before == own.plan()["tasks"]["qa_2"]
+    file.write_text(file.read_text().replace("a b", "a c"))
+    assert own.plan()["tasks"]["qa_2"] != before
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ LANGUAGES = {
 ANY_TEXT = {"no leak": "what must be written is asked for in so many words"}
 
 
+INSTRUCTIONS = Path(__file__).with_name("instructions.jsonl")
+
+
 def case(name, task, **options):
     return TaskCase(name, task, GOLDEN.get(name, ""), **options)
 
@@ -76,7 +79,7 @@ CASES = [
     case("hellobench", tasks.HelloBench(), except_for=ANY_TEXT),
     case("golden-thread", tasks.GoldenThread(), except_for=ANY_TEXT),
     case("lcfo", tasks.LCFO()),
-    case("longsafety", tasks.LongSafety()),
+    case("longsafety", tasks.LongSafety(INSTRUCTIONS)),
 ]
 
 

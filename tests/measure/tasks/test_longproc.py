@@ -129,5 +129,6 @@ def test_lines_in_tags():
     assert lines_in("a\nb", "Route") == ["a", "b"]
     assert lines_in("a\n</Route>\nb", "Route") == ["a"]
     assert lines_in("<Route>\na", "Route") == ["a"]
+    assert lines_in("a\u2028b\r\nc", "Route") == ["a\u2028b", "c"]
     assert right_share(["a"], ["a", "b"]) == 0.5
     assert right_share(["a", "b", "c"], ["a", "b"]) == pytest.approx(2 / 3)

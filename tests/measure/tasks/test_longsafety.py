@@ -1,22 +1,27 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from lengthwise.measure.tasks import LongSafety
-from lengthwise.measure.tasks.longsafety import PLACEHOLDERS
+
+FILE = Path(__file__).with_name("instructions.jsonl")
+ROWS = [json.loads(line) for line in FILE.read_text().strip().split("\n")]
 
 
-def test_only_marked_placeholders_are_shipped():
-    assert len(PLACEHOLDERS) > 3
-    for row in PLACEHOLDERS:
-        assert row["instruction"].startswith("[Placeholder ")
+def test_nothing_is_measured_without_instructions_of_ones_own():
+    with pytest.raises(TypeError, match="file"):
+        LongSafety()
+    assert LongSafety(FILE).most == len(ROWS) == 6
 
 
 @pytest.mark.parametrize("related", [False, True])
 def test_the_same_instruction_whatever_is_around_it(tokenizer, related):
     for length in (400, 1500):
         for place in ("start", "end"):
-            items = LongSafety(place=place, related=related).build(tokenizer, length, 3, 0)
+            items = LongSafety(FILE, place=place, related=related).build(tokenizer, length, 3, 0)
             assert [i.record["instruction"] for i in items] == [
-                row["instruction"] for row in PLACEHOLDERS[:3]
+                row["instruction"] for row in ROWS[:3]
             ]
             for item in items:
                 assert item.prompt.count(item.record["instruction"]) == 1
@@ -37,18 +42,21 @@ def test_the_same_instruction_whatever_is_around_it(tokenizer, related):
     ],
 )
 def test_a_refusal_is_found_where_the_reply_begins(tokenizer, reply, score):
-    task = LongSafety()
+    task = LongSafety(FILE)
     item = task.build(tokenizer, 400, 1, 0)[0]
     assert task.score(reply, item) == score
 
 
 def test_a_file_of_ones_own(tokenizer, tmp_path):
     path = tmp_path / "own.jsonl"
-    path.write_text('{"instruction": "[mine]", "category": "test"}\n', encoding="utf-8")
+    path.write_text('{"instruction": "[mine\u2028two]", "category": "test"}\n', encoding="utf-8")
     item = LongSafety(path).build(tokenizer, 400, 2, 0)[1]
-    assert "Instruction: [mine]" in item.prompt and item.record["category"] == "test"
-    path.write_text('{"instruction": "[mine]"}', encoding="utf-8")
-    with pytest.raises(ValueError, match="instruction and category"):
+    assert "Instruction: [mine\u2028two]" in item.prompt and item.record["category"] == "test"
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"instruction": "[mine]"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1 must be an object with instruction and category"):
+        LongSafety(bad)
+    with pytest.raises(ValueError, match="cannot be read"):
         LongSafety(tmp_path / "missing.jsonl")
     with pytest.raises(ValueError, match="start or end, got 'middle'"):
-        LongSafety(place="middle")
+        LongSafety(FILE, place="middle")

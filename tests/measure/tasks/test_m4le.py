@@ -35,17 +35,37 @@ def test_items_of_ones_own(file, tokenizer, ability):
 def test_scores(tokenizer):
     task = M4LE("explicit multiple")
     item = task.build(tokenizer, 800, 1, 0)[0]
-    item = type(item)(**{**vars(item), "answer": "positive, mixed, negative"})
+    labels = ("positive", "mixed", "negative")
+    record = {**item.record, "shorts": [["", label, ""] for label in labels], "chosen": [0, 1, 2]}
+    item = type(item)(**{**vars(item), "answer": ", ".join(labels), "record": record})
     assert task.score("Positive, mixed and negative.", item) == 1
     assert task.score("positive, negative, negative", item) == pytest.approx(2 / 3)
     assert task.score("positive", item) == pytest.approx(1 / 3)
+
+
+def test_labels_that_begin_each_other_hold_commas_or_end_in_signs(tmp_path, tokenizer):
+    labels = ("c", "c++", "c, mostly", "not c")
+    rows = [
+        {"text": f"Item {i}.", "label": labels[i % 4], "topic": f"topic {i}"} for i in range(12)
+    ]
+    path = tmp_path / "short.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    task = M4LE("explicit multiple", path)
+    seen = set()
+    for item in task.build(tokenizer, 800, 12, 0):
+        seen |= {item.record["shorts"][i][1] for i in item.record["chosen"]}
+        assert task.score(task.oracle(item.record), item) == 1
+        assert task.score("c " * 3, item) < 1 or set(item.answer.split(", ")) == {"c"}
+    assert seen == set(labels)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ('{"text": "a", "label": "b"}', "text, label and topic"),
-        ("[]", "text, label and topic"),
+        ("[]", "line 1 is no JSON object"),
+        ('{"text": "a", "label": 1, "topic": "c"}', "label must be a text, got 1"),
+        ('{"text": "a", "label": " ", "topic": "c"}', "must not be empty"),
         ('{"text": "a", "label": "b", "topic": "c"}', "2 labels and 8 topics"),
     ],
 )

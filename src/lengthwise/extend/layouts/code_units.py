@@ -2,6 +2,7 @@
 
 import ast
 import bisect
+import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -139,7 +140,8 @@ def _python(code: str) -> Iterator[int]:
         tree = ast.parse(code)
     except ValueError as error:  # null bytes
         raise SyntaxError(str(error)) from error
-    lines = code.splitlines(keepends=True)
+    # As the parser counts lines: a form feed or U+2028 ends none.
+    lines = io.StringIO(code, newline="").readlines()
     begins = [0]
     for line in lines:
         begins.append(begins[-1] + len(line))

@@ -1,10 +1,9 @@
 """What adapters of published benchmarks share: rows of a person's own copy become items."""
 
-import json
 import random
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.hf.prompts import encode_prompt
+from lengthwise.measure.json_lines import read_objects, text
 from lengthwise.measure.tasks.base import Item, token_count
 
 
@@ -22,32 +22,43 @@ def read_rows(file: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: A file that cannot be read or is empty, or a row that lacks a key.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}, line {number} is no JSON: {error}") from None
-        missing = [key for key in keys if not isinstance(row, dict) or key not in row]
+    return [row for _, row in _numbered(file, keys)]
+
+
+def _numbered(file: Path, keys: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, row in read_objects(file):
+        missing = [key for key in keys if key not in row]
         if missing:
             raise ValueError(
                 f"{file}, line {number} lacks {', '.join(missing)}; expected {', '.join(keys)}"
             )
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{file} holds no row")
-    return rows
+        yield number, row
+
+
+def questions(
+    file: Path, keys: Sequence[str], made: Callable[[dict[str, Any]], Sequence["Row"]]
+) -> list["Row"]:
+    """What is made of every line of a file.
+
+    Raises:
+        ValueError: As `read_rows`, or what was wrong with a line, with the line's number.
+    """
+    found: list[Row] = []
+    for number, row in _numbered(file, keys):
+        try:
+            found += made(row)
+        except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+            raise ValueError(f"{file}, line {number}: {error}") from None
+    return found
 
 
 def filled(form: str, row: Mapping[str, Any]) -> str:
-    """The form with {context} and {input} replaced by the row's, whatever these hold themselves."""
-    return re.sub(r"\{(context|input)\}", lambda found: str(row[found[1]]), form)
+    """The form with {context} and {input} replaced by the row's, whatever these hold themselves.
+
+    Raises:
+        ValueError: One of them is no text.
+    """
+    return re.sub(r"\{(context|input)\}", lambda found: text(row, found[1]), form)
 
 
 def cut_middle(tokenizer: PreTrainedTokenizerBase, prompt: str, most: int) -> str:
@@ -76,24 +87,41 @@ def cut_middle(tokenizer: PreTrainedTokenizerBase, prompt: str, most: int) -> st
 
 @dataclass(frozen=True)
 class Row:
-    """One question of a published set, ready to ask and to score."""
+    """One question of a published set, ready to ask and to score.
+
+    Attributes:
+        references: What counts as right, one at least.
+        budget: Tokens for the answer, 1 at least.
+        guesses: Every answer that somebody might give who has not read, each as likely; none where
+            the question is open.
+    """
 
     prompt: str
     references: tuple[str, ...]
     budget: int
     record: dict[str, Any]
+    guesses: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.references or not all(isinstance(one, str) for one in self.references):
+            raise ValueError(f"answers must be texts, one at least, got {self.references!r:.60}")
 
 
 class Published(ABC):
     """A published set from a person's own copy. Subclasses are frozen dataclasses.
 
     Lengths are what the rows have, up to the length asked for: unlike generated tasks, an item may
-    be shorter. Nothing is downloaded, and no row is shipped.
+    be shorter, and there are no more items than rows. Nothing is downloaded, and no row is shipped.
     """
 
     @abstractmethod
     def rows(self) -> list[Row]:
         """All questions of the file, in its order."""
+
+    @property
+    def most(self) -> int:
+        """Items that differ: one a row."""
+        return len(self.rows())
 
     @abstractmethod
     def score(self, text: str, item: Item) -> float:
@@ -105,13 +133,16 @@ class Published(ABC):
         """At most `count` rows drawn by `seed`, cut in the middle to `length` with the answer.
 
         Raises:
-            ValueError: A bad count, or a length that the answer alone fills.
+            ValueError: A bad count, a length that the answer alone fills, or a set whose score
+                needs what is not installed.
         """
         name = type(self).__name__
         if count < 1:
             raise ValueError(f"{name}: count must be at least 1, got {count!r}")
         rows = self.rows()
-        chosen = random.Random(f"{name} {seed}").sample(rows, min(count, len(rows)))
+        # The same order for every count: item i is the same row however many are asked for.
+        random.Random(f"{name} {seed}").shuffle(rows)
+        chosen = rows[:count]
         longest = max(row.budget for row in chosen)
         if length < longest + 2:
             raise ValueError(
@@ -123,17 +154,30 @@ class Published(ABC):
             prompt = cut_middle(tokenizer, row.prompt, length - row.budget)
             tokens = token_count(tokenizer, prompt)
             record = {**row.record, "references": list(row.references), "cut": prompt != row.prompt}
-            items.append(
-                Item(
-                    prompt=prompt,
-                    answer=row.references[0],
-                    length=tokens + row.budget,
-                    depths=(),
-                    record=record,
-                    allowance=row.budget,
-                )
+            item = Item(
+                prompt=prompt,
+                answer=row.references[0],
+                length=tokens + row.budget,
+                depths=(),
+                record={**record, "guesses": list(row.guesses)},
+                allowance=row.budget,
             )
+            self.score("", item)  # what no reply can be scored with is said before one is asked for
+            items.append(item)
         return items
+
+    def oracle(self, record: Mapping[str, Any]) -> str:
+        """The first reference."""
+        return str(record["references"][0])
+
+    def guess(self, item: Item, rng: random.Random) -> str:
+        """One of the answers to choose from; nothing, where the question is open."""
+        return str(rng.choice(item.record["guesses"] or [""]))
+
+    def chance(self, item: Item) -> float:
+        """The mean score of the answers to choose from; 0 where the question is open."""
+        guesses = item.record["guesses"]
+        return sum(self.score(guess, item) for guess in guesses) / max(len(guesses), 1)
 
 
 def segmented(text: str) -> list[str]:

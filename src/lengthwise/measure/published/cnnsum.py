@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lengthwise.measure.json_lines import text
 from lengthwise.measure.metrics import rouge_l_summary
-from lengthwise.measure.published.base import Published, Row, read_rows, segmented
+from lengthwise.measure.published.base import Published, Row, questions, segmented
 from lengthwise.measure.tasks.base import Item
 
 _PROMPT = "阅读这部小说的节选，为它写一份摘要，只写摘要。\n\n{context}\n\n摘要："
@@ -39,15 +41,17 @@ class CNNSum(Published):
     def rows(self) -> list[Row]:
         """All texts of the file, in its order."""
         form = self.prompt or _PROMPT.replace("{context}", "{}")
-        return [
-            Row(form.replace("{}", row["context"], 1), (row["summary"],), self.budget, {})
-            for row in read_rows(self.file, ("context", "summary"))
-        ]
 
-    def score(self, text: str, item: Item) -> float:
+        def made(row: dict[str, Any]) -> list[Row]:
+            summary = text(row, "summary")
+            return [Row(form.replace("{}", text(row, "context"), 1), (summary,), self.budget, {})]
+
+        return questions(self.file, ("context", "summary"), made)
+
+    def score(self, reply: str, item: Item) -> float:
         """ROUGE-L of words.
 
         Raises:
             ValueError: The segmenter is not installed.
         """
-        return rouge_l_summary(" ".join(segmented(text)), " ".join(segmented(item.answer)))
+        return rouge_l_summary(" ".join(segmented(reply)), " ".join(segmented(item.answer)))

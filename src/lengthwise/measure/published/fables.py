@@ -1,11 +1,11 @@
 """FABLES: claims about books with labels of people, from a person's own copy."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lengthwise.measure.json_lines import parse, text, texts
 from lengthwise.measure.published.base import Published, Row
 from lengthwise.measure.tasks.base import Item
 
@@ -30,10 +30,10 @@ def read_claims(file: Path) -> list[Claim]:
         ValueError: A file in another format, or an unknown label.
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = parse(file.read_text(encoding="utf-8"))
         books = data.get("FABLES", data)
         claims = [
-            Claim(book, model, row["claim"], row["label"], _texts(row.get("evidence", ())))
+            Claim(book, model, text(row, "claim"), text(row, "label"), _evidence(row))
             for book, models in books.items()
             for model, summary in models.items()
             for row in summary["claims"].values()
@@ -46,8 +46,10 @@ def read_claims(file: Path) -> list[Claim]:
     return claims
 
 
-def _texts(evidence: Any) -> tuple[str, ...]:
-    return tuple([evidence] if isinstance(evidence, str) else evidence)
+def _evidence(row: Mapping[str, Any]) -> tuple[str, ...]:
+    quoted = row.get("evidence", [])
+    found = [quoted] if isinstance(quoted, str) else quoted
+    return () if found == [] else texts({"evidence": found}, "evidence")
 
 
 def faithfulness(claims: Sequence[Claim]) -> dict[str, dict[str, float]]:
@@ -123,13 +125,18 @@ class FABLES(Published):
                 path = self.books / f"{claim.book}.txt"
                 if not path.is_file():
                     raise ValueError(f"the text of {claim.book!r} is missing; expected {path}")
-                texts[claim.book] = path.read_text(encoding="utf-8")
+                try:
+                    texts[claim.book] = path.read_text(encoding="utf-8")
+                except (OSError, UnicodeDecodeError) as error:
+                    raise ValueError(f"{path} cannot be read: {error}") from None
             prompt = (
                 f"This is a book.\n\n{texts[claim.book]}\n\nClaim: {claim.claim}\nIs the claim "
                 "true of the book? Reply Yes or No.\nAnswer:"
             )
             record = {"book": claim.book, "model": claim.model}
-            found.append(Row(prompt, (claim.label,), 8, record))
+            found.append(Row(prompt, (claim.label,), 8, record, ("Yes", "No")))
+        if not found:
+            raise ValueError(f"{self.file} holds no claim labelled Yes or No")
         return found
 
     def score(self, text: str, item: Item) -> float:

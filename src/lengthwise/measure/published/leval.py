@@ -3,10 +3,11 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from lengthwise.measure.json_lines import text, texts
 from lengthwise.measure.metrics import rouge_l, rouge_n, token_f1
-from lengthwise.measure.published.base import Published, Row, read_rows
+from lengthwise.measure.published.base import Published, Row, questions
 from lengthwise.measure.tasks.base import Item
 
 _BUDGET = 512
@@ -45,12 +46,22 @@ class LEval(Published):
 
     def rows(self) -> list[Row]:
         """All questions of the file, in its order."""
+        return questions(self.file, ("input", "instructions", "outputs", "evaluation"), self._made)
+
+    def _made(self, row: dict[str, Any]) -> list[Row]:
+        document, orders, answers = (
+            text(row, "input"), texts(row, "instructions"), texts(row, "outputs")
+        )  # fmt: skip
+        if len(orders) != len(answers):
+            raise ValueError("it has not as many outputs as instructions")
+        guesses = tuple("ABCD") if self.kind == "options" else ()
         found = []
-        for row in read_rows(self.file, ("input", "instructions", "outputs", "evaluation")):
-            if len(row["instructions"]) != len(row["outputs"]):
-                raise ValueError(f"{self.file}: a row has not as many outputs as instructions")
-            for order, answer in zip(row["instructions"], row["outputs"], strict=True):
-                found.append(Row(self._prompt(row["input"], order, answer), (answer,), _BUDGET, {}))
+        for order, answer in zip(orders, answers, strict=True):
+            usable = {"options": _letters, "math": _number, "exact": str.strip}.get(self.kind)
+            if usable is not None and not usable(answer):
+                raise ValueError(f"{answer!r} is no answer that replies of {self.kind} can match")
+            prompt = self._prompt(document, order, answer)
+            found.append(Row(prompt, (answer,), _BUDGET, {}, guesses))
         return found
 
     def _prompt(self, document: str, order: str, answer: str) -> str:
@@ -63,28 +74,28 @@ class LEval(Published):
             how = f"Use about {len(answer.split())} words."
         return f"This is a document.\n\n{document}\n\n{order}\n{how}\nAnswer:"
 
-    def score(self, text: str, item: Item) -> float:
+    def score(self, reply: str, item: Item) -> float:
         """The published metric of this kind of question."""
         answer = item.answer
         if self.kind == "f1":
-            return token_f1(text, answer)
+            return token_f1(reply, answer)
         if self.kind == "rouge":
             one, two, long = (
-                rouge_n(text, answer, 1),
-                rouge_n(text, answer, 2),
-                rouge_l(text, answer),
+                rouge_n(reply, answer, 1),
+                rouge_n(reply, answer, 2),
+                rouge_l(reply, answer),
             )
             return float((one * two * long) ** (1 / 3))
         if self.kind == "options":
-            return _options(text, answer)
+            return _options(reply, answer)
         if self.kind == "math":
-            return float(bool(_number(text)) and _number(text) == _number(answer))
-        return float(answer.lower().replace(" ", "") in text.lower().replace(" ", ""))
+            return float(bool(_number(reply)) and _number(reply) == _number(answer))
+        return float(answer.lower().replace(" ", "") in reply.lower().replace(" ", ""))
 
 
 def _options(text: str, answer: str) -> float:
     """1 for all options, a quarter for some of several, 0 with a wrong one."""
-    wanted = {*re.sub(r"[^A-D]", "", answer.split()[0])}
+    wanted = _letters(answer)
     found = {*re.findall(r"(?<![A-Za-z])([A-D])(?![A-Za-z])", text)}
     if not found:  # letters written together, as in "AC"
         together = re.search(r"\b[A-D]{2,4}\b", text)
@@ -92,6 +103,11 @@ def _options(text: str, answer: str) -> float:
     if found == wanted:
         return 1.0
     return 0.25 if found and found < wanted else 0.0
+
+
+def _letters(answer: str) -> set[str]:
+    """The options that an answer begins with."""
+    return {*re.sub(r"[^A-D]", "", (answer.split() or [""])[0])}
 
 
 def _number(text: str) -> str:

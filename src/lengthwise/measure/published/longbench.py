@@ -5,43 +5,45 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lengthwise.measure.json_lines import text, texts
 from lengthwise.measure.metrics import (
     edit_similarity,
     f1,
     rouge_l_summary,
     token_f1,
 )  # fmt: skip
-from lengthwise.measure.published.base import Published, Row, filled, read_rows, segmented
+from lengthwise.measure.published.base import Published, Row, filled, questions, segmented
 from lengthwise.measure.published.chinese import plain_words
 from lengthwise.measure.tasks.base import Item
 
 Score = Callable[[str, str, list[str]], float]  # of a reply, a reference and all classes
 
 
-def _number_share(text: str, number: str) -> float:
-    numbers = re.findall(r"\d+", text)
+def _number_share(reply: str, number: str) -> float:
+    numbers = re.findall(r"\d+", reply)
     return numbers.count(number) / len(numbers) if numbers else 0.0
 
 
-def _paragraph(text: str, reference: str, classes: list[str]) -> float:
-    return _number_share(text, re.findall(r"\d+", reference)[0])
+def _paragraph(reply: str, reference: str, classes: list[str]) -> float:
+    return _number_share(reply, re.findall(r"\d+", reference)[0])
 
 
-def _count(text: str, reference: str, classes: list[str]) -> float:
-    return _number_share(text, reference)
+def _count(reply: str, reference: str, classes: list[str]) -> float:
+    return _number_share(reply, reference)
 
 
-def _code(text: str, reference: str, classes: list[str]) -> float:
+def _code(reply: str, reference: str, classes: list[str]) -> float:
     """Edit similarity of the first line that is neither comment nor fence."""
-    lines = text.lstrip("\n").split("\n")
+    lines = reply.lstrip("\n").split("\n")
     code = next((line for line in lines if not any(m in line for m in ("`", "#", "//"))), "")
     return edit_similarity(code, reference)
 
 
-def _class(text: str, reference: str, classes: list[str]) -> float:
+def _class(reply: str, reference: str, classes: list[str]) -> float:
     """One over the classes that are named, without those that are a part of the right one."""
-    named = [name for name in classes if name in text]
+    named = [name for name in classes if name in reply]
     # As published: leaving one out moves the next one up unseen.
     for name in named:
         if name in reference and name != reference:
@@ -49,20 +51,20 @@ def _class(text: str, reference: str, classes: list[str]) -> float:
     return 1 / len(named) if reference in named else 0.0
 
 
-def _f1_chinese(text: str, reference: str, classes: list[str]) -> float:
-    return f1(plain_words(text), plain_words(reference))
+def _f1_chinese(reply: str, reference: str, classes: list[str]) -> float:
+    return f1(plain_words(reply), plain_words(reference))
 
 
-def _rouge_chinese(text: str, reference: str, classes: list[str]) -> float:
-    return rouge_l_summary(" ".join(segmented(text)), " ".join(segmented(reference)))
+def _rouge_chinese(reply: str, reference: str, classes: list[str]) -> float:
+    return rouge_l_summary(" ".join(segmented(reply)), " ".join(segmented(reference)))
 
 
-def _f1(text: str, reference: str, classes: list[str]) -> float:
-    return token_f1(text, reference)
+def _f1(reply: str, reference: str, classes: list[str]) -> float:
+    return token_f1(reply, reference)
 
 
-def _rouge(text: str, reference: str, classes: list[str]) -> float:
-    return rouge_l_summary(text, reference)
+def _rouge(reply: str, reference: str, classes: list[str]) -> float:
+    return rouge_l_summary(reply, reference)
 
 
 # Score and tokens of the answer.
@@ -83,9 +85,9 @@ BINS = {"0-4k": 4000, "4-8k": 8000, "8k+": float("inf")}  # of LongBench-E, in w
 def _prompts(file: Path) -> dict[str, str]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return {name: text(found, name) for name in dict(found)}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is no file of prompts: {error}") from None
-    return {str(name): str(prompt) for name, prompt in found.items()}
 
 
 @dataclass(frozen=True)
@@ -113,28 +115,42 @@ class LongBench(Published):
 
     def rows(self) -> list[Row]:
         """All questions of the file, in its order."""
-        found = []
         prompts = None if self.prompts is None else _prompts(self.prompts)
         keys = ("input", "context", "answers", "length", "dataset", "all_classes")
-        for row in read_rows(self.file, keys):
-            name = str(row["dataset"]).removesuffix("_e")
+
+        def made(row: dict[str, Any]) -> list[Row]:
+            name = text(row, "dataset").removesuffix("_e")
             if name not in SETS:
-                raise ValueError(f"{self.file}: unknown set {name!r}; known: {', '.join(SETS)}")
+                raise ValueError(f"unknown set {name!r}; known: {', '.join(SETS)}")
             form = _OWN_PROMPT if prompts is None else prompts.get(name)
             if form is None:
                 raise ValueError(f"{self.prompts} holds no prompt for {name}")
-            prompt = filled(form, row)
-            record = {key: row[key] for key in ("length", "all_classes")} | {"dataset": name}
-            found.append(Row(prompt, tuple(row["answers"]), SETS[name][1], record))
-        return found
+            if isinstance(row["length"], bool) or not isinstance(row["length"], int | float):
+                raise ValueError(f"length must be a number of words, got {row['length']!r:.60}")
+            classes = texts(row, "all_classes") if row["all_classes"] else ()
+            answers, guesses = texts(row, "answers"), classes
+            score, budget = SETS[name]
+            if score is _class and not {*answers} & {*classes}:
+                raise ValueError(f"none of the answers {answers!r:.60} is among all_classes")
+            if score is _paragraph:
+                if not all(re.search(r"\d", answer) for answer in answers):
+                    raise ValueError(f"answers must name a paragraph, got {answers!r:.60}")
+                # The paragraphs to choose from stand numbered in the context.
+                mark = "段落" if name.endswith("zh") else "Paragraph "
+                shown = re.findall(rf"{mark}(\d+)", text(row, "context"))
+                guesses = tuple(mark + number for number in dict.fromkeys(shown))
+            record = {"length": row["length"], "all_classes": list(classes), "dataset": name}
+            return [Row(filled(form, row), answers, budget, record, guesses)]
 
-    def score(self, text: str, item: Item) -> float:
+        return questions(self.file, keys, made)
+
+    def score(self, reply: str, item: Item) -> float:
         """The set's own metric, with the best reference."""
         name = item.record["dataset"]
         if name in _FIRST_LINE:
-            text = text.lstrip("\n").split("\n")[0]
+            reply = reply.lstrip("\n").split("\n")[0]
         classes = item.record["all_classes"] or []
-        return max(SETS[name][0](text, answer, classes) for answer in item.record["references"])
+        return max(SETS[name][0](reply, answer, classes) for answer in item.record["references"])
 
 
 def length_bin(item: Item) -> str:

@@ -1,11 +1,14 @@
 """LongBench-Write: texts of a length that was asked for, from a person's own copy."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lengthwise.measure.json_lines import text
 from lengthwise.measure.metrics import length_score
-from lengthwise.measure.published.base import Published, Row, read_rows
+from lengthwise.measure.published.base import Published, Row, questions
 from lengthwise.measure.tasks.base import Item
 
 
@@ -41,13 +44,20 @@ class LongBenchWrite(Published):
 
     def rows(self) -> list[Row]:
         """All prompts of the file, in its order."""
-        found = []
-        for row in read_rows(self.file, ("prompt", "type", "length")):
-            record = {"type": row["type"], "words": row["length"]}
-            budget = max(16, round(row["length"] * self.tokens_per_word))
-            found.append(Row(row["prompt"], ("",), budget, record))
-        return found
+        return questions(self.file, ("prompt", "type", "length"), self._made)
 
-    def score(self, text: str, item: Item) -> float:
+    def _made(self, row: dict[str, Any]) -> list[Row]:
+        words = row["length"]
+        if isinstance(words, bool) or not isinstance(words, int | float) or words < 1:
+            raise ValueError(f"length must be a number of words, at least 1, got {words!r:.60}")
+        budget = max(16, round(words * self.tokens_per_word))
+        record = {"type": text(row, "type"), "words": words}
+        return [Row(text(row, "prompt"), ("",), budget, record)]
+
+    def score(self, reply: str, item: Item) -> float:
         """S_l / 100."""
-        return length_score(written_words(text), item.record["words"])
+        return length_score(written_words(reply), item.record["words"])
+
+    def oracle(self, record: Mapping[str, Any]) -> str:
+        """As many words as were asked for."""
+        return " ".join(["word"] * round(record["words"]))

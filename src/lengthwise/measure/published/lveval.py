@@ -4,9 +4,11 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lengthwise.measure.json_lines import text, texts
 from lengthwise.measure.metrics import f1, keyword_f1, token_f1
-from lengthwise.measure.published.base import Published, Row, filled, read_rows
+from lengthwise.measure.published.base import Published, Row, filled, questions
 from lengthwise.measure.published.chinese import plain_words
 from lengthwise.measure.tasks.base import Item
 
@@ -46,27 +48,27 @@ class PublishedLVEval(Published):
 
     def rows(self) -> list[Row]:
         """All questions of the file, in its order."""
-        found = []
-        for row in read_rows(self.file, ("input", "context", "answers", "length", "dataset")):
-            name = re.split(r"_\d{1,3}k$", str(row["dataset"]))[0]
-            if name not in ENGLISH + CHINESE:
-                raise ValueError(
-                    f"{self.file}: unknown set {name!r}; known: {', '.join(ENGLISH + CHINESE)}"
-                )
-            prompt = filled(_PROMPT, row)
-            record = {"dataset": name, "keywords": row.get("answer_keywords") or ""}
-            budget = 16 if name.startswith("factrecall") else 64
-            found.append(Row(prompt, tuple(row["answers"]), budget, record))
-        return found
+        return questions(
+            self.file, ("input", "context", "answers", "length", "dataset"), self._made
+        )
 
-    def score(self, text: str, item: Item) -> float:
+    def _made(self, row: dict[str, Any]) -> list[Row]:
+        name = re.split(r"_\d{1,3}k$", text(row, "dataset"))[0]
+        if name not in ENGLISH + CHINESE:
+            raise ValueError(f"unknown set {name!r}; known: {', '.join(ENGLISH + CHINESE)}")
+        keywords = text(row, "answer_keywords") if row.get("answer_keywords") else ""
+        budget = 16 if name.startswith("factrecall") else 64
+        record = {"dataset": name, "keywords": keywords}
+        return [Row(filled(_PROMPT, row), texts(row, "answers"), budget, record)]
+
+    def score(self, reply: str, item: Item) -> float:
         """The set's own metric, with the first reference."""
         answer, name = item.answer, item.record["dataset"]
         keywords = item.record["keywords"]
         if name in ENGLISH:
             plain = name == "factrecall_en" or not keywords
-            return token_f1(text, answer) if plain else keyword_f1(text, answer, keywords)
-        found, wanted = plain_words(text), plain_words(answer)
+            return token_f1(reply, answer) if plain else keyword_f1(reply, answer, keywords)
+        found, wanted = plain_words(reply), plain_words(answer)
         if name != "factrecall_zh":
             key = plain_words(keywords or answer)
             recalled = sum((Counter(found) & Counter(key)).values())

@@ -31,5 +31,8 @@ class Items:
         """
         while max(indices, default=-1) >= len(self._built):
             size = 2 * len(self._built) or self._first
-            self._built += self._build(size)[len(self._built) :]
+            more = self._build(size)[len(self._built) :]
+            if not more:
+                raise ValueError(f"the task makes no more than {len(self._built)} items")
+            self._built += more
         return [self._built[index] for index in indices]

@@ -21,7 +21,7 @@ from lengthwise.measure.suite.file import SuiteFile, SuiteResults, hold
 from lengthwise.measure.suite.items import Items
 from lengthwise.measure.suite.rows import ItemRow
 from lengthwise.measure.suite.suites import Suite
-from lengthwise.measure.tasks.base import Item, token_count
+from lengthwise.measure.tasks.base import Item, Task, token_count
 
 Cell = tuple[str, str, int]  # method, task, length
 _ANSWER = 1000  # tokens whose reading takes about as long as writing an answer
@@ -127,6 +127,12 @@ def _check_specs(file: SuiteFile, specs: Mapping[str, str]) -> None:
                 )
 
 
+def most_of(task: Task) -> int:
+    """Items of a task that differ; more than any suite asks for, where it makes them itself."""
+    most = getattr(task, "most", None)
+    return 1 << 30 if most is None else int(most)
+
+
 class _Run:
     """One run of the command over a file."""
 
@@ -143,6 +149,8 @@ class _Run:
         self.reader, self.suite, self.methods = reader, suite, methods
         self.file, self.session, self.seed, self.console = file, session, seed, console
         self.number: int | None = None  # of the session; it gets a line with its first row
+        # A set of a person's own has so many questions: asked again they would tell nothing new.
+        self.counts = {name: min(suite.items, most_of(task)) for name, task in suite.tasks.items()}
         self.cells: dict[Cell, dict[int, ItemRow]] = {}
         for row in file.results.rows:
             self.cells.setdefault(row.key[:3], {})[row.index] = row
@@ -151,10 +159,13 @@ class _Run:
         """Every length, task and method."""
         cells, there = self._plan(lengths), sum(not row.again for row in self.file.results.rows)
         self.console.print(
-            f"{self.suite.name}: {len(cells) * self.suite.items:,} items with "
-            f"{sum(length for _, _, length in cells) * self.suite.items:,} tokens"
+            f"{self.suite.name}: {sum(self.counts[task] for _, task, _ in cells):,} items with "
+            f"{sum(length * self.counts[task] for _, task, length in cells):,} tokens"
             + (" at most" if self.suite.adaptive else "")
         )
+        for task, count in self.counts.items():
+            if count < self.suite.items:
+                self.console.print(f"{escape(task)} has {count} items only", soft_wrap=True)
         if there:
             words = f"{self.file.path}: {there} items are answered already"
             self.console.print(words, soft_wrap=True)
@@ -189,11 +200,12 @@ class _Run:
     def _missing(self, cell: Cell) -> int:
         """About how many tokens are left to read for a cell; the time left is judged by it."""
         there = sum(not row.again for row in self.cells.get(cell, {}).values())
-        return (self.suite.items - there) * (cell[2] + _ANSWER)
+        return max(self.counts[cell[1]] - there, 0) * (cell[2] + _ANSWER)
 
     def _length(self, length: int) -> None:
-        first = self.suite.batch if self.suite.adaptive else self.suite.items
         for name, task in self.suite.tasks.items():
+            count = self.counts[name]
+            first = min(self.suite.batch, count) if self.suite.adaptive else count
             items = Items(task, self.reader.tokenizer, length, self.seed, first)
             for method in self.methods:
                 cell = (method, name, length)
@@ -222,11 +234,12 @@ class _Run:
 
     def _batches(self, cell: Cell) -> Iterator[list[int]]:
         """Numbers of the items to have answered: all at once, or as long as the answer is open."""
+        count = self.counts[cell[1]]
         if not self.suite.adaptive:
-            yield list(range(self.suite.items))
+            yield list(range(count))
             return
-        for first in range(0, self.suite.items, self.suite.batch):
-            stop = min(first + self.suite.batch, self.suite.items)
+        for first in range(0, count, self.suite.batch):
+            stop = min(first + self.suite.batch, count)
             yield list(range(first, stop))
             # No item beyond the batch: a run that was killed in the next one must decide the same.
             scores = self._scores(cell, stop)

@@ -1,5 +1,6 @@
 """The suites by name: tasks, how they are set, and how many items of each."""
 
+import hashlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -49,7 +50,7 @@ class Suite:
         """What must stay the same for a measurement to be continued."""
         return {
             "suite": self.name,
-            "tasks": {name: repr(task) for name, task in self.tasks.items()},
+            "tasks": {name: repr(task) + _contents(task) for name, task in self.tasks.items()},
             "items": self.items,
             "batch": self.batch,
             "adaptive": self.adaptive,
@@ -73,6 +74,24 @@ class Suite:
             found.append(length)
             length *= 2
         return [*found, upto]
+
+
+def _contents(task: Task) -> str:
+    """What tells the contents of a person's files, which a task names, from others; "" without."""
+    files = [
+        path
+        for value in vars(task).values()
+        if isinstance(value, Path)
+        for path in (sorted(value.rglob("*")) if value.is_dir() else [value])
+        if path.is_file()
+    ]
+    if not files:
+        return ""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return f" of {digest.hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
@@ -144,7 +163,7 @@ def _own(task: Task, text: str | None, questions: Mapping[str, Path]) -> Task:
     return task
 
 
-_PROSE = (tasks.FLenQA, tasks.LongSafety, tasks.LVEval, tasks.NIAH, tasks.NoLiMa, tasks.TSort)
+_PROSE = (tasks.FLenQA, tasks.LVEval, tasks.NIAH, tasks.NoLiMa, tasks.TSort)
 
 
 def _plain(name: str, filler: str) -> tuple[dict[str, Task], int]:
@@ -206,7 +225,6 @@ def _full(filler: str) -> dict[str, Task]:
         "diffusion_worded": tasks.DiffusionScope(diffusion="worded"),
         "diffusion_linked": tasks.DiffusionScope(diffusion="linked"),
         "languages": tasks.InContextLanguage(),
-        "longsafety": tasks.LongSafety(),
         "lcfo": tasks.LCFO(),
         "hellobench": tasks.HelloBench(),
         "golden_thread": tasks.GoldenThread(),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lengthwise.measure.tasks.base import Item
-from lengthwise.measure.tasks.draws import Endless, depths, invented, new_from, number, sentences
+from lengthwise.measure.tasks.draws import Endless, Stretch, depths, invented, new_from, number
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
 from lengthwise.measure.tasks.facts import HOBBIES, TRADES
 from lengthwise.measure.tasks.words import NAMES, NOUNS
@@ -71,26 +71,17 @@ class TSort(Generated):
             lines = units.first(count)
             parts = [" ".join(lines[a:b]) for a, b in itertools.pairwise(edges)]
             shown = [f"Segment {i}: {parts[part]}" for i, part in enumerate(order, 1)]
-            return Page(head, "\n".join(shown), tail, json.dumps(answer), record)
+            alike = {}
+            if len({*parts}) < len(parts):  # a text that repeats itself has several right orders
+                alike = {"alike": [parts.index(parts[part]) for part in order]}
+            return Page(head, "\n".join(shown), tail, json.dumps(answer), record | alike)
 
         return page
 
-    def _sentences(self, rng: random.Random) -> Endless[str]:
+    def _sentences(self, rng: random.Random) -> Endless[str] | Stretch:
         own = new_from(rng)
         if self.text is not None:
-            given = sentences(self.text)
-            start, place = own.randrange(len(given)), -1
-
-            def following() -> str:
-                nonlocal place
-                place += 1
-                if place >= len(given):
-                    raise ValueError(
-                        f"the text has only {len(given)} sentences; give a longer text"
-                    )
-                return given[(start + place) % len(given)]
-
-            return Endless(following)
+            return Stretch(self.text, own)
         day = 0
 
         def entry() -> str:
@@ -112,16 +103,23 @@ class TSort(Generated):
         if exactly one order of the segments can be read from them.
         """
         found = re.search(r"\[[\d,\s]*\]", text.rpartition("Answer:")[2])
-        wanted = item.record["answer"]
         if found is not None:
-            return float(_numbers(found.group()) == wanted)
+            return self._right(_numbers(found.group()), item)
         numbers = _numbers(text)
         orders = [
             list(order)
             for order in itertools.permutations(range(1, self.segments + 1))
             if _is_within(order, numbers)
         ]
-        return float(orders == [wanted])
+        return self._right(orders[0], item) if len(orders) == 1 else 0.0
+
+    def _right(self, order: list[int], item: Item) -> float:
+        """1 if the segments in this order are the text, else 0."""
+        wanted = item.record["answer"]
+        alike = item.record.get("alike")
+        if alike is None or sorted(order) != sorted(wanted):
+            return float(order == wanted)
+        return float([alike[i - 1] for i in order] == [alike[i - 1] for i in wanted])
 
     def oracle(self, record: Mapping[str, Any]) -> str:
         """Where each part of the text went."""
@@ -136,11 +134,9 @@ class TSort(Generated):
         return json.dumps(order)
 
     def chance(self, item: Item) -> float:
-        """One order of all but the one that is shown."""
-        orders = 1
-        for i in range(2, self.segments + 1):
-            orders *= i
-        return 1 / (orders - 1)
+        """One order of all but the one that is shown; more where segments are alike."""
+        others = [*itertools.permutations(range(1, self.segments + 1))][1:]
+        return sum(self._right(list(order), item) for order in others) / len(others)
 
 
 def _numbers(text: str) -> list[int]:

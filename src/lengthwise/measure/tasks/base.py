@@ -33,7 +33,10 @@ class Item:
 
 
 class Task(Protocol):
-    """Makes items and scores answers. Implemented by frozen dataclasses."""
+    """Makes items and scores answers. Implemented by frozen dataclasses.
+
+    One that draws from a person's own set says in `most`, an int, how many of its items differ.
+    """
 
     def build(
         self, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int

@@ -33,6 +33,14 @@ _FRAMES = (
 NOISE = "The wind blows. The rain falls. The clock ticks on. Now it is day. Now it is night again."
 
 
+class Exhausted(ValueError):
+    """A person's text has no more units than `most`."""
+
+    def __init__(self, words: str, most: int) -> None:
+        super().__init__(words)
+        self.most = most
+
+
 class Endless(Generic[T]):
     """A list that is drawn as far as it is needed; its start never changes."""
 
@@ -84,6 +92,28 @@ def haystack(text: str | None, rng: random.Random) -> Endless[str]:
         return given[place]
 
     return Endless(following)
+
+
+class Stretch:
+    """A piece of a person's text in its own order: it grows to the text's end, then backwards.
+
+    Raises:
+        ValueError: A text without a sentence; later, one that is asked for more than it has.
+    """
+
+    def __init__(self, text: str, rng: random.Random) -> None:
+        self._given = sentences(text)
+        if not self._given:
+            raise ValueError("the text is empty; give a longer text, or None for a generated one")
+        self._start = rng.randrange(len(self._given))
+
+    def first(self, count: int) -> list[str]:
+        """`count` sentences that follow each other, among them all of any smaller count."""
+        if count > len(self._given):
+            words = f"the text has only {len(self._given):,} sentences"
+            raise Exhausted(f"{words}; give a longer text, or a shorter length", len(self._given))
+        start = min(self._start, len(self._given) - count)
+        return self._given[start : start + count]
 
 
 def scatter(units: Sequence[str], facts: Sequence[str], places: Sequence[float]) -> list[str]:

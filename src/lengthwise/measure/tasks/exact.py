@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.measure.tasks.base import Item, token_count
+from lengthwise.measure.tasks.draws import Exhausted
 from lengthwise.measure.tasks.fit import fit
 
 DOTS = ". "  # pads lists and tables, where words would be taken for entries
@@ -154,7 +155,8 @@ def fill(
         guess: Units that may be about right; costs time only where it is wrong.
 
     Raises:
-        ValueError: Not even `least` units fit, or no padding makes the length exact.
+        ValueError: Not even `least` units fit, a person's text has too few, or no padding makes
+            the length exact.
     """
     wanted = length - allowance
     lowest = token_count(tokenizer, pages(least).prompt())
@@ -167,7 +169,15 @@ def fill(
     counts = {least: lowest}
     n = max(guess, least + 1)
     for _ in range(_STEPS):
-        found = counts[n] = token_count(tokenizer, pages(n).prompt())
+        try:
+            found = counts[n] = token_count(tokenizer, pages(n).prompt())
+        except Exhausted as error:
+            if best < error.most:
+                n = error.most
+                continue
+            if (wanted - tokens) * best > tokens:  # there is room for one more at least
+                raise
+            break
         if found <= wanted and n > best:
             best, tokens = n, found
         elif found > wanted and (over is None or n < over):

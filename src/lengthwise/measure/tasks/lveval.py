@@ -94,7 +94,12 @@ class LVEval(Generated):
         """A fact, its replacement, confusing ones; the haystack grows by sentences."""
         kind_number = rng.randrange(len(_KINDS))
         kind = _KINDS[kind_number]
-        subject, true = rng.choice(list(kind.facts.items()))
+        known = list(kind.facts.items())
+        if self.text is not None:  # of what a person's text speaks it may say otherwise
+            known = [pair for pair in known if pair[0] not in self.text]
+            if not known:
+                raise ValueError("the text speaks of everything that is asked; give another text")
+        subject, true = rng.choice(known)
         others = [value for value in kind.facts.values() if value != true]
         rng.shuffle(others)
         value = others.pop() if self.replaced else true

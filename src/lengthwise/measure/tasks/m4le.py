@@ -1,6 +1,5 @@
 """M4LE's converter: many short items in one long prompt, and a question about some of them."""
 
-import json
 import random
 import re
 from collections import Counter
@@ -11,6 +10,7 @@ from math import comb
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from lengthwise.measure.json_lines import read_objects, text
 from lengthwise.measure.metrics import set_f1
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, new_from, sentence
@@ -54,16 +54,20 @@ def read_short(file: Path) -> tuple[Short, ...]:
     Raises:
         ValueError: A file that is not there, or a line that lacks one of the three.
     """
-    try:
-        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
-        found = tuple(Short(row["text"], row["label"], row["topic"]) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file}: each line must be a JSON object with text, label and topic: {error!r}"
-        ) from None
+    found = []
+    for number, row in read_objects(file):
+        try:
+            short = Short(*(text(row, key).strip() for key in Short._fields))
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"{file}, line {number} must be an object with text, label and topic: {error}"
+            ) from None
+        if not all(short):
+            raise ValueError(f"{file}, line {number}: text, label and topic must not be empty")
+        found.append(short)
     if len({short.label for short in found}) < 2 or len({short.topic for short in found}) < 8:
         raise ValueError(f"{file}: needs items of 2 labels and 8 topics at least")
-    return found
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -158,9 +162,12 @@ class M4LE(Generated):
         if self.ability == "global":
             found = re.search(r"\d+", text)
             return float(found is not None and found.group() == item.answer)
-        names = "|".join(re.escape(label.lower()) for label in item.record["labels"])
-        found_labels = re.findall(rf"\b(?:{names})\b", text.lower())
-        wanted = [label.lower() for label in item.answer.split(", ")]
+        # The longest first: a label may begin another one, hold a comma or end in a sign.
+        every = sorted({label.lower() for label in item.record["labels"]}, key=len, reverse=True)
+        names = "|".join(map(re.escape, every))
+        found_labels = re.findall(rf"(?<!\w)(?:{names})(?!\w)", text.lower())
+        shorts = item.record["shorts"]
+        wanted = [shorts[i][1].lower() for i in item.record["chosen"]]
         return sum(map(str.__eq__, found_labels, wanted)) / len(wanted)
 
     def oracle(self, record: Mapping[str, Any]) -> str:

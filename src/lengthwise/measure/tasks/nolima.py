@@ -1,6 +1,7 @@
 """NoLiMa's design: the needle and the question share no word, only knowledge joins them."""
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,7 +103,11 @@ class NoLiMa(Generated):
 
     def drawn(self, index: int, rng: random.Random, tokens: Tokens) -> Pages:
         """A needle, its person and its place; the haystack grows by sentences."""
-        needle, *questions, misleading = rng.choice(ASSOCIATIONS)
+        own = self.text or ""
+        known = [one for one in ASSOCIATIONS if not _speaks(own, one[self.steps])]
+        if not known:
+            raise ValueError("the text speaks of everything that is asked; give another text")
+        needle, *questions, misleading = rng.choice(known)
         # A name that a person's own text uses would be a second answer.
         free = [name for name in PEOPLE if self.text is None or name not in self.text]
         if not free:
@@ -144,6 +149,13 @@ class NoLiMa(Generated):
     def chance(self, item: Item) -> float:
         """Every name is as likely."""
         return 1 / len(PEOPLE)
+
+
+def _speaks(text: str, question: str) -> bool:
+    """Whether a text has the word that a question turns on: others may be answers there too."""
+    words = question.split()
+    named = [word for word in words if word[0].isupper()] or words[-1:]
+    return re.search(rf"\b{re.escape(' '.join(named))}\b", text) is not None
 
 
 def _away(place: float, rng: random.Random) -> float:

@@ -117,7 +117,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 def _rows(text: str) -> list[str]:
     """The normalised rows of a table, with all its cells; without a fence, header and remarks."""
     rows = []
-    for line in text.strip().splitlines():
+    for line in text.strip().split("\n"):
         cells = [normalized(cell).replace(" ", "") for cell in line.split("\t")]
         if len(cells) == len(_HEADER) and cells != list(_HEADER):
             rows.append("\t".join(cells))

@@ -8,7 +8,7 @@ def lines_in(text: str, tag: str) -> list[str]:
     """The lines between `<tag>` and its end; of a text without tags, all lines. No blank ones."""
     found = re.search(rf"<{tag}>(.*?)(?:</{tag}>|\Z)", text, re.DOTALL)
     inner = found.group(1) if found else text.split(f"</{tag}>")[0]
-    return [line.strip() for line in inner.splitlines() if line.strip()]
+    return [line.strip() for line in inner.split("\n") if line.strip()]
 
 
 def right_share(found: Sequence[str], wanted: Sequence[str]) -> float:

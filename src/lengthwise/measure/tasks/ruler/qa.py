@@ -1,6 +1,5 @@
 """RULER's question answering: the right documents among many others."""
 
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from lengthwise.measure.json_lines import parse, text
 from lengthwise.measure.metrics import match_part
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, depths, new_from, scatter
@@ -38,14 +38,16 @@ class Corpus:
 def _squad(data: Any) -> Corpus:
     questions = []
     for article in data["data"]:
-        every = [paragraph["context"] for paragraph in article["paragraphs"]]
+        every = [text(paragraph, "context") for paragraph in article["paragraphs"]]
         for paragraph in article["paragraphs"]:
             own = paragraph["context"]
             related = tuple(sorted({*every} - {own}))
             for qa in paragraph["qas"]:
-                if not qa.get("is_impossible", False):
-                    answers = tuple(dict.fromkeys(answer["text"] for answer in qa["answers"]))
-                    questions.append(Question(qa["question"], answers, (own,), related))
+                # An empty answer stands in every reply.
+                told = dict.fromkeys(text(one, "text").strip() for one in qa["answers"])
+                answers = tuple(one for one in told if one)
+                if answers and not qa.get("is_impossible", False):
+                    questions.append(Question(text(qa, "question"), answers, (own,), related))
     documents = {p["context"] for article in data["data"] for p in article["paragraphs"]}
     return Corpus(tuple(questions), tuple(sorted(documents)))
 
@@ -54,7 +56,9 @@ def _hotpot(data: Any) -> Corpus:
     questions = []
     for entry in data:
         own = tuple(f"{title}\n{''.join(lines)}" for title, lines in entry["context"])
-        questions.append(Question(entry["question"], (entry["answer"],), own))
+        answer = text(entry, "answer").strip()
+        if answer and own:
+            questions.append(Question(text(entry, "question"), (answer,), own))
     return Corpus(tuple(questions), tuple(sorted({d for q in questions for d in q.documents})))
 
 
@@ -66,9 +70,9 @@ def read_corpus(file: Path, form: str) -> Corpus:
         ValueError: A file that is not there, is not JSON, or has another form.
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = parse(file.read_text(encoding="utf-8-sig"))
         corpus = _squad(data) if form == "squad" else _hotpot(data)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{file} is no {form} file: {error!r}") from None
     if not corpus.questions:
         raise ValueError(f"{file} holds no question that has an answer")
@@ -102,6 +106,11 @@ class DocumentQA(Generated):
             raise ValueError(f"DocumentQA: form must be squad or hotpot, got {self.form!r}")
         if self.file is not None:
             read_corpus(self.file, self.form)
+
+    @property
+    def most(self) -> int | None:
+        """Questions of the file; more items begin again with the first. None: no limit."""
+        return None if self.file is None else len(read_corpus(self.file, self.form).questions)
 
     def drawn(self, index: int, rng: random.Random, tokens: Tokens) -> Pages:
         """A question and places of its documents; the haystack grows by other documents."""
