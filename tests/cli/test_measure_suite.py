@@ -29,6 +29,12 @@ class Served(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.headers["Authorization"] == "Bearer k-81-z"
         self.server.asked.append(self.path)
+        if len(self.server.asked) == self.server.hang_at:
+            while len(self.server.asked) < self.server.hang_at + 2:  # the others are answered
+                time.sleep(0.01)
+            time.sleep(0.5)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            return
         text = {"text": "a"} if "prompt" in asked else {"delta": {"content": "a"}}
         event = {"model": "parrot", "choices": [{**text, "finish_reason": "stop"}]}
         self._reply(f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n", "text/event-stream")
@@ -46,7 +52,7 @@ class Served(BaseHTTPRequestHandler):
 @pytest.fixture
 def served() -> Iterator[ThreadingHTTPServer]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Served) as server:
-        server.asked = []
+        server.asked, server.hang_at = [], 0
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server
@@ -159,6 +165,32 @@ def test_an_interruption_keeps_what_is_answered(
     assert status == 0 and f"{kept} items are answered already" in err
 
 
+def test_ctrl_c_while_a_server_answers(
+    served: ThreadingHTTPServer, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers before the one that hangs are kept and those after it too; the rest is asked."""
+    monkeypatch.setenv("A_KEY", "k-81-z")
+    url = f"http://127.0.0.1:{served.server_port}/v1"
+    words = ("measure", url, "--suite", "quick", "--upto", "512", "--items", "4", "--parallel", "2")
+    words = (*words, "--tokenizer", "demo", "--key-env", "A_KEY", "-o")
+    assert call(*words, tmp_path / "whole")[0] == 0
+    whole = SuiteResults.load(tmp_path / "whole").rows
+    served.asked.clear()
+    served.hang_at = (
+        1 + 4 + 2
+    )  # the first contact, a task, and one of the first two prompts of the next
+    status, _, err = call(*words, tmp_path / "out")
+    assert status == 130 and "keeps the 7 items that are answered" in err
+    kept = SuiteResults.load(tmp_path / "out").rows
+    assert len([row.index for row in kept if row.task == "niah"]) == 3
+    served.asked.clear()
+    served.hang_at = 0
+    assert call(*words, tmp_path / "out")[0] == 0
+    assert len(served.asked) == 1 + 13
+    rows = {row.key: row for row in content(SuiteResults.load(tmp_path / "out").rows)}
+    assert rows == {row.key: row for row in content(whole)}
+
+
 def test_own_text_and_questions(checkpoint: Path, novel: Path, tmp_path: Path, call: Call) -> None:
     words = ("measure", checkpoint, *QUICK, "--items", "1")
     assert call(*words, "-o", tmp_path / "text", "--text", novel)[0] == 0
@@ -213,6 +245,7 @@ def test_a_server_is_measured_and_what_it_cannot_read_is_refused(
     words = (*words, "--items", "2", "--tokenizer", "demo", "--key-env", "A_KEY")
     status, _, err = call(*words)
     assert status == 0, err
+    assert "does not count tokens of prompts: one that it cuts would go unnoticed" in err
     results = SuiteResults.load(tmp_path / "out")
     assert results.plan["reader"]["window"] == 600
     assert {row.reply for row in results.rows if row.length == 512} == {"a"}

@@ -45,11 +45,14 @@ class Wire:
         # Unpacked by nobody, so a few bytes cannot become gigabytes. And a connection for each
         # request, for only of a new one is the socket known from the start.
         headers = {"Accept-Encoding": "identity", "Connection": "close"}
-        self._client = httpx2.Client(
-            headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
-            timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT)),
-            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=0),
-        )
+        try:
+            self._client = httpx2.Client(
+                headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
+                timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT)),
+                limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=0),
+            )
+        except (ImportError, httpx2.InvalidURL) as error:
+            raise ValueError(f"the proxy that the environment names: {line(str(error))}") from None
         self.timeout = timeout
 
     @contextmanager
