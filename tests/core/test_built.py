@@ -92,9 +92,9 @@ def test_torch_serves_where_it_cannot_be_built(
         "asked for": "LENGTHWISE_NATIVE=0",
         "no compiler": r"no C compiler \(no-such-compiler\)",
         "compiler fails": r"failed: seven\.c:1:2: error: no such machine",
-        "does not load": "failed: .*(too short|invalid ELF|file data)",
+        "does not load": "failed: (file too short|invalid ELF|file data)",
     }[why]
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     if why == "asked for":
         monkeypatch.setenv(built.ASKED, "0")
     elif why == "no compiler":
@@ -106,7 +106,7 @@ def test_torch_serves_where_it_cannot_be_built(
         words = 'for last; do :; done; echo nothing > "$last"'
         monkeypatch.setenv("CC", f"{script(tmp_path, words)} --with an=argument")
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("default")
         generator = torch.Generator().manual_seed(0)
         q, k, v = (torch.randn(1, 2, n, 16, generator=generator) for n in (1, 90, 90))
         for _ in range(2):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lengthwise as lw
+from lengthwise.core import native
 from lengthwise.extend.adapt import binding_of
 from lengthwise.hf.families import read_geometry
 from lengthwise.hf.skeleton import skeleton
@@ -131,7 +132,7 @@ def test_a_machine_is_calibrated_and_remembered(tiny_run: None, tmp_path: Path) 
     assert 0 < (costs[0].prefill or 0) < (costs[1].prefill or 0)
 
 
-@pytest.mark.parametrize("spoil", ["other machine", "no json", "old names", "a list"])
+@pytest.mark.parametrize("spoil", ["other machine", "other code", "no json", "old names", "a list"])
 def test_rates_that_do_not_hold_here_are_left_alone(
     spoil: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,8 @@ def test_rates_that_do_not_hold_here_are_left_alone(
     assert load(torch.float32) == good
     if spoil == "other machine":
         save(replace(good, machine={**good.machine, "threads": 99}), torch.float32)
+    elif spoil == "other code":  # the same processor, with torch in the place of C
+        monkeypatch.setattr(native, "why", lambda *size: "torch: LENGTHWISE_NATIVE=0")
     elif spoil == "old names":
         record = json.loads(path.read_text())
         del record["read"]["plain"]["attention"]

@@ -82,7 +82,9 @@ def library(kind: Kind) -> tuple[Any, str]:
 
 
 def _first_line(error: Exception) -> str:
-    said = getattr(error, "stderr", None) or str(error)
+    said = (error.stderr if isinstance(error, subprocess.CalledProcessError) else "") or str(error)
+    if isinstance(error, OSError):  # of the loader: behind the name of a file that is gone
+        said = said.partition(": ")[2] or said
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return next((line for line in lines if "error" in line), lines[0] if lines else repr(error))
 
@@ -174,5 +176,8 @@ def _build(compiler: list[str], options: list[str], folder: Path) -> Path:
         [*compiler, *options, "-c", str(SOURCE), "-o", str(object_file)],
         [*compiler, "-shared", open_names, str(object_file), "-lm", "-o", str(made)],
     ):
-        subprocess.run(command, check=True, capture_output=True, timeout=60, text=True)
+        subprocess.run(
+            command, check=True, capture_output=True, timeout=60, text=True, errors="replace",
+            env={**os.environ, "LC_ALL": "C"},
+        )  # fmt: skip
     return made

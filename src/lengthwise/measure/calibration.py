@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import lengthwise.measure.environment as environment
+from lengthwise.core import native
 from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.adapt import adapted, binding_of
 from lengthwise.extend.layouts.dual_chunk import DualChunk
@@ -91,7 +92,8 @@ class Rates:
 def machine(dtype: torch.dtype) -> dict[str, Any]:
     """What rates hold for."""
     words = environment.hardware(torch.device("cpu"))
-    return {**words, "dtype": str(dtype), **environment.versions()}
+    code = native.why(16, 16)  # the same processor with and without its widest vectors
+    return {**words, "dtype": str(dtype), "attention": code, **environment.versions()}
 
 
 def calibrate(dtype: torch.dtype, progress: Progress | None = None) -> Rates:
