@@ -21,9 +21,10 @@ from typing import Any
 from lengthwise.core.budget import Budget
 from lengthwise.extend import layouts, scaling, selectors, stores
 from lengthwise.extend.method import Method, Scaling
+from lengthwise.names import PLAIN as PLAIN
+from lengthwise.names import known, pieces
 
 FAMILIES = (scaling, layouts, selectors, stores)
-PLAIN = "plain"
 
 
 def _numbers(words: str) -> tuple[Any, ...]:
@@ -126,13 +127,7 @@ def find(name: str) -> type[Method]:
     Raises:
         ValueError: If there is none; the message names the nearest.
     """
-    known = {_plain_letters(exported): exported for exported in methods()}
-    wanted = _plain_letters(name)
-    if wanted in known:
-        return methods()[known[wanted]]
-    near = get_close_matches(wanted, known, n=1, cutoff=0.5)
-    hint = f"did you mean {known[near[0]]}? " if near else ""
-    raise ValueError(f"unknown method {name!r}; {hint}Methods: {', '.join(methods())}")
+    return methods()[known(name)]
 
 
 def parse(words: str) -> Method:
@@ -164,18 +159,7 @@ def parse_many(words: str) -> tuple[Method, ...]:
     Raises:
         ValueError: As `parse`, and for an empty name.
     """
-    # A plus sign inside a number (1e+3) is followed by a digit.
-    pieces = re.split(r"\+(?!\d)", words)
-    if _plain_letters(words) == PLAIN:
-        return ()
-    if any(not piece.strip() for piece in pieces):
-        raise ValueError(
-            f"{words!r} names no method; write one as yarn:factor=8, several as "
-            f"yarn:factor=8+streamingllm, none as {PLAIN}"
-        )
-    if any(_plain_letters(piece) == PLAIN for piece in pieces):
-        raise ValueError(f"{words!r}: {PLAIN} means no method, so it stands alone")
-    return tuple(parse(piece) for piece in pieces)
+    return tuple(parse(piece) for piece in pieces(words))
 
 
 def describe(cls: type[Method]) -> Description:
@@ -223,10 +207,6 @@ def check_defaults(chosen: Sequence[Method], window: int) -> None:
                 f"{name}: the default window of {own:,} tokens is wider than this model's, "
                 f"{window:,}; write {name.lower()}:window={fitting}"
             )
-
-
-def _plain_letters(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _build(cls: type[Method], given: Mapping[str, str]) -> Method:

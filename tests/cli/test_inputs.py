@@ -18,7 +18,7 @@ Refused = Callable[..., str]
         ("truncated", "model.safetensors is damaged or cut short"),
         ("no-weights", "has no *.safetensors"),
         ("no-config", "it has no config.json"),
-        ("bad-config", "is not a valid JSON file"),
+        ("bad-config", "config.json is no JSON"),
         ("lost-weight", "weights are missing (1), as model.layers.0.self_attn.q_proj.weight"),
         ("unknown-family", "nonesuch"),
         ("no-rotary", "gpt2 is not supported: it has no rotary positions"),

@@ -62,7 +62,7 @@ def test_what_is_there_needs_force(
         (("--overflow", "raise", "--capacity", 8), "say what to do with such documents"),
         (("--packer", "tetris"), "packer must be one of best_fit"),
         (("--column", "words"), "has no words, only text; name the column"),
-        (("--tokenizer", "./none"), "cannot load a tokenizer from './none'"),
+        (("--tokenizer", "./none"), "cannot load a tokenizer from ./none"),
         (("--tokenizer", ""), "the documents are text; name a tokenizer"),
         (("--workers", -1), "workers must be at least 1, got -1"),
     ],

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lengthwise.cli.inputs import open_model, read_text, say
+from lengthwise.cli.inputs import open_model, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ def read_bytes(words: str) -> int:
 
 
 def choose(
-    name: str, length: int, budget: float, text: Path | None, memory: int | None, state: Path
+    name: str, length: int, budget: float, text: str | None, memory: int | None, state: Path
 ) -> "tuple[tuple[Method, ...], dict[str, Any]]":
     """Race within a budget: the winner, and a record of everything that was tried.
 
@@ -63,7 +63,6 @@ def choose(
         ValueError: If the model is extended already or the text or the length is too short.
     """
     began = time.monotonic()
-    words = None if text is None else read_text(text)
 
     import torch
     from rich.console import Console
@@ -87,7 +86,7 @@ def choose(
         raise ValueError(
             f"--to must be above the model's window of {window:,} tokens, got {length:,}"
         )
-    words = words or held_out_text()
+    words = text or held_out_text()
     ids = torch.tensor(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"])
     if len(ids) < length:
         raise ValueError(

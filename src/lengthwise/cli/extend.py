@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lengthwise.cli.inputs import Methods, Model
+from lengthwise.cli.inputs import Methods, Model, check_inputs, read_text
 from lengthwise.cli.interrupt import work_begins
 from lengthwise.cli.measure import TEXT_HELP
 from lengthwise.files import restore
@@ -54,6 +54,7 @@ def extend(
         raise ValueError("name a --method, or let a race choose with --auto --to TOKENS")
     if auto and to < 1:
         raise ValueError(f"--auto needs the length to reach: --to must be at least 1, got {to}")
+    check_inputs(model, method or [])
     if auto:
         _race(model, output, to, budget, text, memory, force)
         return
@@ -86,10 +87,11 @@ def _race(
 ) -> None:
     from lengthwise.cli.auto import choose, read_bytes, read_seconds, report
 
+    words = None if text is None else read_text(text)
     seconds, allowed = read_seconds(budget), read_bytes(memory) if memory else None
     state = state_of(output)
     work_begins()
-    winner, record = choose(model, to, seconds, text, allowed, state)
+    winner, record = choose(model, to, seconds, words, allowed, state)
     print(report(record))
     if not winner:
         print(f"No method beat the plain model at {to:,} tokens; nothing is written.")

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lengthwise.hf.files import find_checkpoint
+from lengthwise.names import pieces
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -69,6 +72,26 @@ def read_text(path: Path) -> str:
     return text
 
 
+def check_inputs(model: str = "", methods: Sequence[str] = (), dtype: str = "") -> None:
+    """Refuse what can be seen to be wrong before torch is imported, which takes seconds.
+
+    Args:
+        model: A MODEL, unless it is empty.
+        methods: What `--method` was given.
+        dtype: What `--dtype` was given.
+
+    Raises:
+        ValueError: For a directory without a checkpoint or with a damaged one, a method that
+            there is not, or an unknown dtype.
+    """
+    for words in methods:
+        pieces(words)
+    if dtype not in ("", "auto", *DTYPES):
+        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if model:
+        find_checkpoint(model)
+
+
 def open_model(
     name: str, device: str = "", dtype: str = "", reads: bool = True
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -81,6 +104,7 @@ def open_model(
         ValueError: As `lengthwise.load`, and for an unknown device or dtype, or a model that
             lengthwise cannot adapt.
     """
+    check_inputs(name, dtype=dtype)
     be_quiet()
     import torch
 
@@ -88,8 +112,6 @@ def open_model(
     from lengthwise.hf.families import refuse_unsupported
     from lengthwise.hf.other import kind_of
 
-    if dtype not in ("", "auto", *DTYPES):
-        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(wanted)

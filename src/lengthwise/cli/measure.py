@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lengthwise.cli.inputs import Chunk, Device, Dtype, read_text
+from lengthwise.cli.inputs import Chunk, Device, Dtype, check_inputs, read_text
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.cli.suite import Place, Server, check_options, measure_suite
+from lengthwise.names import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -105,16 +106,18 @@ def measure(
         return
     words = None if text is None else read_text(text)
     check_folder(output, force)
-
-    from lengthwise.cli.inputs import open_model, read_methods
-    from lengthwise.measure import TASKS, grid
-    from lengthwise.measure.reading import trained_window
-    from lengthwise.measure.text import held_out_text
-
+    check_inputs(model, method or [], dtype)
+    read_lengths(lengths, 1)
     wanted = [task.strip() for task in tasks.split(",")]
     for task in wanted:
         if task not in TASKS:
             raise ValueError(f"--tasks: unknown task {task!r}; choose from {', '.join(TASKS)}")
+
+    from lengthwise.cli.inputs import open_model, read_methods
+    from lengthwise.measure import grid
+    from lengthwise.measure.reading import trained_window
+    from lengthwise.measure.text import held_out_text
+
     methods = {spec.strip(): read_methods([spec]) for spec in method or ["plain"]}
     loaded, own_tokenizer = open_model(model, device, dtype)
     tokens = read_lengths(lengths, trained_window(loaded))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lengthwise.cli.interrupt import work_begins
+from lengthwise.hf.files import find_tokenizer
 
 if TYPE_CHECKING:
     from lengthwise.train.data.pipeline import Progress
@@ -69,6 +70,9 @@ def pack(
     after an interruption goes on where it stopped, and with another capacity, packer or policy it
     keeps the tokens.
     """
+    if tokenizer:
+        find_tokenizer(tokenizer)
+
     from lengthwise.train.data.pipeline import pack as pack_corpus
 
     work_begins()

@@ -85,14 +85,8 @@ def plan(
     Only the model's configuration is read. Times are lower bounds, from the device's peak figures;
     of this machine, once it is calibrated, they are what a text read in chunks takes.
     """
-    from lengthwise.cli.inputs import be_quiet
-
-    be_quiet()
-    import torch
-
-    from lengthwise.cli.memory import SPARE as CPU_SPARE
-    from lengthwise.cli.memory import free_bytes
-    from lengthwise.hf.skeleton import read_config, skeleton
+    from lengthwise.cli.inputs import be_quiet, check_inputs
+    from lengthwise.hf.files import find_config
     from lengthwise.measure.devices import find_device, override, read_size
 
     if dtype not in ("", *DTYPES):
@@ -103,9 +97,21 @@ def plan(
     size = read_size(memory) if memory else None
     if memory and size is None:
         raise ValueError(f"--memory {memory!r} is no size; write bytes, 48GB or 44GiB")
-    free = int((1 - CPU_SPARE) * free_bytes(torch.device("cpu")))
-    where = find_device(device, free)
+    where = find_device(device, 0)
     where = override(where, memory=size, flops=flops, bandwidth=bandwidth, link=link)
+    check_inputs(methods=method or [])
+    find_config(model)
+
+    be_quiet()
+    import torch
+
+    from lengthwise.cli.memory import SPARE as CPU_SPARE
+    from lengthwise.cli.memory import free_bytes
+    from lengthwise.hf.skeleton import read_config, skeleton
+
+    if not where.memory:
+        free = int((1 - CPU_SPARE) * free_bytes(torch.device("cpu")))
+        where = override(where, memory=free)
     numbers = getattr(torch, dtype or ("bfloat16" if where.gpu else "float32"))
     given = any(value is not None for value in (flops, bandwidth, link))
     if calibrate and (where.gpu or train):

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lengthwise.cli.inputs import Device, Dtype, Methods, Model, Seed, Text, read_text
+from lengthwise.cli.inputs import (
+    Device,
+    Dtype,
+    Methods,
+    Model,
+    Seed,
+    Text,
+    check_inputs,
+    read_text,
+)  # fmt: skip
 from lengthwise.cli.interrupt import work_begins
 from lengthwise.cli.study import study
 from lengthwise.files import write_text
@@ -47,12 +56,18 @@ def _ids(tokenizer: Any, text: Path | None) -> "Tensor":
     return torch.tensor(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _check_new(path: Path | None, force: bool) -> None:
-    """Refuse a file that would be written over, before hours of work.
+def _check(
+    model: str, method: list[str] | None, dtype: str, text: Path | None, path: Path | None,
+    force: bool,
+) -> None:  # fmt: skip
+    """Refuse what is wrong, and a file that would be written over, before hours of work.
 
     Raises:
-        ValueError: If there is one, and `force` is not set.
+        ValueError: For the inputs of all commands, and if the file exists and `force` is not set.
     """
+    check_inputs(model, method or [], dtype)
+    if text is not None:
+        read_text(text)
     if path is None:
         return
     if path.is_dir():
@@ -99,7 +114,7 @@ def context(
     dtype: Dtype = "",
 ) -> None:
     """Loss of the same tokens under every context length, and the real effective context."""
-    _check_new(output, force)
+    _check(model, method, dtype, text, output, force)
     import torch
 
     from lengthwise.cli.measure import read_lengths
@@ -142,7 +157,7 @@ def tokens(
     dtype: Dtype = "",
 ) -> None:
     """Which tokens of its context the last predictions of a text rest on."""
-    _check_new(output, force)
+    _check(model, method, dtype, text, output, force)
     from lengthwise.measure.probes import ContextLengthProbing, importance
     from lengthwise.measure.reading import first_token
 
@@ -180,7 +195,7 @@ def field(
     dtype: Dtype = "",
 ) -> None:
     """How far the last token can look by the model's design, and how far it does look."""
-    _check_new(output, force)
+    _check(model, method, dtype, text, output, force)
     import torch
 
     from lengthwise.measure.probes import extent, perturbation_field, theoretical_field
@@ -217,7 +232,7 @@ def capacity(
     dtype: Dtype = "",
 ) -> None:
     """Bits of text that a model saves for each doubling of its operations, tokenizer included."""
-    _check_new(output, force)
+    _check(model, method, dtype, text, output, force)
     from lengthwise.measure.probes import information_capacity
     from lengthwise.measure.text import held_out_text
 
@@ -251,7 +266,7 @@ def heads(
     dtype: Dtype = "",
 ) -> None:
     """Find positional heads, and see what is lost without them and without as many others."""
-    _check_new(output, force)
+    _check(model, None, dtype, None, output, force)
     from lengthwise.lab.heads import evidence
 
     loaded, tokenizer = _opened(model, None, device, dtype)

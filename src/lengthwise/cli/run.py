@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lengthwise.cli.inputs import Chunk, Device, Dtype, Methods, Model, read_text, say
+from lengthwise.cli.inputs import (
+    Chunk,
+    Device,
+    Dtype,
+    Methods,
+    Model,
+    check_inputs,
+    read_text,
+    say,
+)  # fmt: skip
 from lengthwise.cli.interrupt import work_begins
 
 if TYPE_CHECKING:
@@ -42,6 +51,7 @@ def run(
     answer goes to the standard output and everything else to the standard error.
     """
     text = read_text(prompt_file)
+    check_inputs(model, method or [], dtype)
 
     from lengthwise.cli.inputs import check_changes_something, open_model, read_methods
 

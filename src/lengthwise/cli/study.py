@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lengthwise.cli.inputs import Device, Dtype, Model, Seed, Text, read_text, say
+from lengthwise.cli.inputs import Device, Dtype, Model, Seed, Text, check_inputs, read_text, say
 from lengthwise.cli.interrupt import STATUS, work_begins
+from lengthwise.hf.files import find_checkpoint
+from lengthwise.names import PLAIN
 
 if TYPE_CHECKING:
     from lengthwise.measure.results import Results
@@ -36,27 +38,36 @@ def study(
 
     Prints how the three go together. What is finished is kept, and not measured again.
     """
-    from lengthwise.catalogue import PLAIN
-    from lengthwise.cli.inputs import open_model, read_methods
     from lengthwise.cli.measure import RESULTS, check_folder, read_lengths
+
+    check_folder(output, force)
+    check_inputs(model, method or [], dtype)
+    words = None if text is None else read_text(text)
+    read_lengths(lengths, 1)
+    folders: dict[str, str] = {}
+    for pair in tuned or []:
+        name, equals, folder = pair.partition("=")
+        if not equals or not Path(folder).is_dir() or name in folders:
+            raise ValueError(f"--tuned: write NAME=DIRECTORY with a new name, got {pair!r}")
+        folders[name] = find_checkpoint(folder)
+
+    from lengthwise.cli.inputs import open_model, read_methods
     from lengthwise.measure.probes.study import Entry
     from lengthwise.measure.probes.study import study as run
     from lengthwise.measure.reading import trained_window
     from lengthwise.measure.text import held_out_text
 
-    check_folder(output, force)
     entries = {spec.strip(): Entry(read_methods([spec])) for spec in method or [PLAIN]}
-    for pair in tuned or []:
-        name, equals, folder = pair.partition("=")
-        if not equals or not Path(folder).is_dir() or name in entries:
-            raise ValueError(f"--tuned: write NAME=DIRECTORY with a new name, got {pair!r}")
+    for name, folder in folders.items():
+        if name in entries:
+            raise ValueError(f"--tuned: write NAME=DIRECTORY with a new name, got {name!r}")
         entries[name] = Entry(
             checkpoint=lambda folder=folder: open_model(folder, device, dtype)  # type: ignore[misc]
         )
     loaded, tokenizer = open_model(model, device, dtype)
     if force:
         (output / RESULTS).unlink(missing_ok=True)
-    words = held_out_text() if text is None else read_text(text)
+    words = words or held_out_text()
     wanted = read_lengths(lengths, trained_window(loaded))
     names = [name.strip() for name in tasks.split(",")]
     total = len(entries) * len(wanted) * (len(names) + 1)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lengthwise.cli.inputs import say
+from lengthwise.cli.inputs import check_inputs, say
 from lengthwise.cli.interrupt import STATUS, work_begins
+from lengthwise.hf.files import find_tokenizer
+from lengthwise.names import LOCK, SUITE_FILE, SUITES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,6 +123,15 @@ def measure_suite(
     """
     given = read_own(own)
     check_suite_folder(folder, force)
+    check_inputs("" if is_url(model) else model, specs, place.dtype)
+    read_upto(upto, 1, WINDOWS)
+    if suite_name not in SUITES:
+        listed = ", ".join(SUITES)
+        raise ValueError(f"--suite: there is no suite {suite_name!r}; choose from {listed}")
+    if not 0 < threshold < 1:
+        raise ValueError(f"--threshold must be between 0 and 1, got {threshold}")
+    if is_url(model):
+        check_server(server)
 
     from lengthwise.cli.inputs import be_quiet, read_methods
     from lengthwise.measure.suite.suites import suite
@@ -203,11 +214,11 @@ def copy_of(path: str, place: Place, name: str) -> "Reader":
     return LocalReader(loaded, tokenizer, place.chunk, name)
 
 
-def open_server(url: str, server: Server) -> "Reader":
-    """The model behind a URL.
+def check_server(server: Server) -> str | None:
+    """The key of a server, where one is named.
 
     Raises:
-        ValueError: No tokenizer, no key where one is named, or what `Endpoint` raises.
+        ValueError: No tokenizer, or no key where one is named.
     """
     if not server.tokenizer:
         raise ValueError(
@@ -219,6 +230,20 @@ def open_server(url: str, server: Server) -> "Reader":
         raise ValueError(
             f"--key-env: the environment variable {server.key_env} is not set; put the key there"
         )
+    try:
+        find_tokenizer(server.tokenizer)
+    except ValueError as error:
+        raise ValueError(f"--tokenizer: {error}") from None
+    return key
+
+
+def open_server(url: str, server: Server) -> "Reader":
+    """The model behind a URL.
+
+    Raises:
+        ValueError: No tokenizer, no key where one is named, or what `Endpoint` raises.
+    """
+    key = check_server(server)
     from lengthwise.measure.engines.endpoint import ChatEndpoint, Endpoint
 
     reader = (ChatEndpoint if server.chat else Endpoint)(
@@ -239,13 +264,10 @@ def read_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     Raises:
         ValueError: There is none.
     """
-    from importlib.resources import files
-
     from lengthwise.hf.loading import load_tokenizer
 
-    place = str(files("lengthwise") / "assets" / "lab") if name == "demo" else name
     try:
-        return load_tokenizer(place)
+        return load_tokenizer(find_tokenizer(name))
     except ValueError as error:
         raise ValueError(f"--tokenizer: {error}") from None
 
@@ -294,7 +316,6 @@ def check_suite_folder(folder: Path, force: bool) -> None:
         ValueError: For a file, and for a directory with other contents unless `force`.
     """
     from lengthwise.cli.measure import RESULTS
-    from lengthwise.measure.suite.file import LOCK, SUITE_FILE
 
     if not folder.exists():
         return
@@ -313,7 +334,7 @@ def check_suite_folder(folder: Path, force: bool) -> None:
 
 def begin_anew(folder: Path) -> None:
     """Remove the results of a folder, unless another run is writing them."""
-    from lengthwise.measure.suite.file import SUITE_FILE, hold
+    from lengthwise.measure.suite.file import hold
 
     if (folder / SUITE_FILE).exists():
         with hold(folder):
@@ -334,7 +355,7 @@ def carry_out_suite(
     """Answer under a progress bar, print the tables, write the report and the Parquet file."""
     from rich.console import Console
 
-    from lengthwise.measure.suite.file import SUITE_FILE, SuiteResults
+    from lengthwise.measure.suite.file import SuiteResults
     from lengthwise.measure.suite.runner import run_suite
 
     work_begins()

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lengthwise.cli.inputs import read_text
 from lengthwise.cli.interrupt import work_begins
+from lengthwise.hf.files import find_checkpoint
+from lengthwise.train.places import check_folder
 
 if TYPE_CHECKING:
     import torch
+
+    from lengthwise.train.recipe import Recipe
 
 RECIPE_HELP = "A name of --list, a file RECIPE.toml, or FILE.py:FUNCTION."
 OVERRIDES_HELP = "What differs from the recipe, as in base=demo data=TEXTS target=2048 steps=150."
@@ -62,6 +67,8 @@ def train(
             f"--device must be cpu or left out, got {device!r}; CUDA_VISIBLE_DEVICES says which GPU"
         )
     chosen.ready()
+    check_paths(chosen)
+    check_folder(output, force)
 
     from lengthwise.cli.inputs import be_quiet, say
 
@@ -76,6 +83,21 @@ def train(
         )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started
         print(report(result))
+
+
+def check_paths(recipe: "Recipe") -> None:
+    """Refuse a recipe whose files are not there, before torch is imported.
+
+    Raises:
+        ValueError: Which.
+    """
+    if not recipe.data.startswith("hub:") and not Path(recipe.data).exists():
+        raise ValueError(f"there is no file or directory {recipe.data}, which data names")
+    if recipe.evaluate_text:
+        read_text(Path(recipe.evaluate_text))
+    if recipe.adapter and not (Path(recipe.adapter) / "adapter_config.json").is_file():
+        raise ValueError(f"there is no adapter in {recipe.adapter}: it has no adapter_config.json")
+    find_checkpoint(recipe.base)
 
 
 def _room(device: "torch.device") -> int:

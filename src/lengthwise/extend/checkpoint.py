@@ -3,12 +3,9 @@
 import json
 import os
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import safetensors
-from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -21,6 +18,7 @@ from lengthwise.extend.words import (
     write_words,
 )
 from lengthwise.files import restore, whole_directory
+from lengthwise.hf.files import find_checkpoint
 from lengthwise.hf.loading import FINDING, load_model, load_tokenizer
 
 
@@ -39,15 +37,7 @@ def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedM
         ValueError: If there is no such checkpoint, its weights are missing or damaged, or it asks
             to run code of its own.
     """
-    name = str(path_or_hub_id)
-    if name == "demo":
-        name = str(files("lengthwise") / "assets" / "lab")
-    path = Path(name)
-    restore(path)
-    if path.exists():
-        _check_directory(path)
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"no checkpoint at {name}: there is no such directory")
+    name = find_checkpoint(str(path_or_hub_id))
     finding = {key: kw[key] for key in (*FINDING, "trust_remote_code") if key in kw}
     tokenizer = load_tokenizer(name, **finding)
     model, found = load_model(name, **kw)
@@ -60,55 +50,6 @@ def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedM
             )
     block = getattr(model.config, BLOCK, None)
     return (adapt(model, *read_methods(block)) if block else model), tokenizer
-
-
-def _check_directory(path: Path) -> None:
-    if not path.is_dir() or not (path / "config.json").is_file():
-        raise ValueError(f"no checkpoint at {path}: it has no config.json")
-    _check_base(path / "config.json")
-    weights = sorted(path.glob("*.safetensors"))
-    adapter = path / "adapter_config.json"  # transformers would load it, from whatever is there
-    pickled = adapter.exists() and not (path / "adapter_model.safetensors").exists()
-    if not weights or pickled or not _all_safe(path):
-        raise ValueError(
-            f"{path} has no *.safetensors{' for its adapter' * pickled}; other weight formats can "
-            "run code and are refused"
-        )
-    for file in weights:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{file} is damaged or cut short: {error}") from error
-
-
-def _all_safe(path: Path) -> bool:
-    """Whether every part that a list of weights names is a safetensors file of this directory."""
-    for file in path.glob("*.safetensors.index.json"):
-        try:
-            parts = json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{file} is damaged: it is no list of weights") from error
-        if not all(str(p).endswith(".safetensors") and Path(str(p)).name == p for p in parts):
-            return False
-    return True
-
-
-def _check_base(config_file: Path) -> None:
-    """Refuse rotary parameters without a base, for which transformers would take 10,000."""
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError:
-        return  # transformers has its own words for it
-    given = config.get("rope_parameters")
-    if not isinstance(given, dict) or "rope_theta" in config:
-        return
-    nested = [value for value in given.values() if isinstance(value, dict)]
-    if any("rope_theta" not in one for one in nested or [given]):
-        raise ValueError(
-            f"{config_file} has rope_parameters without rope_theta, the base of its frequencies; "
-            "write the base that the model was trained with"
-        )
 
 
 def save(

@@ -1,14 +1,12 @@
 """A model without weights, from its configuration alone: shapes to count and to plan with."""
 
-import json
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from lengthwise.hf.families import refuse_unsupported
+from lengthwise.hf.files import find_config, read_object
 from lengthwise.hf.loading import load_config
 
 
@@ -18,21 +16,11 @@ def read_config(name: str) -> PreTrainedConfig:
     Raises:
         ValueError: If there is none, or it describes no model that transformers knows.
     """
-    path = files("lengthwise") / "assets" / "lab" if name == "demo" else Path(name)
-    file = Path(str(path))
-    if file.is_dir():
-        file = file / "config.json"
-        if not file.is_file():
-            raise ValueError(f"no checkpoint at {name}: it has no config.json")
-    if not file.is_file():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".json"):
-            raise ValueError(f"there is no directory and no configuration {name}")
+    file = find_config(name)
+    if file is None:
         return _from_hub(name)
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no JSON: {error}") from None
-    kind = settings.pop("model_type", None) if isinstance(settings, dict) else None
+    settings = read_object(file)
+    kind = settings.pop("model_type", None)
     if not isinstance(kind, str):
         raise ValueError(f"{file} is no model's configuration: it has no model_type")
     return _checked(str(file), kind, settings)

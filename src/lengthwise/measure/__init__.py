@@ -1,18 +1,59 @@
 """How far a model really reads, and at what cost."""
 
-from lengthwise.measure.effective import effective_length, paired
-from lengthwise.measure.engines.local import LocalReader
-from lengthwise.measure.judging import NULL_ANSWERS, k_character_ties, null_model_check, wb_reward
-from lengthwise.measure.length_control import length_controlled_win_rate
-from lengthwise.measure.loss import in_window_losses, losses_by_position
-from lengthwise.measure.report import findings, headline, print_report, write_report
-from lengthwise.measure.results import REFERENCE, Cell, Results, Row, grid
-from lengthwise.measure.runner import TASKS, run
-from lengthwise.measure.speed import Cost, cost
-from lengthwise.measure.statistics import Interval, bootstrap_mean, wilson
-from lengthwise.measure.suite.file import SuiteResults
-from lengthwise.measure.suite.runner import run_suite
-from lengthwise.measure.tasks import Item, Passkey, Task
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lengthwise.measure.effective import effective_length as effective_length
+    from lengthwise.measure.effective import paired as paired
+    from lengthwise.measure.engines.local import LocalReader as LocalReader
+    from lengthwise.measure.judging import NULL_ANSWERS as NULL_ANSWERS
+    from lengthwise.measure.judging import k_character_ties as k_character_ties
+    from lengthwise.measure.judging import null_model_check as null_model_check
+    from lengthwise.measure.judging import wb_reward as wb_reward
+    from lengthwise.measure.length_control import (
+        length_controlled_win_rate as length_controlled_win_rate,
+    )
+    from lengthwise.measure.loss import in_window_losses as in_window_losses
+    from lengthwise.measure.loss import losses_by_position as losses_by_position
+    from lengthwise.measure.report import findings as findings
+    from lengthwise.measure.report import headline as headline
+    from lengthwise.measure.report import print_report as print_report
+    from lengthwise.measure.report import write_report as write_report
+    from lengthwise.measure.results import REFERENCE as REFERENCE
+    from lengthwise.measure.results import Cell as Cell
+    from lengthwise.measure.results import Results as Results
+    from lengthwise.measure.results import Row as Row
+    from lengthwise.measure.results import grid as grid
+    from lengthwise.measure.runner import TASKS as TASKS
+    from lengthwise.measure.runner import run as run
+    from lengthwise.measure.speed import Cost as Cost
+    from lengthwise.measure.speed import cost as cost
+    from lengthwise.measure.statistics import Interval as Interval
+    from lengthwise.measure.statistics import bootstrap_mean as bootstrap_mean
+    from lengthwise.measure.statistics import wilson as wilson
+    from lengthwise.measure.suite.file import SuiteResults as SuiteResults
+    from lengthwise.measure.suite.runner import run_suite as run_suite
+    from lengthwise.measure.tasks import Item as Item
+    from lengthwise.measure.tasks import Passkey as Passkey
+    from lengthwise.measure.tasks import Task as Task
+
+# By module; imported when they are first used (PEP 562), for most of them import torch.
+_HOMES = {
+    "effective": ("effective_length", "paired"),
+    "engines.local": ("LocalReader",),
+    "judging": ("NULL_ANSWERS", "k_character_ties", "null_model_check", "wb_reward"),
+    "length_control": ("length_controlled_win_rate",),
+    "loss": ("in_window_losses", "losses_by_position"),
+    "report": ("findings", "headline", "print_report", "write_report"),
+    "results": ("REFERENCE", "Cell", "Results", "Row", "grid"),
+    "runner": ("TASKS", "run"),
+    "speed": ("Cost", "cost"),
+    "statistics": ("Interval", "bootstrap_mean", "wilson"),
+    "suite.file": ("SuiteResults",),
+    "suite.runner": ("run_suite",),
+    "tasks": ("Item", "Passkey", "Task"),
+}
 
 __all__ = [
     "NULL_ANSWERS",
@@ -47,3 +88,12 @@ __all__ = [
     "wilson",
     "write_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f"{__name__}.{home}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,8 +32,8 @@ from lengthwise.measure.speed import cost
 from lengthwise.measure.statistics import wilson
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.passkey import Passkey
+from lengthwise.names import TASKS as TASKS
 
-TASKS = ("loss", "passkey", "speed")
 _TOKENS_AT_ONCE = 4096  # of short passkey items that are read as one batch
 
 

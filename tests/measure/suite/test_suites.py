@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 
 from lengthwise.measure import tasks
-from lengthwise.measure.suite.suites import NAMES, ScatteredPasskey, suite
+from lengthwise.measure.suite.suites import ScatteredPasskey, suite
 from lengthwise.measure.tasks import NIAH, RULER, DocumentQA, Passkey
+from lengthwise.names import SUITES
 from lengthwise.testing.models import tiny_tokenizer
 
 FILLER = "some words to hide things in\n" * 9
 
 
 def test_what_the_suites_hold() -> None:
-    found = {name: suite(name, FILLER) for name in NAMES}
+    found = {name: suite(name, FILLER) for name in SUITES}
     assert dict(found["ruler"].tasks) == RULER
     assert set(RULER) < set(found["full"].tasks)
     exported = {

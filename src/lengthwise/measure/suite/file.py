@@ -17,9 +17,9 @@ from lengthwise.measure.effective import (
 )
 from lengthwise.measure.statistics import Interval
 from lengthwise.measure.suite.rows import ItemRow
+from lengthwise.names import LOCK, SUITE_FILE
 
 FORMAT = 1
-SUITE_FILE, LOCK = "suite.jsonl", ".lock"
 _ITEM, _SESSION = "item", "session"
 
 

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from lengthwise.measure import tasks
 from lengthwise.measure.effective import THRESHOLD
 from lengthwise.measure.tasks import DocumentQA, Item, Passkey, Task
+from lengthwise.names import SUITES
 
-NAMES = ("quick", "ruler", "effective", "full")
 SHORTEST = 512  # tokens; shorter prompts hold no more than the question
 _LEVELS = (512, 2048, 8192)  # output tokens of LongProc's procedures
 _PROCEDURES: dict[str, Callable[..., Task]] = {
@@ -138,8 +138,8 @@ def suite(
     Raises:
         ValueError: An unknown name, fewer than one item, or a threshold out of range.
     """
-    if name not in NAMES:
-        raise ValueError(f"--suite: there is no suite {name!r}; choose from {', '.join(NAMES)}")
+    if name not in SUITES:
+        raise ValueError(f"--suite: there is no suite {name!r}; choose from {', '.join(SUITES)}")
     if items is not None and items < 1:
         raise ValueError(f"--items must be at least 1, got {items}")
     if not 0 < threshold < 1:

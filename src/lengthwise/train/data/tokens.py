@@ -82,9 +82,10 @@ def load_encoder(name: str) -> Encoder:
         end = tokenizer.token_to_id(config["eos_token"])
         return Encoder(encode, tokenizer.get_vocab_size(), end)
 
+    from lengthwise.hf.files import find_tokenizer
     from lengthwise.hf.loading import load_tokenizer
 
-    loaded = load_tokenizer(name)
+    loaded = load_tokenizer(find_tokenizer(name))
 
     def encode_any(texts: list[str]) -> list[list[int]]:
         # verbose=False: a document longer than the model's window is the point.

@@ -12,9 +12,8 @@ from lengthwise.extend.adapt import adapt, is_adapted, restore
 from lengthwise.extend.checkpoint import save
 from lengthwise.train.loop.adapters import BASE_FILE, dequantise
 from lengthwise.train.loop.subject import Subject
+from lengthwise.train.places import ADAPTER, MODEL
 from lengthwise.train.recipe import Recipe
-
-ADAPTER, MODEL = "adapter", "model"
 
 
 def write_result(subject: Subject, recipe: Recipe, folder: Path) -> str:

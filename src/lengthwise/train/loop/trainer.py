@@ -30,22 +30,13 @@ from lengthwise.train.data.state import locked
 from lengthwise.train.loop.evaluate import make_evaluation
 from lengthwise.train.loop.finish import write_result
 from lengthwise.train.loop.fits import check_fits
-from lengthwise.train.loop.folder import (
-    CHECKPOINTS,
-    METRICS,
-    RESULT,
-    ROWS,
-    TRACKER,
-    check_folder,
-    check_same_run,
-    clear,
-    sweep,
-)  # fmt: skip
+from lengthwise.train.loop.folder import check_same_run, clear, sweep
 from lengthwise.train.loop.metrics import Metrics, read_metrics
 from lengthwise.train.loop.parts import build_parts
 from lengthwise.train.loop.rows import Plan, open_pairs, open_source
 from lengthwise.train.loop.steps import Progress, Steps
 from lengthwise.train.loop.subject import open_reference, open_subject, read_facts
+from lengthwise.train.places import CHECKPOINTS, METRICS, RESULT, ROWS, TRACKER, check_folder
 from lengthwise.train.recipe import Recipe
 from lengthwise.train.tuning import LongPO
 

@@ -1,0 +1,105 @@
+"""What needs no torch to be seen to be wrong is said before torch is imported."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+# Each line is one command; the words in braces are paths of the test.
+LINES = """
+run {empty} --prompt-file {text}
+run {model} --prompt-file {nothing}
+run {model} --prompt-file {text} -m nonesuch:factor=2
+run {model} --prompt-file {text} --dtype float12
+run {damaged} --prompt-file {text}
+run {listed} --prompt-file {text}
+measure {empty} -o {out}
+measure {model} -o {text}
+measure {model} -o {out} --lengths far
+measure {model} -o {out} --tasks loss,taste
+measure {model} -o {out} -m yarn:factor=2+
+measure {model} -o {out} --text {nothing}
+measure {empty} -o {out} --suite quick
+measure {model} -o {out} --suite nonesuch
+measure {model} -o {out} --suite quick --upto far
+measure {model} -o {out} --suite quick --threshold 2
+measure {model} -o {full} --suite quick
+measure http://127.0.0.1:9 -o {out} --suite quick
+measure http://127.0.0.1:9 -o {out} --suite quick --tokenizer {nothing}
+extend {empty} -o {out} -m yarn:factor=2
+extend {model} -o {full} -m yarn:factor=2
+extend {model} -o {out} -m nonesuch
+extend {model} -o {out}
+extend {model} -o {out} --auto
+extend {model} -o {out} --auto --to 64 --budget soon
+extend {model} -o {out} --auto --to 64 --memory much
+extend {model} -o {out} --auto --to 64 --text {nothing}
+plan {empty}
+plan {model} --device abacus
+plan {model} --dtype float12
+plan {model} --batch 0
+plan {damaged}
+pack {nothing} -o {out} --capacity 64
+pack {text} -o {out} --capacity 1
+pack {text} -o {out} --capacity 64 --packer nonesuch
+pack {text} -o {full} --capacity 64
+pack {text} -o {out} --capacity 64 --tokenizer {nothing}
+pack {text} -o {out} --capacity 64 --workers -1
+train nonesuch
+train pi base={model} data={text} target=128
+train pi base={empty} data={text} target=128 -o {out}
+train pi base={model} data={nothing} target=128 -o {out}
+train pi base={model} data={text} target=128 evaluate_text={nothing} -o {out}
+train pi base={model} data={text} target=128 -o {full}
+train pi base={model} data={text} target=128 steps=none -o {out}
+probe context {empty}
+probe tokens {model} --text {nothing}
+probe field {model} -m nonesuch
+probe capacity {model} --json {text}
+probe heads {model} --json {full}
+probe study {empty} -o {out}
+probe study {model} -o {out} --tuned other
+compare {nothing}
+compare {full} --threshold 2
+"""
+
+SCRIPT = """
+import json, sys
+from typer.testing import CliRunner
+from lengthwise.cli.app import app
+for line in json.load(sys.stdin):
+    done = CliRunner().invoke(app, line)
+    heavy = [name for name in ("torch", "transformers", "datasets") if name in sys.modules]
+    print(json.dumps([done.exit_code, done.stderr, heavy]))
+    if heavy:
+        break
+"""
+
+
+def test_no_command_imports_torch_to_refuse(checkpoint: Path, tmp_path: Path) -> None:
+    places = {name: tmp_path / name for name in ("empty", "text", "full", "damaged", "listed")}
+    for name in ("empty", "full", "damaged", "listed"):
+        places[name].mkdir()
+    places["text"].write_text("The reader keeps a window open. " * 20)
+    (places["full"] / "mine.txt").write_text("mine")
+    (places["damaged"] / "config.json").write_text("[1, 2]")
+    for file in checkpoint.iterdir():
+        (places["listed"] / file.name).symlink_to(file)
+    index = {"weight_map": {"one": "model-00001-of-00002.safetensors"}}
+    (places["listed"] / "model.safetensors.index.json").write_text(json.dumps(index))
+    places |= {"out": tmp_path / "out", "nothing": tmp_path / "nothing", "model": checkpoint}
+    lines = [
+        [word.format(**places) for word in line.split()] for line in LINES.strip().splitlines()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=json.dumps(lines), capture_output=True, text=True
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers, done.stderr
+    for line, (status, said, heavy) in zip(lines, answers, strict=False):
+        assert not heavy, (line, heavy, said)
+        assert status == 2 and said.startswith("lengthwise: ") and said.count("\n") == 1, (
+            line, status, said,
+        )  # fmt: skip
+    assert len(answers) == len(lines)
+    assert not places["out"].exists()
