@@ -18,7 +18,7 @@ define timed
 @echo "$(1)"; start=$$(date +%s); $(2) && echo "  done in $$(( $$(date +%s) - start )) s"
 endef
 
-.PHONY: help demo test check docs versions bench clean distclean
+.PHONY: help demo test check docs versions processors bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make check      lint, types and tests: what continuous integration runs"
 	@echo "make docs       build the documentation site in build/docs"
 	@echo "make versions   run the tests on every other release of transformers that is known"
+	@echo "make processors run the tests as on processors that have less than this one"
 	@echo "make bench      run every benchmark, one after the other"
 	@echo "make clean      remove caches and build outputs"
 	@echo "make distclean  remove $(VENV) as well"
@@ -64,6 +65,14 @@ versions: $(VENV)/.dev
 	    fi; \
 	    echo "pytest $(TESTS) on transformers $$release"; \
 	    PYTHONPATH=$$folder $(PY) -m pytest -n 2 -p no:cacheprovider $(TESTS); \
+	done
+
+# Attention in torch instead of C, then as on a processor without AVX-512. What this one has itself
+# is `make test`.
+processors: $(VENV)/.dev
+	@set -e; for less in LENGTHWISE_NATIVE=0 ATEN_CPU_CAPABILITY=avx2; do \
+	    echo "pytest $(TESTS) with $$less"; \
+	    env $$less $(PY) -m pytest -n 2 -p no:cacheprovider $(TESTS); \
 	done
 
 bench: $(VENV)/.dev

@@ -180,7 +180,7 @@ def test_what_is_not_taken() -> None:
 def test_the_widest_code_that_fits_is_taken(kind: built.Kind) -> None:
     assert kind.title in native.why(kind.lanes, kind.lanes)
     assert "AVX2" in native.why(16 * 5, 8 * 5)
-    assert native.why(20, 64) == "torch: heads of 20 numbers are not whole vectors"
+    assert native.why(20, 64) == "torch: heads of this size are not whole vectors"
 
 
 @needs_compiler

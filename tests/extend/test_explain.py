@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import lengthwise as lw
+from lengthwise.core import native
 from lengthwise.extend.adapt import binding_of
 from lengthwise.extend.explain import cache_bytes, keys_turned
 from lengthwise.testing.models import tiny_model
@@ -69,6 +70,14 @@ def test_keys_that_are_turned_to_be_read_are_counted(methods, turned):
 def test_a_region_with_a_score_of_its_own_is_named_apart():
     words = lw.explain(lw.adapt(tiny_model("llama"), lw.GALI(trained=64, window=8, noise=1.0)))
     assert "1 region, sdpa:" in words and "8 regions, chunked:" in words
+
+
+def test_explain_says_what_computes_attention_here_and_why(monkeypatch):
+    model = lw.adapt(tiny_model("llama"))
+    monkeypatch.setattr(native, "why", lambda d, e: f"torch: no C compiler for {d} and {e}")
+    text = lw.explain(model)
+    assert "(torch: no C compiler for 8 and 8)" in text  # decoding
+    assert "(torch: no C compiler for 8 and 4)" in text  # bands take two vectors of values
 
 
 def test_a_plain_model_cannot_be_explained():

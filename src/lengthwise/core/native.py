@@ -41,7 +41,7 @@ def _serving(d: int, e: int) -> tuple[Any, str]:
             library, reason = built.library(kind)
             if library is not None:
                 return _typed(library), f"C with {kind.title} where float32"
-    return None, f"torch: {reason or f'heads of {d} numbers are not whole vectors'}"
+    return None, f"torch: {reason or 'heads of this size are not whole vectors'}"
 
 
 def _code(d: int, e: int) -> Any:
