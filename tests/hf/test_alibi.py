@@ -316,3 +316,13 @@ def test_a_forward_that_was_interrupted_leaves_nothing_behind():
             logits(model, tokens(1, 10))
     hook.remove()
     assert torch.equal(logits(model, tokens(1, 40)), alone)
+
+
+def test_packed_documents_are_refused():
+    """Their layers would read a row as one text; nothing else says so."""
+    for family in FAMILIES:
+        for method in (lw.ALiBiPI(2), lw.DynamicALiBiPI()):
+            with lw.adapted(model_of(family), method) as model:
+                with pytest.raises(ValueError, match=f"{family} reads one text a row.*segment_ids"):
+                    logits(model, tokens(1, 4), segment_ids=torch.tensor([[0, 0, 1, 1]]))
+                assert logits(model, tokens(1, 4)).isfinite().all()

@@ -86,7 +86,9 @@ def test_training_after_a_token_in_inference_mode():
             model(tokens(1)), model(tokens(30))
         with torch.no_grad():
             before = model(tokens(30)).logits
-        for length in (1, 30):
+        # A backward through pages is refused: InfLLM is trained inside its window.
+        inside = any(isinstance(method, lw.InfLLM) for method in methods)
+        for length in (1, 12 if inside else 30):
             model.zero_grad()
             model.train()(tokens(length), use_cache=False).logits.sum().backward()
             assert all(p.grad is not None for p in model.parameters() if p.requires_grad)

@@ -7,30 +7,79 @@ import torch
 from transformers import AutoConfig, DynamicCache
 
 import lengthwise as lw
+from lengthwise.core.keys import KeyBlock
 from lengthwise.hf.families import FAMILIES, read_geometry
+from lengthwise.hf.release import CACHE
 from lengthwise.hf.skeleton import skeleton
 from lengthwise.measure.devices import DEVICES, find_device, override, read_size
-from lengthwise.measure.plan import count_weights, kv_bytes, lengthwise_kv_bytes, serving_cost
+from lengthwise.measure.plan import (
+    count_weights,
+    kv_bytes,
+    lengthwise_kv_bytes,
+    serving_cost,
+    store_bytes,
+)
+from lengthwise.testing.bench import Bench
 from lengthwise.testing.models import tiny_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("tokens", [7, 50])
-def test_bytes_of_keys_and_values_equal_real_caches(family: str, tokens: int) -> None:
+@torch.no_grad()
+def test_bytes_of_keys_and_values_equal_real_caches(family: str) -> None:
     # GPT-NeoX has as many KV heads as heads, whatever its configuration says.
     model = tiny_model(family, **({"num_key_value_heads": 6} if family == "gpt_neox" else {}))
     geometry = read_geometry(model)
-    ids = torch.arange(tokens)[None] + 3
-    theirs = DynamicCache(config=model.config)
-    with torch.no_grad():
-        model(input_ids=ids, past_key_values=theirs, use_cache=True)
-    real = sum(layer.keys.nbytes + layer.values.nbytes for layer in theirs.layers)
-    assert kv_bytes(geometry, tokens, 4) == real
+    for tokens in (7, 50):
+        theirs = DynamicCache(config=model.config)
+        model(input_ids=torch.arange(tokens)[None] + 3, **{CACHE: theirs, "use_cache": True})
+        real = sum(layer.keys.nbytes + layer.values.nbytes for layer in theirs.layers)
+        assert kv_bytes(geometry, tokens, 4) == real
     lw.adapt(model)
-    ours = lw.new_cache(model)
-    with torch.no_grad():
-        model(input_ids=ids, past_key_values=ours, use_cache=True)
-    assert lengthwise_kv_bytes(geometry, tokens, torch.float32) == ours.bytes()
+    for tokens, chunk in ((7, 7), (50, 13), (300, 300), (700, 512), (700, 90)):
+        ours = lw.new_cache(model)
+        for part in (torch.arange(tokens) % 300)[None].split(chunk, dim=1):
+            model(input_ids=part + 3, **{CACHE: ours, "use_cache": True})
+        assert lengthwise_kv_bytes(geometry, tokens, torch.float32, chunk) == ours.bytes()
+
+
+STORED = (
+    (),
+    (lw.StreamingLLM(sinks=4, window=60),),
+    (lw.StreamingLLM(sinks=0, window=600),),
+    (lw.InfLLM(pages=2, page_size=8, sinks=2, window=16),),
+    (lw.InfLLM(pages=2, page_size=5, sinks=0, window=64),),
+    (lw.InfLLM(pages=99, page_size=32, sinks=70, window=8), lw.Causal()),
+)
+
+
+def test_bytes_of_a_chunked_reading_are_what_is_allocated() -> None:
+    """Every store and selector, at lengths around its borders and in chunks of any size."""
+    for dtype, chunks in ((torch.float32, (37, 300, 900)), (torch.bfloat16, (300,))):
+        bench = Bench(2, 1, 8, 8, dtype=dtype)
+        for methods in STORED:
+            engine = bench.engine(*methods)
+            for chunk in chunks:
+                state, at = engine.new_state(0), 0
+                while at < 800:
+                    end = min(at + chunk, 800)
+                    bench.run(engine, bench.tensors(1, end - at), [end - at], state=state, start=at)
+                    at = end
+                    assert store_bytes(engine, at, dtype, chunk) == state.bytes(), (methods, at)
+
+
+def test_bytes_of_long_readings_are_what_is_allocated() -> None:
+    """The blocks of a store alone, so long that they stop to grow."""
+    engine = Bench(1, 1, 1, 1, dtype=torch.float32).engine()
+    keys = torch.zeros(1, 1, 70_000, 1)
+    for chunk in (512, 777, 5000, 70_000):
+        store = engine.new_state(0).store
+        for at in range(0, 70_000, chunk):
+            end = min(at + chunk, 70_000)
+            positions = torch.arange(at, end)[None, None]
+            store.extend(KeyBlock(keys[:, :, at:end], keys[:, :, at:end], positions, None, at))
+            if at % 7 == 0 or end == 70_000:
+                assert store_bytes(engine, end, torch.float32, chunk) == store.bytes()
+        assert 1 <= store.bytes() / (70_000 * 16) < 1.12
 
 
 @pytest.mark.parametrize("family", FAMILIES)

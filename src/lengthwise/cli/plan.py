@@ -198,7 +198,7 @@ def serving_lines(
         ("weights", size(cost.weights), "parameters x bytes of a number"),
         ("a token's keys, values", size(cost.kv_token), "2 x layers x KV heads x head x bytes"),
         ("a user's keys, values", size(cost.kv_user), "that x tokens, in windows at most w - 1"),
-        ("  in lengthwise's cache", size(cost.kv_lengthwise), "blocks of 256 slots, positions"),
+        ("  in lengthwise's cache", size(cost.kv_lengthwise), "read in chunks: blocks, positions"),
         ("users that fit", f"{cost.users:,}", "(memory - weights) / a user's, rounded down"),
         (f"prefill{bound}", seconds(cost.prefill), fitted if rates else
          "the larger of operations / flops, bytes read / bandwidth"),

@@ -66,6 +66,11 @@ class Rotary:
         """
         return self._turn(x, offsets)
 
+    def same(self, other: "Rotary") -> bool:
+        """Whether another rotation by the same rule turns by the same angles."""
+        mine, theirs = (torch.as_tensor(x.attention_factor) for x in (self, other))
+        return torch.equal(self.inv_freq, other.inv_freq) and torch.equal(mine, theirs)
+
     def _scaled(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
         width = 2 * self.inv_freq.shape[-1]
         factor = self.attention_factor

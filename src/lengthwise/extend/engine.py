@@ -20,7 +20,7 @@ from lengthwise.extend.method import Layout, Scaling, Selector, SelectorState, S
 from lengthwise.extend.scaling.own import OwnScaling
 from lengthwise.extend.selectors.all_pages import AllPages
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
-from lengthwise.hf.positions import Step
+from lengthwise.hf.positions import Step, document_lengths
 
 
 @dataclass(frozen=True)
@@ -170,22 +170,54 @@ class Engine:
                 raise ValueError(f"{type(axes.selector).__name__} cannot read packed documents yet")
             state = state or self.new_state(layer)  # pages are looked up in a store
         blocks = [new] if state is None else state.store.extend(new)
-        regions = self.regions[layer]
-        kw = {"rotary": rotary, "stored": stored, "scale": scale, "softcap": softcap, "impl": impl}
-        exact = [region for region in regions if not region.paged]
+        kw = {"stored": stored, "scale": scale, "softcap": softcap, "impl": impl}
+        exact = [region for region in self.regions[layer] if not region.paged]
         pages = None if state is None else state.selector
-        alone = pages is None and learned_sink is None
-        parts = [attend_blocks(queries, blocks, exact, need_lse=not alone, **kw)]  # type: ignore[arg-type]
-        if pages is not None:
-            assert state is not None
-            owner = type(axes.selector).__name__
-            parts += [
-                refuse_gradients(part, (k, v), owner)
-                for part in pages.attend(queries, state.store, regions, **kw)
-            ]
-        if learned_sink is not None:
-            parts.append(sink(learned_sink, parts[0]))
-        return merge(parts).out
+        kw["need_lse"] = pages is not None or learned_sink is not None
+        outs = []
+        for turned, mine in self._of_one_length(layer, step, rotary, queries):
+            parts = [attend_blocks(mine, blocks, exact, rotary=turned, **kw)]  # type: ignore[arg-type]
+            if pages is not None:
+                assert state is not None
+                owner = type(axes.selector).__name__
+                found = pages.attend(mine, state.store, self.regions[layer], rotary=turned, **kw)
+                parts += [refuse_gradients(part, (k, v), owner) for part in found]
+            if learned_sink is not None:
+                parts.append(sink(learned_sink, parts[0]))
+            outs.append(merge(parts).out)
+        return outs[0] if len(outs) == 1 else torch.stack(outs).sum(0)
+
+    def _of_one_length(
+        self, layer: int, step: Step, rotary: Rotary | None, queries: Queries
+    ) -> list[tuple[Rotary | None, Queries]]:
+        """Rotations, each with the queries that it is for; the others of them see nothing.
+
+        There is one, but where frequencies follow the length and documents of several lengths are
+        packed: every document is rotated as it is alone.
+        """
+        base, scaling = self.geometry.layers[layer].rotary, self.layers[layer].scaling
+        if step.segments is None or base is None or scaling.storable(base):
+            return [(rotary, queries)]
+        key = (id(self), self._alike[layer], "documents")
+        if key not in step.memo:
+            found: list[tuple[Rotary, Tensor]] = []
+            lengths = document_lengths(step)
+            for length in lengths[step.positions >= 0].unique()[:, None]:
+                one, asked = self._turned(layer, length), lengths == length
+                for index, (other, also) in enumerate(found):
+                    if one.same(other):
+                        found[index] = (other, also | asked)
+                        break
+                else:
+                    found.append((one, asked))
+            step.memo[key] = found
+        found = step.memo[key]
+        if len(found) < 2:
+            return [(found[0][0] if found else rotary, queries)]
+        shown = queries.positions
+        return [
+            (one, replace(queries, positions=shown.masked_fill(~asked, -1))) for one, asked in found
+        ]
 
     def moved(self, layer: int, block: KeyBlock, by: int) -> KeyBlock:
         """Stored keys of one layer, at least one, as they would stand `by` tokens later."""
@@ -208,16 +240,21 @@ class Engine:
         known = self._rotaries if stays else step.memo
         device = step.positions.device
         key = (id(self), self._alike[layer], device)
-        rotary = known.get(key)
-        if rotary is None:
-            rotary = axes.scaling.rotary(base, self.geometry.window, step.reach)
-            # Up to the length that the model is for, angles are those that transformers computes.
-            rotary = known[key] = replace(
-                rotary,
-                inv_freq=rotary.inv_freq.to(device),
-                rounded_below=axes.scaling.reach(self.geometry.window),
-            )
-        return rotary, axes.layout.key_place if stays else None
+        if key not in known:
+            known[key] = self._turned(layer, step.reach)
+        return known[key], axes.layout.key_place if stays else None
+
+    def _turned(self, layer: int, lengths: Tensor) -> Rotary:
+        """A layer's rotation for texts of `lengths` tokens `[b]`, or of one length for all rows."""
+        base, scaling = self.geometry.layers[layer].rotary, self.layers[layer].scaling
+        assert base is not None
+        rotary = scaling.rotary(base, self.geometry.window, lengths)
+        # Up to the length that the model is for, angles are those that transformers computes.
+        return replace(
+            rotary,
+            inv_freq=rotary.inv_freq.to(lengths.device),
+            rounded_below=scaling.reach(self.geometry.window),
+        )
 
     def keys_read(self, layer: int, length: int) -> int:
         """Keys that the last query of a text of `length` tokens reads in one layer."""

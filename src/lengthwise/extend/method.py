@@ -183,6 +183,15 @@ class Selector(Method):
         """Keys that stand for pages and that the last query is compared with to choose."""
         return 0
 
+    def noted_bytes(self, ends: Sequence[int], kv_heads: int, head_dim: int, item: int) -> int:
+        """Bytes of what `state` notes of one row, as its `bytes` says them.
+
+        Args:
+            ends: Tokens read after each forward, rising.
+            item: Bytes of a number of a key.
+        """
+        return 0
+
 
 class SelectorState(ABC):
     """The summaries of one layer's pages."""
@@ -231,6 +240,14 @@ class Store(Method):
     @abstractmethod
     def kept(self, length: int) -> int:
         """Tokens per KV head that are held after `length` tokens were read."""
+
+    @abstractmethod
+    def slots(self, ends: Sequence[int]) -> int:
+        """Slots per KV head that are allocated: for what is held, and for what is to come.
+
+        Args:
+            ends: Tokens read after each forward, rising.
+        """
 
 
 class StoreState(ABC):

@@ -73,13 +73,15 @@ def make_step(
 ) -> Step:
     """Positions by these rules, first match wins:
 
-    1. a 2-D mask with zeros beside `position_ids` and `segment_ids`, a padded batch of packed rows:
+    1. `segment_ids` alone: the real tokens of every document count from 0, padding is -1. Which
+       of them goes on with a document of an earlier forward only `position_ids` can say;
+    2. a 2-D mask with zeros beside `position_ids` and `segment_ids`, a padded batch of packed rows:
        positions are taken as they are where tokens are real, padding is -1;
-    2. a 2-D mask with zeros: real tokens of a row count from 0, padding is -1. `position_ids`
+    3. a 2-D mask with zeros: real tokens of a row count from 0, padding is -1. `position_ids`
        are not needed then and may only count the same tokens from elsewhere, as those that
        transformers derives in `generate` do;
-    3. `position_ids`: taken as they are;
-    4. otherwise rows go on from the tokens seen.
+    4. `position_ids`: taken as they are;
+    5. otherwise rows go on from the tokens seen.
 
     Positions never stand for documents: `segment_ids` do.
 
@@ -89,7 +91,8 @@ def make_step(
 
     Raises:
         ValueError: For positions that disagree with a padded mask or that come again without
-            `segment_ids`, and for `segment_ids` of another shape than the tokens.
+            `segment_ids`, and for `segment_ids` of another shape than the tokens, or without
+            `position_ids` after tokens that were seen.
     """
     if segments is not None:
         if tuple(segments.shape) != (rows, count):
@@ -98,6 +101,8 @@ def make_step(
                 f"got shape {tuple(segments.shape)}"
             )
         segments = segments.to(device)
+        if position_ids is None:
+            return _by_document(segments, real, lengths)
     before = torch.zeros(rows, dtype=torch.long, device=device) if lengths is None else lengths
     if real is not None and not bool(real.all()):
         # Counting goes on from the row's own length: the past of the mask may be padded.
@@ -116,6 +121,43 @@ def make_step(
     positions = before[:, None] + torch.arange(count, device=device)
     start = int(before[0]) if agreed else None
     return Step(positions, segments, start, before + count)
+
+
+def document_lengths(step: Step) -> Tensor:
+    """Tokens so far of the document of every new token `[b, t]`, packed by `segments`."""
+    assert step.segments is not None
+    rows = torch.arange(len(step.segments), device=step.segments.device)
+    named = torch.stack([rows[:, None].expand_as(step.segments), step.segments], dim=-1)
+    documents, of = named.flatten(0, 1).unique(dim=0, return_inverse=True)
+    longest = of.new_zeros(len(documents)).scatter_reduce(
+        0, of, step.positions.flatten() + 1, "amax"
+    )
+    return longest[of].view_as(step.segments)
+
+
+def _by_document(segments: Tensor, real: Tensor | None, lengths: Tensor | None) -> Step:
+    if lengths is not None and bool(lengths.any()):
+        raise ValueError(
+            "segment_ids on a cache that holds tokens need position_ids, which say what goes on "
+            "with a document that has begun; count the tokens of every document from 0"
+        )
+    fresh = torch.ones_like(segments, dtype=torch.bool) if real is None else real
+    positions = torch.full_like(segments, -1, dtype=torch.long)
+    rows, _ = fresh.nonzero(as_tuple=True)
+    positions[fresh] = _count(rows, segments[fresh])
+    return Step(positions, segments, None, positions.amax(1) + 1)
+
+
+def _count(rows: Tensor, segments: Tensor) -> Tensor:
+    """How many tokens of the same row and document stand before each token of a flat batch."""
+    index = torch.arange(len(rows), device=rows.device)
+    # A stable sort brings a document together even where another one interrupts it, and keeps
+    # rows that share its number apart.
+    order = segments.argsort(stable=True)
+    fresh = torch.ones_like(rows, dtype=torch.bool)
+    fresh[1:] = (rows[order].diff() != 0) | (segments[order].diff() != 0)
+    first = torch.where(fresh, index, 0).cummax(0).values
+    return torch.empty_like(index).scatter_(0, order, index - first)
 
 
 def _agree(shift: Tensor, fresh: Tensor) -> None:

@@ -7,17 +7,19 @@ Differs from the source: attention is counted from the model's own heads and win
     arithmetic too where a large batch makes it so.
 """
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
 from lengthwise.core.geometry import Geometry
-from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.adapt import compose
 from lengthwise.extend.engine import Engine
 from lengthwise.hf.families import read_geometry
 from lengthwise.measure.devices import Device
+from lengthwise.measure.reading import CHUNK
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Cost:
         weights: Bytes of all parameters.
         kv_token: Bytes that one more token adds where no layer's window is full.
         kv_user: Bytes of one sequence's keys and values, as transformers' DynamicCache has them.
-        kv_lengthwise: Bytes that `lengthwise.new_cache` allocates for it when it is read at once:
-            blocks of 256 slots, with 8 bytes for the position of every slot.
+        kv_lengthwise: Bytes that `lengthwise.new_cache` allocates for it when it is read in chunks
+            of `CHUNK` tokens: blocks of slots, with 8 bytes for the position of every slot.
         users: Sequences whose keys and values fit beside the weights.
         prefill: Seconds to read one sequence, at least.
         decode: Seconds for one more token of every sequence of the batch, at least.
@@ -93,30 +95,28 @@ def kv_bytes(geometry: Geometry, tokens: int, item: int) -> int:
     return sum(token * (tokens if w is None else min(tokens, w - 1)) for w in windows)
 
 
-def lengthwise_kv_bytes(geometry: Geometry, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes that our cache allocates for one sequence read at once, without methods."""
-    return store_bytes(Engine(geometry, compose(())), tokens, dtype)
+def lengthwise_kv_bytes(
+    geometry: Geometry, tokens: int, dtype: torch.dtype, chunk: int = CHUNK
+) -> int:
+    """Bytes that our cache allocates for one sequence read in chunks, without methods."""
+    return store_bytes(Engine(geometry, compose(())), tokens, dtype, chunk)
 
 
-def store_bytes(engine: Engine, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes of keys, values and positions of one sequence read at once: the stores themselves say
-    it, given keys without numbers on torch's meta device. What a selector notes of pages is not
-    in it.
+def store_bytes(engine: Engine, tokens: int, dtype: torch.dtype, chunk: int = CHUNK) -> int:
+    """Bytes that our cache allocates for one sequence: keys, values, positions, and what selectors
+    note of pages.
+
+    Args:
+        chunk: Tokens of every forward but the last; `tokens` for one that reads all at once.
     """
-    geometry = engine.geometry
-    shape = (1, geometry.kv_heads, tokens, geometry.head_dim)
-    held: dict[str, int] = {}
-    total = 0
-    for index, axes in enumerate(engine.layers):
-        kind = repr(axes.store)
-        if kind not in held:
-            keys = torch.empty(shape, dtype=dtype, device="meta")
-            positions = torch.empty(1, 1, tokens, dtype=torch.long, device="meta")
-            store = engine.new_state(index).store
-            store.extend(KeyBlock(keys, keys, positions, None, 0))
-            held[kind] = store.bytes()
-        total += held[kind]
-    return total
+    ends = [*range(chunk, tokens, chunk), tokens]
+    shape = (engine.geometry.kv_heads, engine.geometry.head_dim, dtype.itemsize)
+    slot = 2 * math.prod(shape) + 8  # a key and a value for every head, one position for all
+    each = [(axes.store, axes.selector) for axes in engine.layers]
+    return sum(
+        times * (slot * store.slots(ends) + selector.noted_bytes(ends, *shape))
+        for (store, selector), times in Counter(each).items()
+    )
 
 
 def prefill_flops(geometry: Geometry, weights: Weights, tokens: int) -> int:

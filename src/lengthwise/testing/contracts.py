@@ -7,6 +7,7 @@
 A case may leave out a check only with a reason, which the docs print.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -182,7 +183,7 @@ def check_rows_follow(case: Case) -> None:
 
 
 def check_bytes(case: Case) -> None:
-    """What the cache says it holds is what it has allocated, and `kept` counts its tokens."""
+    """What the cache says it holds is what it has allocated, and known before it is read."""
     bench = Bench()
     engine = bench.engine(*case.methods)
     length = 4 * case.window + 3
@@ -193,6 +194,12 @@ def check_bytes(case: Case) -> None:
     ]
     unique = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     assert state.bytes() == sum(unique.values()), "bytes() is not what is allocated"
+    row, axes, ends = engine.new_state(0), engine.layers[0], [length - 2, length - 1, length]
+    bench.run(engine, bench.tensors(1, length), [length - 2, 1, 1], state=row)
+    shape = (bench.kv_heads, bench.head_dim, 8)
+    said = axes.store.slots(ends) * (2 * math.prod(shape) + 8)
+    said += axes.selector.noted_bytes(ends, *shape)
+    assert row.bytes() == said, f"slots() and noted_bytes() say {said}, {row.bytes()} are allocated"
 
 
 def _tensors(thing: object, depth: int = 0) -> list[Tensor]:

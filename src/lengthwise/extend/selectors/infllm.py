@@ -19,6 +19,7 @@ from lengthwise.extend.method import Method, Selector, SelectorState, StoreState
 
 REPRESENTATIVES = 4
 MASS_TILE = 256
+LONG = 8  # bytes of a position
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,20 @@ class InfLLM(Selector):
 
     def keys_compared(self, length: int) -> int:
         return max(0, length - self.sinks - self.window) // self.page_size * REPRESENTATIVES
+
+    def noted_bytes(self, ends: Sequence[int], kv_heads: int, head_dim: int, item: int) -> int:
+        places = mass = pages = begin = 0
+        for end in ends:
+            places = max(end, 2 * places) if end > places else places
+            for top in (*range(begin + MASS_TILE, end, MASS_TILE), end):
+                drawn = top - self.sinks - pages * self.page_size
+                mass = drawn + MASS_TILE if drawn > mass else mass
+            done = max((end - self.window - self.sinks) // self.page_size, pages)
+            if mass:
+                mass, pages = max(0, mass - (done - pages) * self.page_size), done
+            begin = end
+        kept = pages * REPRESENTATIVES * (head_dim * item + LONG)
+        return (places + 2) * LONG + kv_heads * (mass * max(item, 4) + kept)
 
 
 class InfLLMState(SelectorState):

@@ -1,5 +1,6 @@
 """Everything is kept: the identity of the store axis."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,15 +10,16 @@ from torch import Tensor
 from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.method import Store, StoreState
 
-SMALLEST_BLOCK, LARGEST_BLOCK = 256, 65536
+SMALLEST_BLOCK, LARGEST_BLOCK = 256, 8192
 
 
 @dataclass(frozen=True)
 class FullStore(Store):
     """Keep all keys and values, in blocks that grow without copying the past.
 
-    A new block is half as large as everything before it, within 256 and 65,536 tokens, so appending
-    a token never moves older ones and at most a third of the memory waits to be filled.
+    A new block is half as large as everything before it, within 256 and 8,192 tokens, so appending
+    a token never moves older ones, and at most a third of the memory, or 8,192 tokens of it, waits
+    to be filled.
 
     Reduces to: the untouched model.
     """
@@ -32,6 +34,19 @@ class FullStore(Store):
 
     def kept(self, length: int) -> int:
         return length
+
+    def slots(self, ends: Sequence[int]) -> int:
+        slots = 0
+        for end in ends:
+            if end > slots:  # the blocks so far are filled first
+                slots += _room(slots, end - slots)
+        return slots
+
+
+def _room(held: int, coming: int) -> int:
+    """Slots of the next block, after full ones that hold `held` tokens."""
+    room = max(SMALLEST_BLOCK, min(held // 2, LARGEST_BLOCK), coming)
+    return -(-room // SMALLEST_BLOCK) * SMALLEST_BLOCK
 
 
 @dataclass
@@ -93,9 +108,7 @@ class FullState(StoreState):
             done += count
 
     def _grow(self, coming: KeyBlock) -> _Buffer:
-        held = sum(buffer.used for buffer in self.buffers)
-        room = max(SMALLEST_BLOCK, min(held // 2, LARGEST_BLOCK))
-        size = -(-max(room, len(coming)) // SMALLEST_BLOCK) * SMALLEST_BLOCK
+        size = _room(sum(buffer.used for buffer in self.buffers), len(coming))
         b, kv, _, d = coming.keys.shape
         heads = coming.positions.shape[1]
         segments = None if coming.segments is None else coming.segments.new_zeros(b, size)

@@ -75,11 +75,16 @@ class StreamingLLM(Store):
     def kept(self, length: int) -> int:
         return min(length, self.sinks + self.window)
 
+    def slots(self, ends: Sequence[int]) -> int:
+        return self.sinks + self.window
+
 
 class RollingState(StoreState):
     """Sinks in slots 0 .. sinks - 1; position p in slot sinks + (p - sinks) % window.
 
     A slot follows from the position alone, so rows with left padding need no care of their own.
+    Of packed documents a row holds the newest one: no later token sees another, and the numbers of
+    documents hide what they have left in the slots.
     """
 
     def __init__(self, sinks: int, window: int) -> None:
@@ -89,6 +94,8 @@ class RollingState(StoreState):
         self.positions: Tensor | None = None
         self.segments: Tensor | None = None
         self.next: int | None = 0  # the next position, while all rows agree on it
+        self.newest: list[int | None] = []  # the document that every row holds
+        self.over: list[set[int]] = []  # and those that it held before
 
     def extend(self, new: KeyBlock) -> list[KeyBlock]:
         # One new token only pushes out what it cannot see itself: write first, read one buffer.
@@ -143,7 +150,7 @@ class RollingState(StoreState):
             block.keys.clone(),
             block.values.clone(),
             block.positions.clone(),
-            block.segments,
+            None if block.segments is None else block.segments.clone(),
             block.start,
         )
 
@@ -164,6 +171,8 @@ class RollingState(StoreState):
                 self.positions[:, :, into] = new.positions[:, :1, low:high]
             return
         p = new.positions[:, 0]
+        if new.segments is not None:
+            p = p.masked_fill(~self._of_the_newest(new.segments, p >= 0), -1)
         newest = p.amax(dim=1, keepdim=True)
         keep = (p >= 0) & ((p < self.sinks) | (p > newest - self.window))
         slot = torch.where(p < self.sinks, p, self.sinks + (p - self.sinks) % self.window)
@@ -174,6 +183,28 @@ class RollingState(StoreState):
         self.positions[rows, 0, slots] = p[rows, times]
         if self.segments is not None and new.segments is not None:
             self.segments[rows, slots] = new.segments[rows, times]
+
+    def _of_the_newest(self, segments: Tensor, real: Tensor) -> Tensor:
+        """Which of the new tokens `[b, t]` belong to the document that their row ends with."""
+        rows = len(segments)
+        newest, over = self.newest or [None] * rows, self.over or [set() for _ in range(rows)]
+        found = []
+        for row, (numbers, shown) in enumerate(zip(segments, real, strict=True)):
+            here: list[int] = numbers[shown].tolist()
+            back = over[row].intersection(here)
+            if back:
+                raise ValueError(
+                    f"document {min(back)} of row {row} comes back after another one, and this "
+                    "cache has dropped its keys; read every document to its end, or pass the whole "
+                    "row at once"
+                )
+            held = newest[row]
+            last = here[-1] if here else held
+            past = {*over[row], *here, *([] if held is None else [held])}
+            found.append((last, past - {last}))
+        self.newest, self.over = [last for last, _ in found], [past for _, past in found]
+        ends = [-1 if last is None else last for last in self.newest]
+        return segments == torch.tensor(ends, device=segments.device)[:, None]
 
     def _slot(self, position: int) -> int:
         if position < self.sinks:
@@ -208,6 +239,9 @@ class RollingState(StoreState):
             held = getattr(self, name)
             if held is not None:
                 setattr(self, name, held.index_select(0, index))
+        if self.over:
+            self.newest = [self.newest[row] for row in index.tolist()]
+            self.over = [self.over[row] for row in index.tolist()]
 
     def bytes(self) -> int:
         named = (self.keys, self.values, self.positions, self.segments)

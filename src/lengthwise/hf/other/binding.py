@@ -54,6 +54,7 @@ class HookBinding:
         self._signature = inspect.signature(reader.forward)
         self._fixed: Factor = engine.factor(None) if engine.static else 1.0
         self._hooks: list[RemovableHandle] = [
+            model.register_forward_pre_hook(self._refuse_documents, with_kwargs=True),
             reader.register_forward_pre_hook(self._before, with_kwargs=True),
             reader.register_forward_hook(self._after, always_call=True),
         ]
@@ -77,6 +78,14 @@ class HookBinding:
             f"{self._model_type} keeps transformers' own cache when it is adapted; leave it out, "
             f"or pass a transformers.DynamicCache as {CACHE}"
         )
+
+    def _refuse_documents(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Layers get no documents, and transformers drops the keyword on the way."""
+        if kwargs.get("segment_ids") is not None:
+            raise ValueError(
+                f"{self._model_type} reads one text a row and would see no borders of documents; "
+                "read them as rows of their own, without segment_ids"
+            )
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Before a forward: the factor of every row, where it depends on their lengths."""
