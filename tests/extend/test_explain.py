@@ -6,7 +6,8 @@ import torch
 import lengthwise as lw
 from lengthwise.core import native
 from lengthwise.extend.adapt import binding_of
-from lengthwise.extend.explain import cache_bytes, keys_turned
+from lengthwise.extend.explain import cache_bytes, implementations, keys_turned, read_facts
+from lengthwise.hf.families import FAMILIES
 from lengthwise.testing.models import tiny_model
 
 
@@ -68,8 +69,109 @@ def test_keys_that_are_turned_to_be_read_are_counted(methods, turned):
 
 
 def test_a_region_with_a_score_of_its_own_is_named_apart():
-    words = lw.explain(lw.adapt(tiny_model("llama"), lw.GALI(trained=64, window=8, noise=1.0)))
-    assert "1 region, sdpa:" in words and "8 regions, chunked:" in words
+    model = tiny_model("llama", max_position_embeddings=4096)
+    words = lw.explain(lw.adapt(model, lw.GALI(trained=4096, window=512, noise=1.0)))
+    assert "1 region, sdpa:" in words and "2 regions, chunked:" in words
+
+
+METHODS = [
+    (),
+    (lw.SelfExtend(group=4, window=16),),
+    (lw.LMInfinite(sinks=2, window=16),),
+    (lw.DualChunk(chunk=48, window=8),),
+    (lw.GALI(trained=64, window=8, noise=1.0),),
+    (lw.InfLLM(pages=2, page_size=8, sinks=2, window=16),),
+    (lw.StreamingLLM(sinks=2, window=30),),
+]
+LENGTH = 200
+
+
+@torch.no_grad()
+def test_what_is_named_is_what_runs(monkeypatch):
+    """On every family, with caps, sinks and patterns: who is called is who is named, C or not."""
+    from lengthwise.core import attention, native
+    from lengthwise.train.patterns import BigBird, MASFormer, ShiftedSparse, fit_pattern
+
+    ran: set[str] = set()
+    whole = [False]
+
+    def watch(module, name, title):
+        original = getattr(module, name)
+
+        def spy(*args, **kwargs):
+            if whole[0]:
+                ran.add(title)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, spy)
+
+    for module, name, title in (
+        (attention, "band", "sdpa"),
+        (attention, "chunked", "chunked"),
+        (attention, "decode", "decode"),
+        (native, "band", "C"),
+        (native, "decode", "C"),
+    ):
+        watch(module, name, title)
+    cases = [(family, lw.adapt, methods) for family in FAMILIES for methods in METHODS]
+    cases += [
+        ("gemma2", fit_pattern, (MASFormer(full=1, block=32),)),
+        ("llama", fit_pattern, (ShiftedSparse(group=64),)),
+        ("llama", fit_pattern, (BigBird(block=16),)),
+    ]
+    ids = torch.randint(3, 300, (1, LENGTH), generator=torch.Generator().manual_seed(7))
+    for number, (family, adapt, methods) in enumerate(cases):
+        # Heads of 16: the C code takes them. Those of 8 it takes for decoding at most.
+        narrow = number % 3 == 0 or family in ("phi3", "gpt_neox")
+        model = tiny_model(family, **({} if narrow else {"head_dim": 16}))
+        try:
+            adapt(model, *methods)
+        except ValueError as error:
+            assert "already carries" in str(error)
+            continue
+        engine = binding_of(model).engine
+        attend = engine.attend
+
+        def marked(layer, *args, attend=attend, engine=engine, **kwargs):
+            whole[0] = not engine.geometry.local(layer)
+            try:
+                return attend(layer, *args, **kwargs)
+            finally:
+                whole[0] = False
+
+        monkeypatch.setattr(engine, "attend", marked)
+        cache = lw.new_cache(model)
+        facts = read_facts(model)
+        for tokens in (ids[:, :-1], ids[:, -1:]):
+            ran.clear()
+            model(tokens, past_key_values=cache)
+            seen = LENGTH - 1 if tokens.shape[1] > 1 else LENGTH
+            lines = implementations(engine, facts, tokens.shape[1], seen)
+            named = {
+                name for name in ("sdpa", "chunked", "decode") for x in lines if f", {name}:" in x
+            }
+            named |= {"C" for line in lines if "(C with" in line}
+            where = (family, methods, tokens.shape[1], lines, ran)
+            ranges = any(region.range_of for layer in engine.regions for region in layer)
+            assert named <= ran if ranges else named == ran, where
+
+
+def test_caps_sinks_and_numbers_are_named():
+    words = lw.explain(lw.adapt(tiny_model("gemma2")))
+    assert "1 region, chunked: plain torch tiles" in words and "(C with" not in words
+    half = lw.explain(lw.adapt(tiny_model("llama", head_dim=16).to(torch.bfloat16)))
+    assert "(torch: bfloat16)" in half and "(C with" not in half
+
+
+def test_what_runs_without_a_cache_is_named():
+    from lengthwise.train.patterns import ShiftedSparse, fit_pattern
+
+    words = lw.explain(fit_pattern(tiny_model("llama"), ShiftedSparse(group=16)))
+    assert "heads 0-2: 1 region" in words and "heads 3-5: 1 region" in words
+    assert "without a cache    torch's fused kernel, group by group" in words
+    assert "without a cache" not in lw.explain(
+        fit_pattern(tiny_model("gemma2"), ShiftedSparse(group=16))
+    )
 
 
 def test_explain_says_what_computes_attention_here_and_why(monkeypatch):

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lengthwise.core.attention import DECODE_QUERIES, attend_blocks
+from lengthwise.core.attention import attend_blocks
+from lengthwise.core.attention.choice import choice_for_pages
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import Region
@@ -97,9 +98,7 @@ def attend_pages(
     """
     b, t, pages = chosen.shape
     if kw.get("impl", "auto") == "auto":
-        # A table of choices is no predicate to compile: it is another one at every call.
-        few = t <= DECODE_QUERIES and not torch.is_grad_enabled()
-        kw["impl"] = "decode" if few else "chunked"
+        kw["impl"] = choice_for_pages(t).name
     outs, lses = [], []
     within = torch.arange(paging.size, device=chosen.device)
     for low in range(0, t, QUERY_TILE):

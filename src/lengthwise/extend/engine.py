@@ -121,6 +121,18 @@ class Engine:
         """Whether a selector looks up pages, for every layer."""
         return [axes.selector.state() is not None for axes in self.layers]
 
+    def parts(self, layer: int) -> "list[tuple[str, int, Engine]]":
+        """What computes a layer: for some of its query heads in words, their number and engine."""
+        return [("", self.geometry.heads, self)]
+
+    def without_cache(self, layer: int, *, altered: bool) -> str:
+        """What computes a layer where no cache is wanted, in words; empty if it is the same.
+
+        Args:
+            altered: Whether scores are capped, or there is a learned sink.
+        """
+        return ""
+
     def to_save(self) -> Axes:
         """The axes that a checkpoint can name.
 

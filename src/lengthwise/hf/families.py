@@ -72,6 +72,17 @@ def decoder(model: PreTrainedModel) -> nn.Module:
     return model.base_model
 
 
+def read_softcap(model: PreTrainedModel) -> float | None:
+    """What scores of attention are capped at (Gemma 2)."""
+    cap = getattr(model.config, "attn_logit_softcapping", None)
+    return None if cap is None else float(cap)
+
+
+def has_sinks(model: PreTrainedModel) -> bool:
+    """Whether heads have a learned sink (gpt-oss)."""
+    return any(name.endswith(".sinks") for name, _ in model.named_parameters())
+
+
 def layer_windows(config: Any) -> list[int | None]:
     """Keys that a query of each layer sees at most, itself included; None for all."""
     kinds = config.layer_types if config.model_type in WINDOW_BY_LAYER_TYPE else []

@@ -1,17 +1,26 @@
 """`attend`: softmax attention over blocks of keys through a layout's regions."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from lengthwise.core.attention.band import band
+from lengthwise.core.attention.choice import (
+    DECODE_QUERIES,
+    Choice,
+    aligned,
+    choice_for,
+    choose,
+    needs_grad,
+    plain,
+)
 from lengthwise.core.attention.chunked import chunked, coverage
 from lengthwise.core.attention.decode import decode
-from lengthwise.core.attention.flex import flex, has_compiler
+from lengthwise.core.attention.flex import flex
 from lengthwise.core.attention.reference import reference, turn_keys
 from lengthwise.core.keys import KeyBlock, Queries, concatenate
 from lengthwise.core.partial import Partial, merge, nothing, sink
@@ -23,65 +32,17 @@ __all__ = [
     "Choice",
     "attend",
     "attend_blocks",
+    "choice_for",
     "choose",
+    "in_runs",
     "place_keys",
     "place_queries",
+    "reachable",
+    "settled",
+    "splits",
 ]
 
 IMPLEMENTATIONS = ("auto", "reference", "chunked", "sdpa", "flex", "decode")
-
-# Queries up to which a step counts as decoding, and pairs from which compiling for a CPU pays.
-DECODE_QUERIES = 16
-FLEX_CPU_PAIRS = 1 << 36
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An implementation's name and the reason for it."""
-
-    name: str
-    reason: str
-
-
-def choose(
-    *,
-    device: str,
-    queries: int,
-    keys: int,
-    heads: int,
-    aligned: bool,
-    plain: bool,
-    needs_grad: bool,
-    compiler: bool,
-    one_part: bool = False,
-) -> Choice:
-    """The fastest implementation proven for a call; a pure function of its arguments.
-
-    Args:
-        device: `cpu` or `cuda`.
-        queries, keys: Of one row.
-        heads: Query heads times the rows of the batch.
-        aligned: Whether positions are consecutive on both sides, without padding or documents.
-        plain: Whether the region is only a band: no predicate, score change or soft cap.
-        needs_grad: Whether anybody will differentiate.
-        compiler: Whether torch.compile can build kernels here.
-        one_part: Whether nothing will be merged, so that nobody reads the log-sum-exp.
-    """
-    if queries <= DECODE_QUERIES and not needs_grad:
-        return Choice("decode", "few queries: one product that reads keys once per KV head")
-    if device == "cpu" and aligned and plain and not needs_grad:
-        return Choice(
-            "sdpa", "consecutive positions: torch's fused kernel on rectangles and triangles"
-        )
-    if device == "cuda" and compiler:
-        return Choice("flex", "one fused kernel for any predicate, forward and backward")
-    heavy = queries * heads * keys >= FLEX_CPU_PAIRS
-    if device == "cpu" and heavy and one_part and not needs_grad:
-        if compiler:
-            return Choice("flex", "the work ahead pays for tens of seconds of compilation")
-        return Choice("chunked", "FlexAttention would pay, but there is no C++ compiler here")
-    why = "it has a backward" if needs_grad else "padding, documents or a predicate need masks"
-    return Choice("chunked", f"plain torch tiles: {why}")
 
 
 def attend(
@@ -210,15 +171,10 @@ def _through(
     alone: bool,
 ) -> Partial:
     """One region; a range of keys becomes a plain band for each run of queries that share it."""
-    aligned = queries.start is not None and block.start is not None
-    on_cpu = queries.vectors.device.type == "cpu"  # a GPU has any mask in its fused kernel
-    if region.range_of is None or not (aligned and on_cpu and impl in ("auto", "sdpa")):
+    if impl not in ("auto", "sdpa") or not splits(region, queries, block):
         return _partial(region, queries, block, scale, softcap, impl, alone)
     outs = []
-    for low, high in _runs(region.range_of, queries):
-        run = queries.times(low, high)
-        band_of_run = settled(region, run)
-        keys = reachable(band_of_run, run, block)
+    for band_of_run, run, keys in in_runs(region, queries, block):
         if keys is None:
             outs.append(nothing(run.vectors, block.values.shape[-1]))
         elif _decodes(run, [keys], impl):
@@ -228,6 +184,23 @@ def _through(
     if len(outs) == 1:
         return outs[0]
     return Partial(torch.cat([x.out for x in outs], 2), torch.cat([x.lse for x in outs], 2))
+
+
+def splits(region: Region, queries: Queries, block: KeyBlock) -> bool:
+    """Whether a range of keys is read in runs of queries; a GPU has any mask in its kernel."""
+    consecutive = queries.start is not None and block.start is not None
+    return region.range_of is not None and consecutive and queries.vectors.device.type == "cpu"
+
+
+def in_runs(
+    region: Region, queries: Queries, block: KeyBlock
+) -> Iterator[tuple[Region, Queries, KeyBlock | None]]:
+    """A range of keys as a plain band for each run of queries that share it."""
+    assert region.range_of is not None
+    for low, high in _runs(region.range_of, queries):
+        run = queries.times(low, high)
+        band_of_run = settled(region, run)
+        yield band_of_run, run, reachable(band_of_run, run, block)
 
 
 def _runs(range_of: KeyRange, queries: Queries) -> list[tuple[int, int]]:
@@ -253,11 +226,10 @@ def _decodes(queries: Queries, blocks: Sequence[KeyBlock], impl: str) -> bool:
     """Whether all parts go into one softmax of a few queries."""
     if impl not in ("auto", "decode"):
         return False
-    tensors = (queries.vectors, *(x for block in blocks for x in (block.keys, block.values)))
-    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    if impl == "decode" and needs_grad:
+    live = needs_grad(queries, *blocks)
+    if impl == "decode" and live:
         raise ValueError("impl='decode' has no gradient; use 'chunked'")
-    return impl == "decode" or (len(queries) <= DECODE_QUERIES and not needs_grad)
+    return impl == "decode" or (len(queries) <= DECODE_QUERIES and not live)
 
 
 def _partial(
@@ -269,30 +241,15 @@ def _partial(
     impl: str,
     alone: bool,
 ) -> Partial:
-    aligned = queries.start is not None and block.start is not None and queries.segments is None
-    plain = region.also is None and region.score is None and softcap is None
-    plain = plain and block.values.shape[-1] == queries.vectors.shape[-1]
-    tensors = (queries.vectors, block.keys, block.values)
-    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if impl == "auto":
-        b, h, t, _ = queries.vectors.shape
-        impl = choose(
-            device=queries.vectors.device.type,
-            queries=t,
-            keys=len(block),
-            heads=b * h,
-            aligned=aligned,
-            plain=plain,
-            needs_grad=needs_grad,
-            compiler=has_compiler(),
-            one_part=alone,
-        ).name
+        impl = choice_for(region, queries, block, softcap, alone).name
     if impl == "decode":  # a short run of a longer text
         return decode([(region, queries, block)], scale=scale, softcap=softcap)
     if impl == "sdpa":
-        if needs_grad:
+        if needs_grad(queries, block):
             raise ValueError("impl='sdpa' has no gradient; use 'chunked'")
-        if not (aligned and plain and queries.vectors.device.type == "cpu"):
+        fits = aligned(queries, block) and plain(region, queries, block, softcap)
+        if not (fits and queries.vectors.device.type == "cpu"):
             raise ValueError(
                 "impl='sdpa' takes plain bands at consecutive positions, keys as wide as values, "
                 "on a CPU; use 'chunked'"

@@ -34,10 +34,8 @@ def decode(
         need_lse: Whether anybody reads the log-sum-exp; without it, it is NaN.
     """
     _, first, block = parts[0]
-    if softcap is None and all(_plain(*part) for part in parts):
-        pairs = [(queries.vectors, keys) for _, queries, keys in parts]
-        if native.takes(pairs):
-            return native.decode(pairs, scale)
+    if in_c(parts, softcap):
+        return native.decode([(queries.vectors, keys) for _, queries, keys in parts], scale)
     b, h, t, _ = first.vectors.shape
     kv = block.keys.shape[1]
     exact = torch.promote_types(first.vectors.dtype, torch.float32)
@@ -66,6 +64,13 @@ def decode(
     assert out is not None
     out = out.reshape(b, h, t, -1).to(parts[0][2].values.dtype)
     return Partial(out, lse.reshape(b, h, t))
+
+
+def in_c(parts: Sequence[Part], softcap: float | None) -> bool:
+    """Whether C code computes these parts: nothing is hidden or changed, and it takes the heads."""
+    if softcap is not None or not all(_plain(*part) for part in parts):
+        return False
+    return native.takes([(queries.vectors, keys) for _, queries, keys in parts])
 
 
 def _plain(region: Region, queries: Queries, block: KeyBlock) -> bool:

@@ -112,6 +112,16 @@ class PatternEngine(Engine):
                     engines[layout] = Engine(geometry, replace(axes, layout=layout))
                 self._parts[-1].append(_Part(heads, geometry, engines[layout]))
 
+    def parts(self, layer: int) -> list[tuple[str, int, Engine]]:
+        parts = self._parts[layer]
+        words = [part.words + " " if len(parts) > 1 else "" for part in parts]
+        return [(w, len(part.heads), part.engine) for w, part in zip(words, parts, strict=True)]
+
+    def without_cache(self, layer: int, *, altered: bool) -> str:
+        if altered or not all(takes_fused(part.engine, layer) for part in self._parts[layer]):
+            return ""
+        return "torch's fused kernel, group by group"
+
     def to_save(self) -> Axes:
         """As `Engine.to_save`: one layout for all layers and heads, or nothing."""
         if any(
@@ -247,6 +257,14 @@ class _States(LayerState):
         return sum(part.bytes() for part in self.parts)
 
 
+def takes_fused(engine: Engine, layer: int) -> bool:
+    """Whether `fused` computes a layer, given consecutive positions."""
+    axes = engine.layers[layer]
+    own = axes is not engine.axes or bool(engine.geometry.layers[layer].window)
+    kept = axes.store == FullStore() and not engine._pages[layer]
+    return not own and kept and isinstance(axes.layout, Groups | Causal)
+
+
 def fused(
     engine: Engine, layer: int, q: Tensor, k: Tensor, v: Tensor, step: Step, scale: float
 ) -> Tensor | None:
@@ -257,12 +275,11 @@ def fused(
     """
     axes = engine.layers[layer]
     layout, start = axes.layout, step.start
-    if start is None or step.segments is not None or engine.geometry.layers[layer].window:
+    if start is None or step.segments is not None or q.shape[-1] != v.shape[-1]:
         return None
-    if axes is not engine.axes or engine._pages[layer] or not isinstance(layout, Groups | Causal):
+    if not takes_fused(engine, layer):
         return None
-    if q.shape[-1] != v.shape[-1] or axes.store != FullStore():
-        return None
+    assert isinstance(layout, Groups | Causal)
     rotary, _ = engine._rotary(layer, step)
     if rotary is not None:
         places = step.positions[:, None]

@@ -1,0 +1,103 @@
+"""Which implementation computes a call, and the facts that this follows from."""
+
+from dataclasses import dataclass
+
+import torch
+
+from lengthwise.core.attention.flex import has_compiler
+from lengthwise.core.keys import KeyBlock, Queries
+from lengthwise.core.regions import Region
+
+# Queries up to which a step counts as decoding, and pairs from which compiling for a CPU pays.
+DECODE_QUERIES = 16
+FLEX_CPU_PAIRS = 1 << 36
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An implementation's name and the reason for it."""
+
+    name: str
+    reason: str
+
+
+def choose(
+    *,
+    device: str,
+    queries: int,
+    keys: int,
+    heads: int,
+    aligned: bool,
+    plain: bool,
+    needs_grad: bool,
+    compiler: bool,
+    one_part: bool = False,
+) -> Choice:
+    """The fastest implementation proven for a call; a pure function of its arguments.
+
+    Args:
+        device: `cpu` or `cuda`.
+        queries, keys: Of one row.
+        heads: Query heads times the rows of the batch.
+        aligned: Whether positions are consecutive on both sides, without padding or documents.
+        plain: Whether the region is only a band: no predicate, score change or soft cap.
+        needs_grad: Whether anybody will differentiate.
+        compiler: Whether torch.compile can build kernels here.
+        one_part: Whether nothing will be merged, so that nobody reads the log-sum-exp.
+    """
+    if queries <= DECODE_QUERIES and not needs_grad:
+        return Choice("decode", "few queries: one product that reads keys once per KV head")
+    if device == "cpu" and aligned and plain and not needs_grad:
+        return Choice(
+            "sdpa", "consecutive positions: torch's fused kernel on rectangles and triangles"
+        )
+    if device == "cuda" and compiler:
+        return Choice("flex", "one fused kernel for any predicate, forward and backward")
+    heavy = queries * heads * keys >= FLEX_CPU_PAIRS
+    if device == "cpu" and heavy and one_part and not needs_grad:
+        if compiler:
+            return Choice("flex", "the work ahead pays for tens of seconds of compilation")
+        return Choice("chunked", "FlexAttention would pay, but there is no C++ compiler here")
+    why = "it has a backward" if needs_grad else "padding, documents, a predicate or a soft cap"
+    return Choice("chunked", f"plain torch tiles: {why}")
+
+
+def choice_for(
+    region: Region, queries: Queries, block: KeyBlock, softcap: float | None, alone: bool
+) -> Choice:
+    """What `auto` takes for one region over one block of keys, placed or not."""
+    b, h, t, _ = queries.vectors.shape
+    return choose(
+        device=queries.vectors.device.type,
+        queries=t,
+        keys=len(block),
+        heads=b * h,
+        aligned=aligned(queries, block),
+        plain=plain(region, queries, block, softcap),
+        needs_grad=needs_grad(queries, block),
+        compiler=has_compiler(),
+        one_part=alone,
+    )
+
+
+def choice_for_pages(queries: int) -> Choice:
+    """What `auto` takes for pages that queries chose: a table of choices is never compiled, for it
+    is another one at every call.
+    """
+    if queries <= DECODE_QUERIES and not torch.is_grad_enabled():
+        return Choice("decode", "few queries over the pages that they chose")
+    return Choice("chunked", "plain torch tiles: every query reads the pages that it chose")
+
+
+def aligned(queries: Queries, block: KeyBlock) -> bool:
+    return queries.start is not None and block.start is not None and queries.segments is None
+
+
+def plain(region: Region, queries: Queries, block: KeyBlock, softcap: float | None) -> bool:
+    only_a_band = region.also is None and region.score is None and softcap is None
+    return only_a_band and block.values.shape[-1] == queries.vectors.shape[-1]
+
+
+def needs_grad(queries: Queries, *blocks: KeyBlock) -> bool:
+    tensors = (queries.vectors, *(x for block in blocks for x in (block.keys, block.values)))
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
