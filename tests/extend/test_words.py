@@ -15,7 +15,7 @@ from lengthwise.extend.layouts import SlidingWindow
 from lengthwise.extend.words import older_words
 from lengthwise.hf.families import FAMILIES, read_geometry
 from lengthwise.testing.models import WINDOW, tiny_model, tiny_tokenizer
-from lengthwise.train.patterns import fit_pattern
+from lengthwise.train.patterns import Groups, ShiftedSparse, fit_pattern
 
 IDS = torch.randint(3, 300, (1, 150), generator=torch.Generator().manual_seed(7))
 UNSCALED = {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}
@@ -241,24 +241,34 @@ class Mine(SlidingWindow):
 
 
 def test_what_no_file_can_name_is_refused_before_anything_is_written(tmp_path):
-    from lengthwise.train.patterns import ShiftedSparse
-
-    halves = ShiftedSparse(group=16)
+    mine = lw.adapt(tiny_model("llama"), Mine(window=8))
+    patterns = [fit_pattern(tiny_model("llama"), one) for one in (ShiftedSparse(16), Groups(16))]
     for model, words in (
-        (fit_pattern(tiny_model("llama"), halves), "a pattern gives layers and heads"),
-        (lw.adapt(tiny_model("llama"), Mine(window=8)), "Mine is not among lengthwise's own"),
+        (mine, "Mine is not among lengthwise's own"),
+        (patterns[0], "a pattern gives layers and heads"),
+        (patterns[1], "Groups is not among lengthwise's own"),
     ):
-        for save in (
-            lambda: lw.save(model, tiny_tokenizer(), tmp_path / "a"),  # noqa: B023
-            lambda: model.save_pretrained(tmp_path / "a"),  # noqa: B023
-        ):
-            with pytest.raises(ValueError, match=words):
-                save()
-            assert not list(tmp_path.iterdir())
+        with pytest.raises(ValueError, match=words):
+            lw.save(model, tiny_tokenizer(), tmp_path / "a")
+    with pytest.raises(ValueError, match="Mine is not among lengthwise's own"):
+        mine.save_pretrained(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
     one = fit_pattern(tiny_model("llama"), lw.SelfExtend(group=4, window=16))
     lw.save(one, tiny_tokenizer(), tmp_path / "a")  # one layout for all: a method by its name
     axes = binding_of(lw.load(tmp_path / "a")[0]).engine.axes
     assert axes.layout == lw.SelfExtend(group=4, window=16)
+
+
+@torch.no_grad()
+def test_what_was_trained_with_a_pattern_is_saved_with_the_rest(tmp_path):
+    """Trainer's checkpoints: a refusal there would lose the steps behind it."""
+    for number, pattern in enumerate((ShiftedSparse(16), Groups(16))):
+        model = fit_pattern(tiny_model("llama"), pattern, lw.YaRN(factor=4))
+        with pytest.warns(UserWarning, match=r"Groups|ShiftedSparse.* is not written"):
+            model.save_pretrained(tmp_path / str(number))
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / str(number)).eval()
+        whole = lw.adapt(lw.restore(model), lw.YaRN(factor=4))
+        assert (plain(IDS).logits - whole(IDS).logits).abs().max() < 1e-4
 
 
 def test_no_note_names_an_engine_that_was_not_checked(tmp_path):

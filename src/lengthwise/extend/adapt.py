@@ -1,6 +1,7 @@
 """`adapt`: methods become one model that works as before, at lengths it was not built for."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -116,11 +117,25 @@ def _save_pretrained(
 ) -> Any:
     """transformers' `save_pretrained`, with the methods in config.json as `lengthwise.save` has it.
 
+    A pattern of `fit_pattern` that no file can name is left out with a warning: it is there to
+    train with, and a refusal would lose what was trained.
+
     Raises:
-        ValueError: For methods that no file can name, and with `push_to_hub`.
+        ValueError: For other methods that no file can name, and with `push_to_hub`.
     """
     binding = binding_of(self)
-    write_methods(binding.engine.to_save())  # refused before anything is written
+    engine, axes = binding.engine, None
+    try:  # refused before anything is written
+        write_methods(engine.to_save())
+    except ValueError:
+        if not getattr(engine, "for_training", False):
+            raise
+        axes = replace(engine.axes, layout=Causal())
+        warnings.warn(
+            f"{engine.axes.layout} is not written: no checkpoint can name it, and this one is "
+            "loaded with attention to all tokens before",
+            stacklevel=2,
+        )
     if kwargs.get("push_to_hub"):
         raise ValueError(
             "save_pretrained(push_to_hub=True) of an adapted model would send it off before its "
@@ -129,7 +144,7 @@ def _save_pretrained(
     saved = binding.methods.before("save_pretrained")(save_directory, *args, **kwargs)
     config_file = Path(save_directory) / "config.json"
     if (args[0] if args else kwargs.get("is_main_process", True)) and config_file.exists():
-        write_words(binding, config_file)
+        write_words(binding, config_file, axes=axes)
     return saved
 
 

@@ -1,6 +1,5 @@
 """Checkpoints in and out: plain ones where transformers can say it, ours where it cannot."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -70,7 +70,13 @@ class LayerState:
 
 
 class Engine:
-    """Attention of an adapted model: `attend` for every layer of every forward."""
+    """Attention of an adapted model: `attend` for every layer of every forward.
+
+    Attributes:
+        for_training: Whether its layout is one to train with, as those of `fit_pattern`.
+    """
+
+    for_training: ClassVar[bool] = False
 
     def __init__(self, geometry: Geometry, axes: Axes) -> None:
         self.geometry, self.axes = geometry, axes

@@ -41,12 +41,17 @@ MOVES = (
 
 
 def write_words(
-    binding: Binding | HookBinding | None, config_file: Path, *, window: int = 0
+    binding: Binding | HookBinding | None,
+    config_file: Path,
+    *,
+    window: int = 0,
+    axes: Axes | None = None,
 ) -> str:
     """Put what a model is adapted by into the config.json that transformers wrote for it.
 
     Args:
         binding: What ties the model to its engine; None for a plain model.
+        axes: What to write of the engine; None is all of it.
         window: Tokens that the file should claim at least, where nothing counts from them.
 
     Returns:
@@ -59,9 +64,10 @@ def write_words(
     config.pop(BLOCK, None)
     note, plain = AS_IT_WAS, None
     if binding is not None:
-        axes: Axes = binding.engine.to_save()
+        axes = axes or binding.engine.to_save()
+        assert axes is not None
         methods = write_methods(axes)
-        plain = None if isinstance(binding, HookBinding) else _plain(config, binding, window)
+        plain = None if isinstance(binding, HookBinding) else _plain(config, binding, axes, window)
         if plain is not None:
             config, older = plain
             note = (
@@ -89,7 +95,7 @@ def write_words(
 
 
 def _plain(
-    config: dict[str, Any], binding: Binding, window: int
+    config: dict[str, Any], binding: Binding, axes: Axes, window: int
 ) -> tuple[dict[str, Any], bool] | None:
     """The configuration with this scaling in transformers' words, if that is all there is.
 
@@ -97,7 +103,7 @@ def _plain(
         As `older_words`.
     """
     engine: Engine = binding.engine
-    axes, geometry = engine.axes, engine.geometry
+    geometry = engine.geometry
     if (axes.layout, axes.selector, axes.store) != (Causal(), AllPages(), FullStore()):
         return None
     layers = range(len(geometry.layers))

@@ -100,6 +100,8 @@ class PatternEngine(Engine):
             the model's own beside layers without one keeps it, whatever its part says.
     """
 
+    for_training = True
+
     def __init__(self, geometry: Geometry, axes: Axes, parts: Sequence[Parts]) -> None:
         super().__init__(geometry, axes)
         engines: dict[Layout, Engine] = {}
