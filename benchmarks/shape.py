@@ -58,11 +58,10 @@ def fill(model: LlamaForCausalLM, cache: Any, tokens: int, chunk: int = 2048) ->
                 positions = torch.arange(start, start + count).expand(1, 1, -1)
                 layer = cache.layers[index]
                 layer.state.store.extend(KeyBlock(keys, values, positions, None, start))
-                layer.seen += count
             else:
                 cache.update(keys, values, index)
     if hasattr(cache, "owner"):
-        cache.lengths = torch.tensor([tokens])
+        cache.restart(tokens, torch.tensor([tokens]))
 
 
 def write(name: str, question: str, rows: list[dict[str, Any]]) -> None:

@@ -193,29 +193,36 @@ def test_another_number_of_rows_is_refused():
 # Masks of the past.
 
 
-def test_a_row_that_ended_early_goes_on_as_if_alone():
-    """Its answer was padded; the next turn's mask says so, in `generate` or as positions."""
+def test_a_row_that_ended_early_goes_on_as_if_it_had_not_been_padded():
+    """Its answer was padded; the next turn's mask says so, and positions, as in `generate`."""
     for family, methods in cases():
-        model = adapted(family, methods)
+        model = tiny_model(family, eos_token_id=None)
         ids, mask = left_padded(24)
-        cache = lw.new_cache(model)
-        read(model, ids, cache, mask)
         ended = mask.clone()
         ended[0, 18:] = 0
         more = torch.cat([ended, torch.ones(2, 5, dtype=torch.long)], 1)
-        positions = (more.cumsum(1) - 1)[:, -5:]
+        positions = (more.cumsum(1) - 1).clamp(min=0)
         then = tokens(2, 5, seed=2)
-        call = lambda: read(model, then, cache, more, position_ids=positions)  # noqa: B023, E731
+        whole = torch.cat([ids, then], 1)
+        with torch.no_grad():
+            plain = model(whole, attention_mask=more, position_ids=positions).logits[:, -5:]
+        lw.adapt(model, *methods)
+        cache = lw.new_cache(model)
+        read(model, ids, cache, mask)
+        at = positions[:, -5:]
+        call = lambda: read(model, then, cache, more, position_ids=at)  # noqa: B023, E731
         if not cache.is_croppable:
             assert "which this cache cannot take back" in refusal(call)
             continue
         got = call()
-        for row in range(2):
-            real = torch.cat([ids, then], 1)[row, more[row].bool()][None]
+        for row in range(2) if family != "mistral" else ():  # its windows are counted in columns
+            real = whole[row, more[row].bool()][None]
             alone, cut = lw.new_cache(model), real.shape[1] - 5
             read(model, real[:, :cut], alone)
             expected = read(model, real[:, cut:], alone)
             torch.testing.assert_close(got[row : row + 1], expected, atol=1e-5, rtol=0)
+        if not methods:
+            torch.testing.assert_close(got, plain, atol=1e-5, rtol=0)
         # The hidden tokens stay hidden, whether or not a mask is passed again.
         fork, last = copy.deepcopy(cache), tokens(2, 1, seed=3)
         longer = torch.cat([more, torch.ones(2, 1, dtype=torch.long)], 1)

@@ -7,22 +7,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.hf.positions import make_step, read_mask
+from lengthwise.hf.positions import Past, make_step, read_mask
 
 CPU = torch.device("cpu")
 
 
-def step(rows=2, count=4, seen=0, lengths=None, mask=None, position_ids=None, segments=None):
+def both(rows=2, count=4, past=None, mask=None, position_ids=None, segments=None):
+    """The step and what rows hold after it."""
     mask = None if mask is None else torch.tensor(mask)
+    past = past or Past()
     return make_step(
         rows=rows,
         count=count,
-        lengths=None if lengths is None else torch.tensor(lengths),
-        real=read_mask(mask, rows, seen, count, CPU),
+        past=past,
+        real=read_mask(mask, rows, past.seen, count, CPU),
         position_ids=None if position_ids is None else torch.tensor(position_ids),
         segments=None if segments is None else torch.tensor(segments),
         device=CPU,
     )
+
+
+def step(seen=0, lengths=None, places=None, **given):
+    lengths, places = (None if x is None else torch.tensor(x) for x in (lengths, places))
+    return both(past=Past(seen, lengths, places), **given)[0]
 
 
 def test_nothing_given_counts_from_zero():
@@ -55,18 +62,29 @@ def test_padding_on_the_left():
 
 
 def test_padding_on_the_right_then_more():
-    first = step(mask=[[1, 1, 0, 0], [1, 1, 1, 1]])
+    first, held = both(mask=[[1, 1, 0, 0], [1, 1, 1, 1]])
     assert first.positions.tolist() == [[0, 1, -1, -1], [0, 1, 2, 3]]
-    more = step(
-        count=1, seen=4, lengths=first.lengths.tolist(), mask=[[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
-    )
-    assert more.positions.tolist() == [[2], [4]] and more.lengths.tolist() == [3, 5]
+    assert first.order.queries.tolist() == [[0, 1, 2, 3]] * 2  # padding behind a token asks
+    assert torch.equal(first.order.keys, first.positions)
+    longer = [[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
+    with pytest.raises(
+        ValueError, match=r"hides token 2 of row 0 between others.*pass position_ids"
+    ):
+        both(count=1, past=held, mask=longer)
+    for ids, rises in (([[2], [4]], True), ([[4], [4]], True), ([[1], [4]], False)):
+        more, _ = both(count=1, past=held, mask=longer, position_ids=ids)
+        assert more.positions.tolist() == ids and more.rises is rises
+        assert more.lengths.tolist() == [ids[0][0] + 1, 5]
+        columns = more.positions if more.order is None else more.order.keys
+        assert columns.tolist() == [[4], [4]]
+    unmasked, _ = both(count=1, past=held)  # the cache knows what was padding
+    assert unmasked.positions.tolist() == [[2], [4]]
 
 
 def test_a_chunk_of_nothing_but_padding():
-    first = step(count=2, mask=[[0, 0], [1, 1]])
+    first, held = both(count=2, mask=[[0, 0], [1, 1]])
     assert first.positions.tolist() == [[-1, -1], [0, 1]] and first.lengths.tolist() == [0, 2]
-    more = step(count=2, seen=2, lengths=[0, 2], mask=[[0, 0, 0, 1], [1, 1, 1, 1]])
+    more, _ = both(count=2, past=held, mask=[[0, 0, 0, 1], [1, 1, 1, 1]])
     assert more.positions.tolist() == [[-1, 0], [2, 3]]
 
 
@@ -85,6 +103,48 @@ def test_positions_given_are_taken_as_they_are():
 def test_one_row_of_positions_serves_all_rows():
     got = step(position_ids=[[7, 8, 9, 10]])
     assert got.positions.tolist() == [[7, 8, 9, 10]] * 2 and got.start == 7
+
+
+def test_gaps_are_kept_where_rows_are_padded_and_where_they_are_not():
+    mask = [[0, 1, 1, 1], [1] * 4]
+    for shift in (0, 1):  # a plain loop may count padding in
+        ids = [[0, shift, 1 + shift, 9 + shift], [0, 1, 2, 9]]
+        got, held = both(mask=mask, position_ids=ids)
+        assert got.positions.tolist() == [[-1, 0, 1, 9], [0, 1, 2, 9]]
+        assert got.lengths.tolist() == [10, 10]
+        assert got.order.keys.tolist() == [[-1, 0, 1, 2], [0, 1, 2, 3]]
+        more, _ = both(
+            count=1, past=held, mask=[[*row, 1] for row in mask], position_ids=[[12 + shift], [10]]
+        )
+        assert more.positions.tolist() == [[12], [10]]
+        assert more.order.keys.tolist() == [[3], [4]]
+    unpadded, held = both(position_ids=[[5, 6, 7, 20]] * 2)
+    assert unpadded.positions.tolist() == [[5, 6, 7, 20]] * 2
+    assert unpadded.order.keys.tolist() == [[5, 6, 7, 8]] * 2
+    assert both(count=1, past=held)[0].positions.tolist() == [[21]] * 2
+    assert step(position_ids=[[5, 6, 7, 8]]).order is None
+
+
+def test_positions_of_a_hole_are_those_given():
+    mask = [[1, 0, 0, 1], [1] * 4]
+    with pytest.raises(ValueError, match="hides token 1 of row 0"):
+        step(mask=mask)
+    for ids in ([0, 0, 0, 1], [0, 1, 2, 3]):
+        got = step(mask=mask, position_ids=[ids, [0, 1, 2, 3]])
+        assert got.positions.tolist()[0] == [0, -1, -1, ids[-1]]
+        assert got.order.keys.tolist()[0] == [0, -1, -1, 3]
+        assert got.order.queries.tolist()[0] == [0, 1, 2, 3]
+        assert got.order.angles.tolist()[0] == ids
+
+
+def test_a_row_that_goes_on_with_other_positions_than_it_began_with():
+    """Read without positions, its padding may be counted in by those that come, or not."""
+    mask = [[0, 0, 1, 1], [1] * 4]
+    _, held = both(mask=mask)
+    longer = [[*row, 1] for row in mask]
+    for ids in (2, 4):
+        more, _ = both(count=1, past=held, mask=longer, position_ids=[[ids], [4]])
+        assert more.positions.tolist() == [[2], [4]] and more.order is None
 
 
 def test_a_jump_is_no_document():
@@ -140,7 +200,7 @@ def test_padding_does_not_make_documents_of_positions_that_start_again():
         ({"position_ids": [[0, 1, 1, 2]]}, "start again"),
         ({"position_ids": [[0, 1, 2, 3]], "seen": 4, "lengths": [4, 4]}, "below the tokens seen"),
         (
-            {"mask": [[0, 1, 1, 1], [1] * 4], "position_ids": [[0, 0, 1, 90], [0, 1, 2, 3]]},
+            {"mask": [[0, 1, 1, 1], [1] * 4], "position_ids": [[0, 0, 9, 9], [0, 1, 2, 3]]},
             "position_ids and a padded attention_mask disagree",
         ),
         ({"segments": [[0, 0, 1]]}, r"segment_ids .* 2 x 4 tokens, got shape \(1, 3\)"),
@@ -159,23 +219,35 @@ def test_a_dictionary_of_masks_is_refused():
 
 @given(st.data())
 def test_any_cut_of_a_padded_batch_gives_the_same_positions(data):
+    """Padding on the left, anywhere with positions as `generate` has them, and gaps."""
     length = data.draw(st.integers(1, 12))
     bits = st.lists(st.integers(0, 1), min_size=length, max_size=length)
     mask = torch.tensor([data.draw(bits), data.draw(bits)])
-    whole = step(count=length, mask=mask.tolist())
+    left = data.draw(st.booleans())
+    mask = mask.sort(dim=1).values if left else mask
+    gaps = torch.tensor(data.draw(st.lists(st.integers(1, 3), min_size=length, max_size=length)))
+    ids = (mask * gaps).cumsum(1)
+    ids = None if left and data.draw(st.booleans()) else ids.masked_fill(mask == 0, 0)
     cuts = sorted({0, length, *data.draw(st.lists(st.integers(0, length), max_size=4))})
-    lengths, pieces = None, []
-    for low, high in itertools.pairwise(cuts):
-        piece = step(
-            count=high - low,
-            seen=low,
-            lengths=None if lengths is None else lengths.tolist(),
-            mask=mask[:, :high].tolist(),
-        )
-        lengths = piece.lengths
-        pieces.append(piece.positions)
-    assert torch.equal(torch.cat(pieces, dim=1), whole.positions)
-    assert torch.equal(lengths, mask.sum(1))
+
+    def read(cuts):
+        held, steps = Past(), []
+        for low, high in itertools.pairwise(cuts):
+            here = None if ids is None else ids[:, low:high].tolist()
+            step, held = both(
+                count=high - low, past=held, mask=mask[:, :high].tolist(), position_ids=here
+            )
+            steps.append(step)
+        return torch.cat([step.positions for step in steps], dim=1), held
+
+    (whole, end), (pieces, held) = read([0, length]), read(cuts)
+    assert torch.equal(pieces, whole) and torch.equal(held.lengths, end.lengths)
+    device = torch.device("cpu")
+    assert torch.equal(held.all_places(2, device), end.all_places(2, device))
     for row in range(2):
-        real = whole.positions[row][mask[row] == 1]
-        assert real.tolist() == list(range(len(real)))
+        real, place = mask[row] == 1, whole[row][mask[row] == 1]
+        wanted = torch.arange(len(place)) if ids is None else ids[row][real]
+        leading = int(real.int().argmax())
+        if ids is not None and len(place) and wanted[0] == leading:  # padding is counted in
+            wanted = wanted - leading
+        assert torch.equal(place, wanted)

@@ -186,7 +186,7 @@ def _append(state: FullState, block: KeyBlock) -> None:
 
 
 def _keep_first(state: FullState, tokens: int) -> None:
-    state.crop(sum(buffer.used for buffer in state.buffers) - tokens)
+    state.crop(state.held - tokens)
 
 
 def _forget(cache: LengthwiseCache, length: int) -> None:

@@ -56,9 +56,9 @@ class LayerState:
         self.store.crop(tokens)
 
     @property
-    def places(self) -> Tensor:
-        """Logical positions of all tokens held; see `StoreState.places`."""
-        return self.store.places
+    def held(self) -> int:
+        """Tokens held of every row, padding too; where `croppable`."""
+        return self.store.held
 
     def hide(self, hidden: Tensor) -> None:
         """Make padding of tokens held; see `StoreState.hide`."""
@@ -147,6 +147,20 @@ class Engine:
         """
         return self.axes
 
+    @cached_property
+    def ordered(self) -> list[bool]:
+        """Whether tokens of a layer can stand elsewhere than their positions say: see `Order`.
+
+        Where keys are stored at their own positions, both are free. Elsewhere positions say it.
+        """
+        layers = zip(self.geometry.layers, self.layers, self._pages, strict=True)
+        return [
+            axes.layout == Causal()
+            and (layer.rotary is None or axes.scaling.storable(layer.rotary))
+            and not pages
+            for layer, axes, pages in layers
+        ]
+
     def new_state(self, layer: int) -> LayerState:
         """An empty memory for one layer."""
         axes = self.layers[layer]
@@ -173,6 +187,10 @@ class Engine:
         """
         axes = self.layers[layer]
         rotary, stored = self._rotary(layer, step)
+        order = step.order if self.ordered[layer] else None
+        if order is not None and rotary is not None:
+            q, k = (rotary.rotate(x, order.angles[:, None]) for x in (q, k))
+            rotary = None
         if rotary is not None and stored is not None:
             k = rotary.rotate(k, stored(step.positions)[:, None])
         sharpness = axes.scaling.sharpness(layer, self.geometry.window, step.positions)
@@ -181,8 +199,11 @@ class Engine:
         layout_sharpness = axes.layout.sharpness(step.positions)
         if layout_sharpness is not None:
             q = (at_least_float32(q) * layout_sharpness[:, None, :, None]).to(q.dtype)
-        new = KeyBlock(k, v, step.positions[:, None], step.segments, step.start)
-        queries = Queries(q, step.positions, step.segments, step.start)
+        if order is None:
+            new = KeyBlock(k, v, step.positions[:, None], step.segments, step.start)
+            queries = Queries(q, step.positions, step.segments, step.start)
+        else:
+            new, queries = KeyBlock(k, v, order.keys[:, None]), Queries(q, order.queries)
         if self._pages[layer]:
             if step.segments is not None:
                 raise ValueError(f"{type(axes.selector).__name__} cannot read packed documents yet")

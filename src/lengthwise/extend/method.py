@@ -254,7 +254,7 @@ class StoreState(ABC):
     """The keys and values of one layer.
 
     Attributes:
-        croppable: Whether `crop`, `places` and `hide` work.
+        croppable: Whether `crop`, `held` and `hide` work.
     """
 
     croppable: ClassVar[bool] = False
@@ -286,12 +286,12 @@ class StoreState(ABC):
         )
 
     @property
-    def places(self) -> Tensor:
-        """Logical positions of all tokens held `[b, held]` in order of arrival, -1 for padding."""
+    def held(self) -> int:
+        """Tokens held of every row, padding too."""
         raise AssertionError(f"{type(self).__name__} cannot take back tokens")
 
     def hide(self, hidden: Tensor) -> None:
-        """Make padding of the tokens held where `hidden [b, held]` says so."""
+        """Make padding of the tokens held where `hidden [b, held]` says so, in order of arrival."""
         raise AssertionError(f"{type(self).__name__} cannot take back tokens")
 
 

@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from lengthwise.hf.positions import Past
 
 REMEMBERS = "a layer drops old keys or summarises pages"
 
@@ -67,28 +68,13 @@ class StateLayer(CacheLayerMixin):
         self.seen += tokens_to_remove
 
 
-@dataclass(frozen=True)
-class Coming:
-    """What a cache will have seen once a forward has ended.
-
-    Attributes:
-        count: New tokens of every row.
-        lengths, packed, real: As of `LengthwiseCache`, the new tokens included.
-    """
-
-    count: int
-    lengths: Tensor
-    packed: bool
-    real: Tensor | None
-
-
 class LengthwiseCache(Cache):
     """Pass it as transformers' cache; `generate` and a plain forward make one by themselves.
 
     `copy.deepcopy` forks it: copies go on by themselves, on the same model.
 
     Args:
-        states: One memory per layer, with `select_rows`, `crop`, `croppable`, `places`, `hide` and
+        states: One memory per layer, with `select_rows`, `crop`, `croppable`, `held`, `hide` and
             `bytes`.
         owner: The binding that it belongs to; another model refuses it.
     """
@@ -96,13 +82,18 @@ class LengthwiseCache(Cache):
     def __init__(self, states: list[Any], owner: Any) -> None:
         super().__init__(layers=[StateLayer(state) for state in states])
         self.owner = owner
-        self.lengths: Tensor | None = None  # real tokens of each row so far, [b]
-        self.packed = False  # whether the tokens seen came with segment_ids
-        self.real: Tensor | None = None  # which of them are no padding, [b, seen]; None: all
+        self.past = Past()  # what forwards that have ended left
+        self.packed = False  # whether their tokens came with segment_ids
         # Tokens of the text of which forwards read a part each; 0 where none is announced.
         self.whole = 0
-        self._coming: Coming | None = None  # of a forward that has begun and not ended
+        # The same, as a forward that has begun and not ended will leave it.
+        self._coming: tuple[Past, bool] | None = None
         self._torn = False  # whether only some of the layers were rearranged
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """The position after the last token of each row so far, `[b]`; None when empty."""
+        return self.past.lengths
 
     def settle(self) -> None:
         """Take back what a forward that died midway has left.
@@ -123,7 +114,7 @@ class LengthwiseCache(Cache):
                 layer.state = self.owner.engine.new_state(index)
         elif self.is_croppable:
             for layer in self.layers:
-                layer.state.crop(layer.state.places.shape[1] - seen)
+                layer.state.crop(layer.state.held - seen)
         else:
             raise ValueError(
                 "a forward on this cache died midway, and a layer has dropped old keys or "
@@ -131,8 +122,8 @@ class LengthwiseCache(Cache):
             )
         self._coming = None
 
-    def lengths_under(self, real: Tensor | None) -> Tensor | None:
-        """Lengths of the rows `[b]` where a mask may hide the newest of their tokens.
+    def hidden_by(self, real: Tensor | None) -> Tensor | None:
+        """Which of the tokens seen a mask hides by now, `[b, seen]`; None for none.
 
         A row that ended early in a batch was padded in the text of the others; its next turn says
         so. What later tokens have read cannot be hidden any more.
@@ -143,13 +134,15 @@ class LengthwiseCache(Cache):
         Raises:
             ValueError: For any other mask than that of the tokens seen.
         """
-        seen = self.get_seq_length()
+        seen = self.past.seen
         if real is None or not seen:
-            return self.lengths
+            return None
         past = real[:, :seen]
-        known = torch.ones_like(past) if self.real is None else self.real
+        if self.past.places is None and bool(past.all()):
+            return None
+        known = self.past.all_places(len(real), real.device) >= 0
         if torch.equal(past, known):
-            return self.lengths
+            return None
         shown, hidden = past & ~known, known & ~past
         if bool(shown.any()):
             row, column = shown.nonzero()[0].tolist()
@@ -171,47 +164,33 @@ class LengthwiseCache(Cache):
                 f"attention_mask hides token {column} of row {row}, which this cache cannot take "
                 f"back: {why}; read the text again without it, on lengthwise.new_cache(model)"
             )
-        places = self.layers[0].state.places.masked_fill(~past, -1)
-        return places.amax(1) + 1
+        return hidden
 
-    def begin(self, count: int, lengths: Tensor, packed: bool, real: Tensor | None) -> None:
+    def hide(self, hidden: Tensor) -> None:
+        """Make padding of what `hidden_by` has found, `[b, seen]`."""
+        with self._tearing():
+            for layer in self.layers:
+                layer.state.hide(hidden)
+            self.past = self.past.hide(hidden)
+
+    def begin(self, past: Past, packed: bool) -> None:
         """A forward begins, and layers will be handed new tokens.
 
         Args:
-            count: New tokens of every row.
-            lengths: Real tokens of each row, the new ones included, `[b]`.
-            packed: Whether they come with segment_ids.
-            real: The mask that `lengths_under` has accepted.
+            past: What the cache will hold.
+            packed: Whether the tokens come with segment_ids.
         """
-        seen = self.get_seq_length()
-        if real is None and self.real is not None:
-            real = torch.cat([self.real, self.real.new_ones(len(self.real), count)], dim=1)
-        elif real is not None and self.real is None and bool(real.all()):
-            real = None
-        if real is not None and seen:
-            self._hide(~real[:, :seen])
-        self._coming = Coming(count, lengths, packed, real)
+        self._coming = past, packed
         for layer in self.layers:
             layer.expected = True
 
-    def _hide(self, hidden: Tensor) -> None:
-        known = hidden if self.real is None else hidden & self.real
-        if bool(known.any()):
-            with self._tearing():
-                for layer in self.layers:
-                    layer.state.hide(known)
-                self.real = ~hidden
-                self.lengths = self.layers[0].state.places.amax(1) + 1
-
     def end(self) -> None:
         """The forward that began has ended, and its tokens are seen."""
-        coming = self._coming
-        if coming is None:
-            return
-        for layer in self.layers:
-            layer.seen += coming.count
-        self.lengths, self.packed, self.real = coming.lengths, coming.packed, coming.real
-        self._coming = None
+        if self._coming is not None:
+            self.past, self.packed = self._coming
+            self._coming = None
+            for layer in self.layers:
+                layer.seen = self.past.seen
 
     @contextmanager
     def _tearing(self) -> Iterator[None]:
@@ -227,9 +206,7 @@ class LengthwiseCache(Cache):
             with self._tearing():
                 for layer in self.layers:
                     layer.state.select_rows(beam_idx)
-                self.lengths = self.lengths.index_select(0, beam_idx)
-                if self.real is not None:
-                    self.real = self.real.index_select(0, beam_idx)
+                self.past = self.past.select_rows(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
@@ -279,11 +256,7 @@ class LengthwiseCache(Cache):
         self.activate_past_recording()
         with self._tearing():
             super().crop(tokens_to_remove)
-            left = seen + tokens_to_remove
-            if self.lengths is not None:
-                held = self.layers[0].state.places
-                self.lengths = held.amax(1) + 1 if left else torch.zeros_like(self.lengths)
-            self.real = None if self.real is None else self.real[:, :left]
+            self.past = self.past.cut(seen + tokens_to_remove)
 
     def restart(self, seen: int, lengths: Tensor | None) -> None:
         """Whoever changed the states itself says what they hold: rows without padding.
@@ -294,7 +267,7 @@ class LengthwiseCache(Cache):
         """
         for layer in self.layers:
             layer.seen, layer.expected = seen, False
-        self.lengths, self.real, self._coming = lengths, None, None
+        self.past, self._coming = Past(seen, lengths), None
 
     def reset(self) -> None:
         """Refused: a fresh cache is as cheap."""

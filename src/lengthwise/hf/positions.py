@@ -1,10 +1,29 @@
 """Logical positions of the tokens of one forward, from what transformers was given."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Order:
+    """Where tokens stand in their row, in a step whose positions do not say it.
+
+    transformers masks by columns and turns by `position_ids`: columns count tokens whatever their
+    positions, windows are counted in columns, and padding behind a token asks like one but is
+    never seen. Layers that can tell the two apart, all plain causal ones, do likewise.
+
+    Attributes:
+        queries: Columns `[b, t]` from the row's first token on, at its position; -1 before it.
+        keys: The same, -1 for all padding.
+        angles: Positions of all of them, padding too.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    angles: Tensor
 
 
 @dataclass(frozen=True)
@@ -15,8 +34,11 @@ class Step:
         positions: Logical positions of the new tokens `[b, t]`, -1 for padding.
         segments: Documents of the new tokens `[b, t]`, or None.
         start: The first position, if every row holds start, start + 1, ...; else None.
-        lengths: Real tokens of every row so far, the new ones included, `[b]`.
+        lengths: Position after the last token of every row so far, the new ones included, `[b]`:
+            its real tokens, unless positions have gaps.
         whole: Tokens of the text that this is a part of, where that was announced; else 0.
+        order: Where the tokens stand, if their positions do not say it; else None.
+        rises: Whether positions rise within every row (and document).
         memo: What layers work out once for all of them. It lives as long as the forward, so that
             forwards of other threads and on other caches never meet it.
     """
@@ -26,12 +48,75 @@ class Step:
     start: int | None
     lengths: Tensor
     whole: int = 0
+    order: Order | None = None
+    rises: bool = True
     memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def reach(self) -> Tensor:
         """Tokens `[b]` to whose length frequencies belong: those so far, or of the whole text."""
         return self.lengths.clamp(min=self.whole)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the rows of a cache hold.
+
+    Attributes:
+        seen: Columns: tokens of every row, padding too.
+        lengths: As in `Step`, `[b]`; None before the first forward.
+        places: Positions of all columns `[b, seen]`, -1 for padding; None for 0, 1, … everywhere.
+        offsets: Padding in front of every row that `position_ids` count in, `[b]`; None as long
+            as none were given beside a padded mask.
+    """
+
+    seen: int = 0
+    lengths: Tensor | None = None
+    places: Tensor | None = None
+    offsets: Tensor | None = None
+
+    def all_places(self, rows: int, device: torch.device) -> Tensor:
+        """`places`, also where they are 0, 1, …"""
+        if self.places is not None:
+            return self.places
+        return torch.arange(self.seen, device=device).expand(rows, -1)
+
+    def after(self, step: Step, offsets: Tensor | None) -> "Past":
+        """The same with the tokens of a step."""
+        rows, count = step.positions.shape
+        if self.places is None and step.start == self.seen:
+            places = None
+        else:
+            before = self.all_places(rows, step.positions.device)
+            places = torch.cat([before, step.positions], dim=1)
+        return Past(self.seen + count, step.lengths, places, offsets)
+
+    def cut(self, seen: int) -> "Past":
+        """The same with its first `seen` columns only."""
+        if self.lengths is None:
+            return self
+        places = self.all_places(len(self.lengths), self.lengths.device)[:, :seen]
+        kept = None if self.places is None or not seen else places
+        return replace(self, seen=seen, lengths=_ends(places), places=kept)
+
+    def hide(self, hidden: Tensor) -> "Past":
+        """The same with padding where `hidden [b, seen]` says so."""
+        places = self.all_places(len(hidden), hidden.device).masked_fill(hidden, -1)
+        return replace(self, lengths=_ends(places), places=places)
+
+    def select_rows(self, index: Tensor) -> "Past":
+        """The rows `index`, in that order."""
+        named = {"lengths": self.lengths, "places": self.places, "offsets": self.offsets}
+        rows = {k: None if v is None else v.index_select(0, index) for k, v in named.items()}
+        return replace(self, **rows)  # type: ignore[arg-type]
+
+
+def _ends(places: Tensor) -> Tensor:
+    """The position after the last token of every row of `places [b, n]`."""
+    if not places.shape[1]:
+        return places.new_zeros(len(places))
+    last = (torch.arange(places.shape[1], device=places.device) * (places >= 0)).amax(1)
+    return places.gather(1, last[:, None])[:, 0] + 1
 
 
 def read_mask(mask: Any, rows: int, seen: int, count: int, device: torch.device) -> Tensor | None:
@@ -65,34 +150,35 @@ def make_step(
     *,
     rows: int,
     count: int,
-    lengths: Tensor | None,
+    past: Past,
     real: Tensor | None,
     position_ids: Tensor | None,
     segments: Tensor | None,
     device: torch.device,
-) -> Step:
-    """Positions by these rules, first match wins:
+) -> tuple[Step, Past]:
+    """Positions by these rules, first match wins, and what rows hold afterwards:
 
     1. `segment_ids` alone: the real tokens of every document count from 0, padding is -1. Which
        of them goes on with a document of an earlier forward only `position_ids` can say;
     2. a 2-D mask with zeros beside `position_ids` and `segment_ids`, a padded batch of packed rows:
        positions are taken as they are where tokens are real, padding is -1;
-    3. a 2-D mask with zeros: real tokens of a row count from 0, padding is -1. `position_ids`
-       are not needed then and may only count the same tokens from elsewhere, as those that
-       transformers derives in `generate` do;
-    4. `position_ids`: taken as they are;
-    5. otherwise rows go on from the tokens seen.
+    3. a 2-D mask with zeros beside `position_ids`, as in `generate`: they are taken as they are
+       where tokens are real, less the padding in front of a row where they count it in;
+    4. a 2-D mask with zeros: real tokens of a row count from 0, padding is -1. Between real tokens
+       padding is refused: transformers counts it in a forward and not in `generate`;
+    5. `position_ids`: taken as they are;
+    6. otherwise rows go on from the tokens seen.
 
-    Positions never stand for documents: `segment_ids` do.
+    Positions rise within a run of tokens, and never stand for documents: `segment_ids` do. Behind
+    padding they may start again, as `generate` has it for rows that are padded on the right.
 
     Args:
-        lengths: Tokens of each row so far, `[b]`; None for none.
         real: What `read_mask` says.
 
     Raises:
-        ValueError: For positions that disagree with a padded mask or that come again without
-            `segment_ids`, and for `segment_ids` of another shape than the tokens, or without
-            `position_ids` after tokens that were seen.
+        ValueError: For positions that come again without `segment_ids`, for masks without
+            positions that hide tokens between others, for other shapes than the tokens', and for
+            `segment_ids` without `position_ids` after tokens that were seen.
     """
     if segments is not None:
         if tuple(segments.shape) != (rows, count):
@@ -102,25 +188,40 @@ def make_step(
             )
         segments = segments.to(device)
         if position_ids is None:
-            return _by_document(segments, real, lengths)
-    before = torch.zeros(rows, dtype=torch.long, device=device) if lengths is None else lengths
-    if real is not None and not bool(real.all()):
-        # Counting goes on from the row's own length: the past of the mask may be padded.
-        fresh = real[:, real.shape[1] - count :]
-        if position_ids is not None and segments is not None:
-            given = position_ids.to(device).expand(rows, count).masked_fill(~fresh, -1)
-            return Step(given, segments, None, torch.maximum(before, given.amax(1) + 1))
-        positions = (before[:, None] + fresh.cumsum(1) - 1).masked_fill(~fresh, -1)
-        if position_ids is not None:
-            _agree(position_ids.to(device).expand(rows, count) - positions, fresh)
-        return Step(positions, segments, None, before + fresh.sum(1))
-    if position_ids is not None:
-        positions = position_ids.to(device).expand(rows, count)
-        return _explicit(positions, segments, before)
-    agreed = lengths is None or bool((before == before[0]).all())
-    positions = before[:, None] + torch.arange(count, device=device)
-    start = int(before[0]) if agreed else None
-    return Step(positions, segments, start, before + count)
+            step = _by_document(segments, real, past.lengths)
+            return step, past.after(step, past.offsets)
+    before = torch.zeros(rows, dtype=torch.long, device=device)
+    before = before if past.lengths is None else past.lengths
+    given = None if position_ids is None else _read_positions(position_ids, rows, count, device)
+    offsets, padded = past.offsets, real is not None and not bool(real.all())
+    if real is not None and padded:
+        fresh = real[:, past.seen :]
+        counted = (before[:, None] + fresh.cumsum(1) - 1).masked_fill(~fresh, -1)
+        if given is not None and segments is not None:
+            positions = given.masked_fill(~fresh, -1)
+            lengths = torch.maximum(before, positions.amax(1) + 1)
+            step = Step(positions, segments, None, lengths)
+            return step, past.after(step, offsets)
+        if given is None:
+            _refuse_holes(real)
+            step = Step(counted, segments, None, before + fresh.sum(1))
+        else:
+            offsets = _offsets(given, counted, real, before, past)
+            given = given - offsets[:, None]
+            positions = given.masked_fill(~fresh, -1)
+            rises = _check_runs(positions, real, before, past.seen)
+            lengths = torch.where(fresh.any(1), _ends(positions), before)
+            step = Step(positions, segments, None, lengths, rises=rises)
+    elif given is not None:
+        given = given if offsets is None else given - offsets[:, None]
+        step = _explicit(given, segments, before)
+    else:
+        agreed = past.lengths is None or bool((before == before[0]).all())
+        positions = before[:, None] + torch.arange(count, device=device)
+        step = Step(positions, segments, int(before[0]) if agreed else None, before + count)
+    if segments is None and (padded or given is not None or past.places is not None):
+        step = replace(step, order=_order(step.positions, given, real if padded else None, past))
+    return step, past.after(step, offsets)
 
 
 def document_lengths(step: Step) -> Tensor:
@@ -160,15 +261,88 @@ def _count(rows: Tensor, segments: Tensor) -> Tensor:
     return torch.empty_like(index).scatter_(0, order, index - first)
 
 
-def _agree(shift: Tensor, fresh: Tensor) -> None:
-    """Raise unless the real tokens of every row are shifted by one number."""
-    highest = shift.masked_fill(~fresh, torch.iinfo(shift.dtype).min).amax(1)
-    lowest = shift.masked_fill(~fresh, torch.iinfo(shift.dtype).max).amin(1)
-    if bool((highest > lowest).any()):
+def _read_positions(position_ids: Tensor, rows: int, count: int, device: torch.device) -> Tensor:
+    shape = tuple(position_ids.shape)
+    if shape not in ((rows, count), (1, count)):
         raise ValueError(
-            "position_ids and a padded attention_mask disagree: real tokens of a row follow each "
-            "other without gaps; leave one of the two out"
+            f"position_ids must hold a position for each of {rows} x {count} tokens, got shape "
+            f"{shape}"
         )
+    return position_ids.to(device).expand(rows, count)
+
+
+def _refuse_holes(real: Tensor) -> None:
+    """Raise for padding between real tokens, which may or may not count."""
+    holes = ~real & (real.cumsum(1) > 0) & (real.flip(1).cumsum(1).flip(1) > 0)
+    if bool(holes.any()):
+        row, column = holes.nonzero()[0].tolist()
+        raise ValueError(
+            f"attention_mask hides token {column} of row {row} between others, so their positions "
+            "are open: pass position_ids, for instance attention_mask.cumsum(1) - 1 of the new "
+            "tokens"
+        )
+
+
+def _offsets(given: Tensor, counted: Tensor, real: Tensor, before: Tensor, past: Past) -> Tensor:
+    """The padding in front of every row that `position_ids` count in, `[b]`: all of it, or none."""
+    fresh = real[:, past.seen :]
+    at = fresh.int().argmax(1, keepdim=True)
+    first, own = given.gather(1, at)[:, 0], counted.gather(1, at)[:, 0]
+    leading = real.int().argmax(1)
+    begins = (before == 0) & fresh.any(1)
+    counts_in = torch.where(begins, first == leading, first != own)
+    found = torch.where(counts_in & fresh.any(1), leading, 0)
+    # A row that has begun goes on as it began.
+    return found if past.offsets is None else torch.where(before == 0, found, past.offsets)
+
+
+def _check_runs(positions: Tensor, real: Tensor, before: Tensor, seen: int) -> bool:
+    """Whether positions rise all along; within a run of real tokens they must.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    fresh = positions >= 0
+    last = before[:, None] - 1
+    previous = torch.cat([last, positions[:, :-1]], dim=1)
+    joined = real[:, seen - 1 : -1] if seen else torch.cat([fresh[:, :1] & False, fresh[:, :-1]], 1)
+    falls = fresh & joined & (positions <= previous)
+    negative = real[:, seen:] & ~fresh
+    if bool((falls | negative).any()):
+        raise ValueError(
+            "position_ids and a padded attention_mask disagree: the positions of real tokens that "
+            "follow each other must rise; leave one of the two out"
+        )
+    highest = torch.cat([last, positions], dim=1).cummax(1).values[:, :-1]
+    return not bool((fresh & (positions <= highest)).any())
+
+
+def _order(
+    positions: Tensor, given: Tensor | None, real: Tensor | None, past: Past
+) -> Order | None:
+    """Where tokens stand in their rows; None where their positions say it."""
+    rows, count = positions.shape
+    if real is None:
+        known = positions >= 0
+        if past.seen:
+            known = torch.cat([past.all_places(rows, positions.device) >= 0, known], dim=1)
+        real = known
+    first = real.int().argmax(1, keepdim=True)
+    inside = torch.where(first < past.seen, 0, first - past.seen)
+    base = positions.gather(1, inside)
+    if past.places is not None:
+        earlier = past.places.gather(1, first.clamp(max=past.seen - 1))
+        base = torch.where(first < past.seen, earlier, base)
+    elif past.seen:
+        base = torch.where(first < past.seen, first, base)
+    columns = torch.arange(past.seen, past.seen + count, device=positions.device) - first
+    begun = (columns >= 0) & real.any(1, keepdim=True)
+    queries = torch.where(begun, columns + base, -1)
+    keys = queries.masked_fill(~real[:, past.seen :], -1)
+    if torch.equal(keys, positions) and torch.equal(queries, keys):
+        return None
+    elsewhere = queries if given is None else given
+    return Order(queries, keys, torch.where(positions >= 0, positions, elsewhere))
 
 
 def _explicit(positions: Tensor, segments: Tensor | None, before: Tensor) -> Step:

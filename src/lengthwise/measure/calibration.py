@@ -189,11 +189,10 @@ def _fill(model: PreTrainedModel, cache: Any, tokens: int, draw: torch.Generator
             positions = torch.arange(held, tokens).expand(1, 1, -1)
             layer = cache.layers[index]
             layer.state.store.extend(KeyBlock(keys, values, positions, None, held))
-            layer.seen += tokens - held
         else:
             cache.update(keys, values, index)
     if hasattr(cache, "owner"):
-        cache.lengths = torch.tensor([tokens])
+        cache.restart(tokens, torch.tensor([tokens]))
 
 
 def fit(timed: Sequence[Timed], machine: dict[str, Any]) -> Rates:

@@ -108,7 +108,7 @@ class FullState(StoreState):
             done += count
 
     def _grow(self, coming: KeyBlock) -> _Buffer:
-        size = _room(sum(buffer.used for buffer in self.buffers), len(coming))
+        size = _room(self.held, len(coming))
         b, kv, _, d = coming.keys.shape
         heads = coming.positions.shape[1]
         segments = None if coming.segments is None else coming.segments.new_zeros(b, size)
@@ -166,10 +166,8 @@ class FullState(StoreState):
                 self.buffers.pop()
 
     @property
-    def places(self) -> Tensor:
-        if not self.buffers:
-            return torch.empty(0, 0, dtype=torch.long)
-        return torch.cat([buffer.block().positions[:, 0] for buffer in self.buffers], dim=1)
+    def held(self) -> int:
+        return sum(buffer.used for buffer in self.buffers)
 
     def hide(self, hidden: Tensor) -> None:
         at = 0

@@ -136,6 +136,11 @@ class PatternEngine(Engine):
             )
         return self.axes
 
+    @cached_property
+    def ordered(self) -> list[bool]:
+        numbered = enumerate(self._parts)
+        return [all(part.engine.ordered[i] for part in parts) for i, parts in numbered]
+
     def new_state(self, layer: int) -> LayerState:
         states = [part.engine.new_state(layer) for part in self._parts[layer]]
         return states[0] if len(states) == 1 else _States(states)
@@ -248,8 +253,8 @@ class _States(LayerState):
             part.crop(tokens)
 
     @property
-    def places(self) -> Tensor:
-        return self.parts[0].places
+    def held(self) -> int:
+        return self.parts[0].held
 
     def hide(self, hidden: Tensor) -> None:
         for part in self.parts:
