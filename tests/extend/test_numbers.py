@@ -1,5 +1,6 @@
 """Numbers that methods must keep: pages in half precision, distances far out, gradients."""
 
+import pytest
 import torch
 
 import lengthwise as lw
@@ -78,3 +79,47 @@ def test_inside_the_window_angles_are_those_of_transformers():
         exact = model.double()(ids, position_ids=positions).logits
         assert (beyond - exact).abs().max() < 1e-4
         assert (plain - exact).abs().max() > 1e-4
+
+
+def test_a_backward_into_what_a_cache_has_forgotten_is_refused():
+    """A cache keeps keys without their history: what was read before is a constant, or refused."""
+    ids, cut, g = torch.arange(3, 63)[None], 25, torch.Generator().manual_seed(0)
+    for method in (lw.FullStore(), lw.StreamingLLM(sinks=2, window=40), lw.SelfExtend(window=16)):
+        model = lw.adapt(tiny_model("gpt_neox").double(), method)
+        for size in (1, 20):  # one token goes another way through a rolling store
+            rest = ids[:, cut : cut + size]
+            cache = lw.new_cache(model)
+            model(ids[:, :cut], past_key_values=cache).logits.sum().backward()
+            out = model(rest, past_key_values=cache).logits
+            with pytest.raises(ValueError, match="the cache holds the keys of an earlier forward"):
+                out.sum().backward()
+            with torch.no_grad():  # whoever wants no gradient reads on
+                assert model(rest, past_key_values=cache).logits.isfinite().all()
+
+            # After a text that nobody differentiates, gradients are right.
+            weight = model.gpt_neox.layers[1].attention.query_key_value.weight
+
+            def value(model=model, rest=rest):
+                cache = lw.new_cache(model)
+                with torch.no_grad():
+                    model(ids[:, :cut], past_key_values=cache)
+                return model(rest, past_key_values=cache).logits
+
+            weights = torch.randn(value().shape, generator=g, dtype=torch.float64)
+            model.zero_grad()
+            (value() * weights).sum().backward()
+            kept = weight.grad.clone()
+            # In the last layer, what was cached depends on this weight too: hold it still.
+            step = 1e-5 * torch.randn(weight.shape, generator=g, dtype=torch.float64)
+
+            def moved(times, model=model, rest=rest, weight=weight, step=step, weights=weights):
+                cache = lw.new_cache(model)
+                with torch.no_grad():
+                    model(ids[:, :cut], past_key_values=cache)
+                    weight.add_(step, alpha=times)
+                    out = (model(rest, past_key_values=cache).logits * weights).sum().item()
+                    weight.sub_(step, alpha=times)
+                return out
+
+            slope, difference = (kept * step).sum().item(), (moved(1) - moved(-1)) / 2
+            assert abs(slope - difference) < 1e-6 * abs(slope), (method, size, slope, difference)

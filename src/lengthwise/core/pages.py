@@ -1,6 +1,6 @@
 """Pages: fixed-size runs of logical positions, and attention over the pages that queries chose."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,34 +119,6 @@ def attend_pages(
         outs.append(part.out)
         lses.append(part.lse)
     return Partial(torch.cat(outs, dim=2), torch.cat(lses, dim=2))
-
-
-def refuse_gradients(part: Partial, live: Sequence[Tensor], owner: str) -> Partial:
-    """The part as it is, through which nobody differentiates.
-
-    Pages are read from a store, which keeps keys without their history: a gradient would lack
-    what flows through them. Raises ValueError in the backward if any of the newest keys and
-    values, `live`, wants one.
-    """
-    if not (torch.is_grad_enabled() and any(x.requires_grad for x in live)):
-        return part
-    return Partial(*_NoGradient.apply(owner, *part, *live))
-
-
-class _NoGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, owner: str, out: Tensor, lse: Tensor, *live: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        ctx.owner = owner
-        return out.view_as(out), lse.view_as(lse)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise ValueError(
-            f"{ctx.owner} has no gradient for the keys of its pages; train without it, or on texts "
-            "within its window"
-        )
 
 
 def _chosen_by(chosen: Tensor, q_positions: Tensor, paging: Paging) -> Any:

@@ -1,7 +1,7 @@
 """Attention is made of parts: the exact merge of softmax attentions over disjoint sets of keys."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -80,3 +80,26 @@ def sink(logit: Float[Tensor, " h"], like: Partial) -> Partial:
     """A learned sink (gpt-oss): a key of score `logit` for each head, with value 0."""
     lse = logit.to(like.lse)[None, :, None].expand_as(like.lse)
     return Partial(torch.zeros_like(like.out), lse)
+
+
+def refuse_gradients(part: Partial, live: Sequence[Tensor], why: str) -> Partial:
+    """The part as it is; a backward through it raises ValueError if one of `live` wants gradients.
+
+    For parts over keys that were kept without their history.
+    """
+    if not (torch.is_grad_enabled() and any(x.requires_grad for x in live)):
+        return part
+    return Partial(*_NoGradient.apply(why, *part, *live))
+
+
+class _NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, why: str, out: Tensor, lse: Tensor, *live: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.why = why
+        return out.view_as(out), lse.view_as(lse)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise ValueError(ctx.why)

@@ -11,8 +11,7 @@ from lengthwise.core.attention import attend_blocks
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock, Queries
-from lengthwise.core.pages import refuse_gradients
-from lengthwise.core.partial import merge, sink
+from lengthwise.core.partial import merge, refuse_gradients, sink
 from lengthwise.core.regions import OWN, Place, Region
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.layouts.causal import Causal
@@ -33,12 +32,33 @@ class Axes:
     store: Store
 
 
+NO_PAGE_GRADIENT = (
+    "has no gradient for the keys of its pages; train without it, or on texts within its window"
+)
+FORGOT = (
+    "the cache holds the keys of an earlier forward without their history, so gradients would lack "
+    "what flows through them; read that text under torch.no_grad(), or all of it at once"
+)
+
+
 @dataclass
 class LayerState:
-    """What one layer remembers between forwards."""
+    """What one layer remembers between forwards.
+
+    Attributes:
+        forgot: Whether the store holds keys that somebody could have differentiated through: it
+            keeps all without their history.
+    """
 
     store: StoreState
     selector: SelectorState | None
+    forgot: bool = False
+
+    def take(self, new: KeyBlock) -> list[KeyBlock]:
+        """Hand new keys to the store; see `StoreState.extend`."""
+        live = new.keys.requires_grad or new.values.requires_grad
+        self.forgot = self.forgot or live
+        return self.store.extend(new)
 
     def select_rows(self, index: Tensor) -> None:
         """Keep the rows `index` of the batch, in that order."""
@@ -208,7 +228,8 @@ class Engine:
             if step.segments is not None:
                 raise ValueError(f"{type(axes.selector).__name__} cannot read packed documents yet")
             state = state or self.new_state(layer)  # pages are looked up in a store
-        blocks = [new] if state is None else state.store.extend(new)
+        forgot = state is not None and state.forgot
+        blocks = [new] if state is None else state.take(new)
         kw = {"stored": stored, "scale": scale, "softcap": softcap, "impl": impl}
         exact = [region for region in self.regions[layer] if not region.paged]
         pages = None if state is None else state.selector
@@ -218,12 +239,13 @@ class Engine:
             parts = [attend_blocks(mine, blocks, exact, rotary=turned, **kw)]  # type: ignore[arg-type]
             if pages is not None:
                 assert state is not None
-                owner = type(axes.selector).__name__
+                why = f"{type(axes.selector).__name__} {NO_PAGE_GRADIENT}"
                 found = pages.attend(mine, state.store, self.regions[layer], rotary=turned, **kw)
-                parts += [refuse_gradients(part, (k, v), owner) for part in found]
+                parts += [refuse_gradients(part, (k, v), why) for part in found]
             if learned_sink is not None:
                 parts.append(sink(learned_sink, parts[0]))
-            outs.append(merge(parts).out)
+            whole = merge(parts)
+            outs.append((refuse_gradients(whole, (q, k, v), FORGOT) if forgot else whole).out)
         return outs[0] if len(outs) == 1 else torch.stack(outs).sum(0)
 
     def _of_one_length(
