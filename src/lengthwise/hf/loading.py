@@ -53,6 +53,12 @@ def load_tokenizer(
             name, trust_remote_code=trust_remote_code is True, **kw
         )
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    limit: object = tokenizer.model_max_length
+    if isinstance(limit, bool) or not isinstance(limit, int | float):
+        raise ValueError(
+            f"cannot load a tokenizer from {name!r}: model_max_length must be a number, got "
+            f"{limit!r}"
+        )
     return tokenizer
 
 

@@ -129,13 +129,13 @@ def test_tokens_of_a_small_vocabulary_take_two_bytes(
     tmp_path: Path, vocabulary: int, labelled: bool, kinds: tuple[str, str]
 ) -> None:
     documents = [[0, 7, 32_767], [32_767, 1]]
-    labels = {"labels": [[-100, 7, 40_000], [-100, 1]]} if labelled else {}
+    labels = {"labels": [[-100, 7, 32_766], [-100, 1]]} if labelled else {}
     pack(saved(documents, tmp_path / "in", **labels), tmp_path / "out", 8, vocabulary=vocabulary)
     rows = load_from_disk(tmp_path / "out")
     features = rows.features
     assert (features["input_ids"].feature.dtype, features["labels"].feature.dtype) == kinds
     assert same(pieces(tmp_path / "out"), documents)
-    assert 40_000 * labelled in [*rows[0]["labels"], 0]
+    assert 32_766 * labelled in [*rows[0]["labels"], 0]
     assert rows.with_format("torch")[0]["input_ids"].dtype == torch.int64
 
 
@@ -309,9 +309,14 @@ def test_all_dropped(tmp_path: Path) -> None:
     ("values", "kind", "words"),
     [
         ([[0, 1], [2, -1]], pa.int32(), "document 1 has the token -1, .* at least 0"),
-        ([[0, 1 << 40]], pa.int64(), "tokens fit 32 bits"),
+        ([[3], [0, 1 << 40]], pa.int64(), "row 1: input_ids has 1099511627776; tokens are numbers"),
+        (
+            [[1], [1 << 31]],
+            pa.uint64(),
+            "row 1: input_ids has 2147483648; tokens are numb",
+        ),
         ([[0.5, 1.0]], pa.float32(), "lists of float; tokens are whole numbers"),
-        ([[1, None]], pa.int32(), "has a null among its tokens"),
+        ([[], [1, None]], pa.int32(), "row 1: input_ids has a null; tokens are whole numbers"),
         ([[1], None], pa.int32(), r"row 1: input_ids is null.*--skip-bad"),
     ],
 )

@@ -17,7 +17,12 @@ def arrow_schema(path: str) -> pa.Schema:
         ValueError: If it is no Arrow file.
     """
     with _map(path) as mapped:
-        return _open(mapped, path).schema
+        schema = _open(mapped, path).schema
+    try:
+        assert all(isinstance(name, str) for name in schema.names)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: the name of a column is no text") from error
+    return schema
 
 
 def arrow_batches(path: str, first: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
@@ -30,6 +35,7 @@ def arrow_batches(path: str, first: int = 0, stop: int | None = None) -> Iterato
         at = 0
         try:
             for batch in _each_batch(_open(mapped, path)):
+                batch.validate(full=True)  # damaged offsets would be read as they are
                 begin = max(first - at, 0)
                 end = batch.num_rows if stop is None else min(batch.num_rows, stop - at)
                 if begin < end:
@@ -37,7 +43,7 @@ def arrow_batches(path: str, first: int = 0, stop: int | None = None) -> Iterato
                 at += batch.num_rows
                 if stop is not None and at >= stop:
                     return
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} is damaged: {first_line(error)}") from error
 
 
@@ -68,18 +74,18 @@ def write_arrow(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 def _map(path: str) -> Any:
     try:
         return pa.memory_map(path)
-    except pa.ArrowInvalid as error:  # an empty file cannot be mapped
+    except pa.ArrowException as error:  # an empty file cannot be mapped
         raise ValueError(f"{path} is no Arrow file: {first_line(error)}") from error
 
 
 def _open(mapped: Any, path: str) -> Any:
     try:
         return pa.ipc.open_stream(mapped)
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowException, OSError):
         mapped.seek(0)
     try:
         return pa.ipc.open_file(mapped)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no Arrow file: {first_line(error)}") from error
 
 

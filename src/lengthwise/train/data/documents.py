@@ -227,16 +227,21 @@ def cut(documents: Documents, capacity: int, overflow: str, first: int = 0) -> P
 
 
 def _check_vocabulary(part: pa.RecordBatch, before: int, vocabulary: int) -> None:
-    tokens = _values(part, TOKENS)
-    least, most = pc.min_max(tokens).as_py().values()
-    if least is None or (least >= 0 and (not vocabulary or most < vocabulary)):
-        return
-    numbers = tokens.to_numpy()
-    where = int(np.argmax((numbers < 0) | (numbers >= (vocabulary or 1 << 31))))
-    ends = np.cumsum(pc.list_value_length(part.column(TOKENS)).to_numpy())
-    document = before + int(np.searchsorted(ends, where, side="right"))
-    allowed = f"from 0 to {vocabulary - 1:,}" if vocabulary else "at least 0"
-    raise ValueError(
-        f"document {document:,} has the token {numbers[where]}, and tokens must be "
-        f"{allowed}; is this the tokenizer that made them?"
-    )
+    for name in part.schema.names:
+        numbers = _values(part, name)
+        if name == LABELS:  # -100 is no token and none is expected
+            numbers = numbers.filter(pc.not_equal(numbers, IGNORED))
+        least, most = pc.min_max(numbers).as_py().values()
+        if least is None or (least >= 0 and (not vocabulary or most < vocabulary)):
+            continue
+        given = _values(part, name).to_numpy()
+        outside = (given < 0) | (given >= (vocabulary or 1 << 31))
+        where = int(np.argmax(outside & ((given != IGNORED) | (name != LABELS))))
+        ends = np.cumsum(pc.list_value_length(part.column(name)).to_numpy())
+        document = before + int(np.searchsorted(ends, where, side="right"))
+        allowed = f"from 0 to {vocabulary - 1:,}" if vocabulary else "at least 0"
+        what, rest = ("label", f", or {IGNORED}") if name == LABELS else ("token", "")
+        raise ValueError(
+            f"document {document:,} has the {what} {given[where]}, and {what}s must be {allowed}"
+            f"{rest}; is this the tokenizer that made them?"
+        )

@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from lengthwise.train.data.arrow import arrow_batches, arrow_schema
 from lengthwise.train.data.reading import (
-    LABELS,
+    BESIDE,
     Bad,
     Documents,
     Reading,
     first_line,
+    holds_text,
     of_batch,
     of_rows,
     what_is_wrong,
@@ -109,6 +110,9 @@ class JsonLines(_Lines):
             except json.JSONDecodeError as error:
                 bad(f"{place()} is not JSON: {error.msg} at character {error.pos + 1:,}")
                 continue
+            except (ValueError, RecursionError) as error:  # a number too long, lists too deep
+                bad(f"{place()} is no JSON that can be read: {first_line(error)}")
+                continue
             wrong = what_is_wrong(row, reading, place)
             if wrong:
                 bad(wrong)
@@ -169,7 +173,7 @@ class ParquetGroups(Part):
 
         try:
             metadata = pq.read_metadata(path)
-        except (pa.ArrowInvalid, OSError):
+        except (pa.ArrowException, OSError):
             yield cls(path, ())  # its reader says so, or counts it
             return
         groups: list[int] = []
@@ -186,7 +190,7 @@ class ParquetGroups(Part):
 
         try:
             file = pq.ParquetFile(self.path)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             bad(f"{self.path} is no Parquet file, or damaged: {first_line(error)}")
             return
         with file:
@@ -194,10 +198,12 @@ class ParquetGroups(Part):
             at = sum(file.metadata.row_group(group).num_rows for group in groups)
             for group in self.groups:
                 column = reading.column_of(file.schema_arrow.names, self.path)
-                columns = [column, *({LABELS} & set(file.schema_arrow.names))]
+                columns = list(dict.fromkeys([column, *BESIDE]))
+                columns = [name for name in columns if name in file.schema_arrow.names]
                 try:
                     table = file.read_row_group(group, columns=columns)
-                except (pa.ArrowInvalid, OSError) as error:
+                    table.validate(full=True)
+                except (pa.ArrowException, OSError) as error:
                     bad(f"{self.path}, row group {group}, is damaged: {first_line(error)}")
                     at += file.metadata.row_group(group).num_rows
                     continue
@@ -232,5 +238,5 @@ class ArrowFile(ArrowRows):
             ValueError: If the file is no Arrow file, or has no such column.
         """
         schema = arrow_schema(self.path)
-        kind = schema.field(reading.column_of(schema.names, self.path)).type
-        return not (pa.types.is_string(kind) or pa.types.is_large_string(kind))
+        name = reading.column_of(schema.names, self.path)
+        return not holds_text(schema.field(name).type, name, self.path)

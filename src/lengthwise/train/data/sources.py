@@ -7,7 +7,8 @@ resumable and deterministic.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from lengthwise.train.data.parts import (
     TextFiles,
     TextLines,
 )
-from lengthwise.train.data.reading import Reading
+from lengthwise.train.data.reading import Reading, first_line
 
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet", ".pq")
@@ -82,13 +83,7 @@ def open_source(source: Any, reading: Reading) -> Corpus:
         return _from_object(source, reading)
     name = str(source)
     if name.startswith("hub:"):
-        from datasets import load_dataset
-
-        dataset, _, config = name.removeprefix("hub:").partition(":")
-        stream = load_dataset(
-            dataset, config or None, split="train", streaming=True, trust_remote_code=False
-        )
-        return Corpus(name, name, None, stream)
+        return Corpus(name, name, None, _from_hub(name))
     path = Path(source)
     if not path.exists():
         raise ValueError(f"there is no file or directory {path}; write hub:{path} for the hub")
@@ -98,22 +93,69 @@ def open_source(source: Any, reading: Reading) -> Corpus:
     return Corpus(name, identity, list(_parts(files, reading)))
 
 
+def _from_hub(name: str) -> Any:
+    """A stream of `hub:NAME` or `hub:NAME:CONFIG`.
+
+    Raises:
+        ValueError: If the name is none, or the data set cannot be opened.
+    """
+    dataset, _, config = name.removeprefix("hub:").partition(":")
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset):
+        raise ValueError(
+            f"{name!r} names no data set: write hub:NAME or hub:NAME:CONFIG, such as "
+            "hub:someone/data"
+        )
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(
+            dataset, config or None, split="train", streaming=True, trust_remote_code=False
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # of the network, of the data set's files, of `datasets` itself
+        raise ValueError(f"{name} cannot be opened: {first_line(error)}") from error
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if (path / "dataset_dict.json").is_file():
-        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        splits = _names(path / "dataset_dict.json", lambda whole: whole["splits"])
         raise ValueError(
             f"{path} holds the splits {', '.join(splits)}; name one, such as {path / splits[0]}"
         )
     if (path / "state.json").is_file():  # datasets.Dataset.save_to_disk
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        return [path / file["filename"] for file in state["_data_files"]]
+        named = _names(
+            path / "state.json", lambda whole: [file["filename"] for file in whole["_data_files"]]
+        )
+        files = [path / name for name in named]
+        missing = [file for file in files if not file.is_file()]
+        if missing:
+            raise ValueError(f"{path / 'state.json'} names {missing[0]}, and there is no such file")
+        return files
     inside = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
     visible = [file for file in inside if not any(p.startswith(".") for p in file.parts)]
     if not visible:
         raise ValueError(f"{path} is a directory without files; there is nothing to pack")
     return [path / file for file in sorted(visible, key=lambda file: file.parts)]
+
+
+def _names(file: Path, listed: Callable[[Any], Any]) -> list[str]:
+    """The names that a file of `datasets` lists.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        names = listed(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is damaged: {type(error).__name__}: {first_line(error)}"
+        ) from None
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
+        raise ValueError(f"{file} is damaged: it lists {names!r} where names belong")
+    return names
 
 
 def _parts(files: Sequence[Path], reading: Reading) -> Iterator[Part]:

@@ -217,7 +217,8 @@ def micro_batches(
             batch["position_ids"] = _positions(some, batch["input_ids"].shape[1], factor)
         if recipe.weigh == "tokens":
             batch["loss_weights"] = (batch["labels"] != IGNORED).float()
-        highest = int(batch["input_ids"].max())
+        labels = batch["labels"]
+        highest = int(torch.maximum(batch["input_ids"], labels).max())
         if highest >= vocabulary:
             raise ValueError(
                 f"{recipe.data} holds the token {highest} and the model has {vocabulary}: it was "
