@@ -339,7 +339,8 @@ def test_nothing_that_a_server_sends_holds_off_the_deadline(server, open_endpoin
     def dripping(head: bytes, drop: bytes) -> Callable[[Handler], None]:
         def behave(handler: Handler) -> None:
             handler.wfile.write(head)
-            while not over.wait(0.02):
+            until = time.perf_counter() + 10
+            while time.perf_counter() < until and not over.wait(0.02):
                 handler.wfile.write(drop)
 
         return behave
