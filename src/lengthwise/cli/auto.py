@@ -114,7 +114,7 @@ def choose(
     if race.runs:
         say(f"{state}: {len(race.runs)} runs are there already")
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<64}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:<64}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("race", total=RACE_SHARE * budget)
 

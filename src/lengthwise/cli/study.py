@@ -93,7 +93,7 @@ class _Counted:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._shown = Progress(
-            TextColumn("{task.description:<48}"), BarColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description:<48}", markup=False), BarColumn(), TimeRemainingColumn(),
             console=Console(stderr=True),
         )  # fmt: skip
         self._task = self._shown.add_task("", total=total)
@@ -116,6 +116,7 @@ def _show(results: "Results") -> None:
     """The tables, and how they go together."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from lengthwise.measure.probes.study import PERPLEXITY, correlations
 
@@ -137,7 +138,7 @@ def _show(results: "Results") -> None:
                     cells.append(f"{row.values['perplexity']:.2f}")
                 else:
                     cells.append(f"{row.values['score']:.2f} ({row.values['answer_nats']:.2f})")
-            table.add_row(name, *cells)
+            table.add_row(Text(name), *cells)
         console.print(table)
     table = Table("", "cells", "Pearson", "Spearman", "Spearman at each length")
     for one in correlations(results):

@@ -12,6 +12,8 @@ OBJECTS = (
     "config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json",
     "special_tokens_map.json", "added_tokens.json", "processor_config.json", "adapter_config.json",
 )  # fmt: skip
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
+MOST_LAYERS = 10_000
 
 
 def find_checkpoint(name: str) -> str:
@@ -26,7 +28,7 @@ def find_checkpoint(name: str) -> str:
     if not (path / "config.json").is_file():
         raise ValueError(f"no checkpoint at {path}: it has no config.json")
     check_objects(path)
-    _check_base(path / "config.json")
+    _check_config(path / "config.json")
     _check_weights(path)
     return str(path)
 
@@ -56,7 +58,7 @@ def find_config(name: str) -> Path | None:
         file = path / "config.json"
         if not file.is_file():
             raise ValueError(f"no checkpoint at {name}: it has no config.json")
-    read_object(file)
+    _check_config(file)
     return file
 
 
@@ -134,9 +136,15 @@ def _all_safe(path: Path) -> bool:
     return True
 
 
-def _check_base(config_file: Path) -> None:
-    """Refuse rotary parameters without a base, for which transformers would take 10,000."""
+def _check_config(config_file: Path) -> None:
+    """Refuse what transformers would take: so many layers that building them does not end, and
+    rotary parameters without a base, for which it would take 10,000."""
     config = read_object(config_file)
+    for name in LAYERS:
+        if isinstance(config.get(name), int) and config[name] > MOST_LAYERS:
+            raise ValueError(
+                f"{config_file} says {name} {config[name]:,}; at most {MOST_LAYERS:,} are built"
+            )
     given = config.get("rope_parameters")
     if not isinstance(given, dict) or "rope_theta" in config:
         return

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -243,9 +244,9 @@ def _measure_all(
     left = [cell for cell in cells if cell not in finished]
     if len(left) < len(cells):
         done = len(cells) - len(left)
-        console.print(f"{file.path}: {done} of {len(cells)} measurements are there already")
+        console.print(Text(f"{file.path}: {done} of {len(cells)} measurements are there already"))
     columns = (
-        TextColumn("{task.description:<40}"),
+        TextColumn("{task.description:<40}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
     )
@@ -260,17 +261,19 @@ def _measure_all(
                 row = _measure(bench, cell, chosen, specs.get(cell.method, ""))
                 file.add(row)
                 if row.refused:
-                    progress.console.print(f"[yellow]refused[/] {label}: {escape(row.refused)}")
+                    progress.console.print(
+                        f"[yellow]refused[/] {escape(label)}: {escape(row.refused)}"
+                    )
                 elif not console.is_terminal:
-                    progress.console.print(f"{label}: {row.seconds:.1f} s")
+                    progress.console.print(Text(f"{label}: {row.seconds:.1f} s"))
                 progress.advance(bar, _effort(cell, bench.settings))
     except KeyboardInterrupt:
         done = len(file.results.rows)
-        console.print(
+        words = (
             f"\nInterrupted. {file.path} keeps the {done} measurements that are finished; "
-            "run the same command again to go on from there.",
-            soft_wrap=True,
+            "run the same command again to go on from there."
         )
+        console.print(escape(words), soft_wrap=True)
         raise
 
 

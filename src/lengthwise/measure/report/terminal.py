@@ -2,6 +2,7 @@
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -28,7 +29,7 @@ def print_report(results: Results, console: Console) -> None:
 
 def _table(title: str, heads: list[str], caption: str) -> Table:
     table = Table(
-        title=title,
+        title=escape(title),
         caption=caption,
         title_justify="left",
         caption_justify="left",
@@ -81,7 +82,7 @@ def _passkey(results: Results) -> Table:
             style = "green" if values["score"] >= 0.9 else "red" if values["score"] <= 0.1 else ""
             bounds = f" {values['low']:.0%}–{values['high']:.0%}"
             cells.append(Text.assemble((f"{values['score']:.0%}", style), (bounds, "dim")))
-        table.add_row(method, *cells)
+        table.add_row(Text(method), *cells)
     return table
 
 
@@ -96,7 +97,7 @@ def _cost(results: Results, length: int) -> Table:
         values = results.values(method, "speed", length)
         if values is not None:
             table.add_row(
-                method,
+                Text(method),
                 f"{values['first_token_seconds']:.2f} s",
                 f"{values['tokens_per_second']:,.0f}",
                 size(values["cache_bytes"]),

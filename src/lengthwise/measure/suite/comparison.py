@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -114,7 +115,7 @@ def print_comparison(
 
 def _table(title: str, first: str, heads: Sequence[str], caption: str) -> Table:
     table = Table(
-        title=title,
+        title=escape(title),
         caption=caption,
         title_justify="left",
         caption_justify="left",
@@ -125,7 +126,7 @@ def _table(title: str, first: str, heads: Sequence[str], caption: str) -> Table:
     )
     table.add_column(first, no_wrap=True)
     for head in heads:
-        table.add_column(head, justify="right")
+        table.add_column(escape(head), justify="right")
     return table
 
 
@@ -189,10 +190,10 @@ def _differences(
         if None in found.values() or not known:
             continue
         for length, some in known.items():
-            table.add_row(task, f"{length:,}", *_difference(list(some.values())))
+            table.add_row(Text(task), f"{length:,}", *_difference(list(some.values())))
         both = over_lengths(list(known.values()))
         if len(known) > 1 and both:
-            table.add_row(task, "all", *_difference(both))
+            table.add_row(Text(task), "all", *_difference(both))
     return table
 
 

@@ -167,10 +167,10 @@ class _Run:
             if count < self.suite.items:
                 self.console.print(f"{escape(task)} has {count} items only", soft_wrap=True)
         if there:
-            words = f"{self.file.path}: {there} items are answered already"
+            words = f"{escape(str(self.file.path))}: {there} items are answered already"
             self.console.print(words, soft_wrap=True)
         columns = (
-            TextColumn("{task.description:<44}"),
+            TextColumn("{task.description:<44}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:3.0f}%"),
             TimeElapsedColumn(),
@@ -187,11 +187,11 @@ class _Run:
                 words = f"{again} items got no answer; run the same command again to ask them again"
                 self.console.print(words, soft_wrap=True)
         except KeyboardInterrupt:
-            self.console.print(
+            words = (
                 f"\nInterrupted. {self.file.path} keeps the {len(self.file.results.rows)} items "
-                "that are answered; run the same command again to go on from there.",
-                soft_wrap=True,
+                "that are answered; run the same command again to go on from there."
             )
+            self.console.print(escape(words), soft_wrap=True)
             raise
 
     def _plan(self, lengths: Sequence[int]) -> list[Cell]:

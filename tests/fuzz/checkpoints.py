@@ -1,0 +1,228 @@
+"""Damage a checkpoint in many ways, and hold the commands to their word: one line, status 0 or 2.
+
+    python tests/fuzz/checkpoints.py                       500 damages
+    python tests/fuzz/checkpoints.py --count 50 --seed 3
+    python tests/fuzz/checkpoints.py --only 17             one of them, with its traceback
+
+Every damage is of one file: a value of another type or size, a key less, a file cut short, a byte
+flipped, JSON nested a hundred thousand deep. Commands run in this process, one after the other.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+FILES = (
+    "config.json", "config.json", "config.json", "tokenizer.json", "tokenizer.json",
+    "tokenizer_config.json", "tokenizer_config.json", "generation_config.json",
+    "model.safetensors", "model.safetensors.index.json",
+)  # fmt: skip
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, 1, -1, 3, 2**31, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x",
+    "1e4", "../..", "\ud800", "[/b]", "\u2028", [], [1, "a"], [[]], {}, {"a": {"b": None}},
+    {"": 1}, {"type": "x"}, ["default"] * 3,
+)  # fmt: skip
+ALLOWED = (0, 2, 130)
+SECONDS = 60  # what takes longer hangs
+MEMORY = 16 << 30  # bytes of address space
+
+
+def make_sound(folder: Path) -> Path:
+    """A tiny checkpoint in parts, and a text beside it."""
+    from lengthwise.testing.models import tiny_model, tiny_tokenizer
+
+    model = tiny_model("llama")
+    model.generation_config.eos_token_id = None
+    sound = folder / "sound"
+    model.save_pretrained(sound)
+    tiny_tokenizer().save_pretrained(sound)
+    names = dict.fromkeys(model.state_dict(), "model.safetensors")
+    listed = {"metadata": {"total_size": 1}, "weight_map": names}
+    (sound / "model.safetensors.index.json").write_text(json.dumps(listed))
+    (folder / "text.txt").write_text("The reader keeps a window open on the text. " * 12)
+    return sound
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths to every value inside; of a long list, to its first few."""
+    found = [path]
+    if isinstance(value, dict):
+        keys = list(value)
+        for key in keys if len(keys) < 100 else keys[:20]:
+            found += places(value[key], (*path, key))
+    elif isinstance(value, list):
+        for key in range(min(len(value), 5)):
+            found += places(value[key], (*path, key))
+    return found
+
+
+def damage(name: str, data: bytes, rng: random.Random) -> tuple[bytes, str]:
+    """Other bytes for a file, and what was done to them."""
+    kind = rng.choice(["value"] * 8 + ["key", "key", "cut", "flip", "deep", "empty", "junk"])
+    if kind == "cut":
+        size = rng.randrange(len(data))
+        return data[:size], f"cut to {size} bytes"
+    if kind == "flip":
+        at, value = rng.randrange(min(len(data), 4000)), rng.randrange(256)
+        return data[:at] + bytes([value]) + data[at + 1 :], f"byte {at} is {value}"
+    if kind == "empty":
+        return b"", "empty"
+    if kind == "junk":
+        return rng.randbytes(200), "junk"
+    if name.endswith(".safetensors"):
+        size = int.from_bytes(data[:8], "little")
+        header, what = damage_json(json.loads(data[8 : 8 + size]), kind, rng)
+        said = len(header) if rng.random() < 0.8 else rng.choice([0, 1, 2**40, 2**63])
+        return said.to_bytes(8, "little") + header + data[8 + size :], f"header, {what}"
+    return damage_json(json.loads(data), kind, rng)
+
+
+def damage_json(value: Any, kind: str, rng: random.Random) -> tuple[bytes, str]:
+    if kind == "deep":
+        depth = rng.choice([50, 1200, 100_000])
+        opened = '{"a":' if rng.random() < 0.5 else "["
+        closed = "}" if opened[0] == "{" else "]"
+        return (opened * depth + "1" + closed * depth).encode(), f"{depth} deep in {opened}"
+    at = rng.choice(places(value)[1:] or [()])
+    if not at:
+        return b"[]", "a list"
+    inside = value
+    for key in at[:-1]:
+        inside = inside[key]
+    if kind == "key":
+        del inside[at[-1]]
+        return json.dumps(value).encode(), f"without {at}"
+    inside[at[-1]] = rng.choice(VALUES)
+    return json.dumps(value).encode(), f"{at} is {inside[at[-1]]!r}"
+
+
+def command(model: Path, folder: Path, rng: random.Random) -> list[str]:
+    """One that reads the checkpoint."""
+    text, out = folder / "text.txt", folder / "out"
+    run = ["run", model, "--prompt-file", text, "--max-new-tokens", 3]
+    words: list[object] = rng.choice(
+        [
+            run,
+            run,
+            [*run, "-m", "yarn:factor=8"],
+            ["extend", model, "-o", out, "-m", "pi:factor=2"],
+            ["extend", model, "-o", out, "-m", "selfextend:group=2,window=16"],
+            ["plan", model, "--device", "h100"],
+            ["plan", model, "--device", "h100", "--train"],
+            ["pack", text, "-o", out, "--capacity", 64, "--tokenizer", model, "--workers", 1],
+            ["probe", "context", model, "--contexts", "8,16", "--places", 2, "--block", 4,
+             "--text", text],
+            ["measure", model, "-o", out, "--lengths", 32, "--tasks", "loss", "--text", text],
+        ]
+    )  # fmt: skip
+    return [str(word) for word in words]
+
+
+class Hangs(BaseException):
+    """Not an Exception: no command may take it for one of its own."""
+
+
+@contextmanager
+def in_time(seconds: int) -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise Hangs
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def answer(words: list[str]) -> tuple[int | str, str]:
+    """The status of a command line in this process, and what it said on stderr."""
+    from typer.testing import CliRunner
+
+    from lengthwise.cli.app import app
+
+    try:
+        with in_time(SECONDS):
+            done = CliRunner().invoke(app, words, input="y\n" * 20)
+    except Hangs:
+        return f"no end in {SECONDS} s", ""
+    return done.exit_code, done.stderr
+
+
+def fault(status: int | str, said: str) -> str:
+    """What is wrong with an answer; nothing if it is as it should be."""
+    if status not in ALLOWED:
+        return f"status {status}: {said.strip()[-300:]}"
+    if "Traceback" in said:
+        return f"a traceback: {said.strip()[-300:]}"
+    lines = [line for line in said.splitlines() if line.startswith("lengthwise: ")]
+    return f"status 2 says {said!r}" if status == 2 and len(lines) != 1 else ""
+
+
+def case(number: int, seed: int, sound: Path, folder: Path) -> tuple[list[str], str]:
+    """Write one damaged checkpoint; the command to try, and what the damage is."""
+    rng = random.Random(f"{seed} {number}")
+    broken = folder / "broken"
+    shutil.rmtree(broken, ignore_errors=True)
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    shutil.copytree(sound, broken)
+    name = rng.choice(FILES)
+    if name != "model.safetensors.index.json":  # for a list of weights comes before one file
+        (broken / "model.safetensors.index.json").unlink()
+    data, what = damage(name, (sound / name).read_bytes(), rng)
+    (broken / name).write_bytes(data)
+    return command(broken, folder, rng), f"{name}: {what}"
+
+
+def faults(count: int, seed: int, folder: Path, first: int = 0) -> list[str]:
+    """Try so many damages; a line for each that was answered badly."""
+    sound = make_sound(folder)
+    found = []
+    for number in range(first, first + count):
+        words, what = case(number, seed, sound, folder)
+        wrong = fault(*answer(words))
+        if wrong:
+            place = str(folder)
+            found.append(f"{number}: {what[:200]} | {' '.join(words).replace(place, '')} | {wrong}")
+            print(found[-1], flush=True)
+    return found
+
+
+def main() -> int:
+    import resource
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="the number of one damage")
+    given = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as words:
+        if given.only is not None:
+            os.environ["LENGTHWISE_DEBUG"] = "1"
+            line, what = case(given.only, given.seed, make_sound(Path(words)), Path(words))
+            print(what[:500], line, sep="\n")
+            print(*answer(line), sep="\n")
+            return 0
+        found = faults(given.count, given.seed, Path(words))
+    seconds = time.monotonic() - began
+    print(f"{given.count} damages in {seconds:.0f} s, {len(found)} answered badly")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

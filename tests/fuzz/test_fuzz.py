@@ -1,0 +1,39 @@
+"""A few of what the files beside this one try by the hundred; run those by themselves."""
+
+import shutil
+from pathlib import Path
+
+from tests.fuzz import arguments, checkpoints, kills
+
+
+def test_damaged_checkpoints(tmp_path: Path) -> None:
+    assert checkpoints.faults(20, 0, tmp_path) == []
+
+
+def test_odd_arguments(tmp_path: Path) -> None:
+    assert arguments.faults(20, 0, tmp_path) == []
+
+
+def test_the_lines_are_good_before_they_are_spoiled(tmp_path: Path) -> None:
+    paths = arguments.make_paths(tmp_path)
+    for command, (needed, _) in arguments.COMMANDS.items():
+        if command in ("run", "extend", "plan", "pack"):
+            shutil.rmtree(paths["out"], ignore_errors=True)
+            words = [*command.split(), *needed.split()]
+            answer = checkpoints.answer([arguments.filled(word, paths) for word in words])
+            assert answer[0] == 0, answer
+
+
+def test_faults_are_seen() -> None:
+    """What the commands of this folder call wrong."""
+    assert checkpoints.fault(2, "lengthwise: no such file\n") == checkpoints.fault(0, "") == ""
+    assert "status 70" in checkpoints.fault(70, "lengthwise: internal error\n")
+    assert "Traceback" in checkpoints.fault(2, "Traceback (most recent call last):\n")
+    assert checkpoints.fault(2, "") and checkpoints.fault("no end in 60 s", "")
+    wanted = {"out": "a directory", "out/a.json": {"loss": 1.0, "seconds": 3}}
+    same = {"out": "a directory", "out/a.json": {"loss": 1.0}}
+    compare = kills.compare
+    assert compare(same, wanted, set(), frozenset({"seconds"})) == []
+    assert compare({**same, ".out.1.new": b""}, wanted, set(), frozenset({"seconds"}))
+    assert compare({"out": "a directory"}, wanted, set(), frozenset({"seconds"}))
+    assert compare(same | {"out/a.json": {"loss": 2.0}}, wanted, set(), frozenset({"seconds"}))
