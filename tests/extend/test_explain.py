@@ -8,6 +8,7 @@ from lengthwise.core import native
 from lengthwise.extend.adapt import binding_of
 from lengthwise.extend.explain import cache_bytes, implementations, keys_turned, read_facts
 from lengthwise.hf.families import FAMILIES
+from lengthwise.hf.release import CACHE
 from lengthwise.testing.models import tiny_model
 
 
@@ -144,7 +145,7 @@ def test_what_is_named_is_what_runs(monkeypatch):
         facts = read_facts(model)
         for tokens in (ids[:, :-1], ids[:, -1:]):
             ran.clear()
-            model(tokens, past_key_values=cache)
+            model(tokens, **{CACHE: cache})
             seen = LENGTH - 1 if tokens.shape[1] > 1 else LENGTH
             lines = implementations(engine, facts, tokens.shape[1], seen)
             named = {

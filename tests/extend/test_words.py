@@ -14,6 +14,7 @@ from lengthwise.extend.adapt import binding_of, is_adapted
 from lengthwise.extend.layouts import SlidingWindow
 from lengthwise.extend.words import older_words
 from lengthwise.hf.families import FAMILIES, read_geometry
+from lengthwise.hf.release import CACHE
 from lengthwise.testing.models import WINDOW, tiny_model, tiny_tokenizer
 from lengthwise.train.patterns import Groups, ShiftedSparse, fit_pattern
 
@@ -227,8 +228,8 @@ def test_dynamic_frequencies_decode_in_transformers_as_the_note_says(tmp_path):
     @torch.no_grad()
     def decoded(one):
         out = one(first, use_cache=True)
-        cache = out.past_key_values
-        return torch.cat([one(x, past_key_values=cache).logits for x in rest.split(1, 1)], 1)
+        cache = out[CACHE]
+        return torch.cat([one(x, **{CACHE: cache}).logits for x in rest.split(1, 1)], 1)
 
     ours = decoded(model)
     assert (decoded(loaded.eval()) - ours).abs().max() > 0.05

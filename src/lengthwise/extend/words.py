@@ -214,7 +214,7 @@ def older_words(config: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     if "factor" in flat:
         flat["factor"] = float(flat["factor"])
     if kind == "longrope":
-        original = flat["original_max_position_embeddings"]
+        original = flat.get("original_max_position_embeddings") or new["max_position_embeddings"]
         new["original_max_position_embeddings"] = original
         implied = _temperature(new["max_position_embeddings"] / original, original)
         own = flat.get("factor")
