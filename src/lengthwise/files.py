@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all, however the process ends."""
+"""Files and directories that appear whole or not at all, however the process ends; and locks."""
 
 import os
 import re
@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from lengthwise.names import LOCK
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,6 +63,37 @@ def whole_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
         for handle in held:
             os.close(handle)
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a folder of results alone; it is made where it is missing.
+
+    The lock belongs to the operating system: it ends with the process, however that ends.
+
+    Raises:
+        ValueError: Another run holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"{folder}: another lengthwise is measuring into this directory; wait for it, or "
+            "choose another one"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def leftovers(file: str) -> set[str]:
+    """Names of what a run that was killed at its very beginning leaves beside a file to be."""
+    return {LOCK, f".{file}.tmp", f"{file}.tmp"}
 
 
 def restore(target: Path) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.measure.suite.file import SUITE_FILE, SuiteResults, hold
+from lengthwise.files import hold
+from lengthwise.measure.suite.file import SUITE_FILE, SuiteResults
 from lengthwise.measure.suite.runner import _Run
 
 
@@ -226,7 +227,7 @@ def test_what_is_refused(
     assert call(*words, *QUICK, "--seed", "1", "--force")[0] == 0
     assert SuiteResults.load(out).plan["seed"] == 1
     # The two kinds of measurement do not share a folder.
-    assert "holds no measurement" in refused(*words, "--tasks", "passkey")
+    assert "holds results of a suite" in refused(*words, "--tasks", "passkey")
     (out / "results.jsonl").write_text("")
     assert "holds a measurement without --suite" in refused(*words, *QUICK)
 

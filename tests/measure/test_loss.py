@@ -4,9 +4,11 @@ from torch.nn.functional import cross_entropy
 
 import lengthwise as lw
 from lengthwise.measure.loss import (
-    block_means,
     block_size,
+    blocks,
     in_window_losses,
+    in_window_pieces,
+    loss_pieces,
     losses_by_position,
 )
 
@@ -68,10 +70,47 @@ def test_in_window_losses_never_see_far(model, ids):
     assert not torch.allclose(before[:, 30:60], after[:, 30:60])
 
 
+@pytest.mark.parametrize("chunk", [1, 16, 64])
+def test_the_rest_of_a_text_is_the_end_of_the_whole(model, ids, chunk):
+    """To the bit, and the head computes nothing for what is known."""
+    row = ids[:1]
+    whole = losses_by_position(model, row, chunk)
+    computed = []
+    model.lm_head.register_forward_hook(lambda *call: computed.append(call[2].shape[1]))
+    for skip in (0, 1, 15, 16, 17, 100, 198):
+        computed.clear()
+        rest = torch.cat([*loss_pieces(model, row, chunk, skip)], dim=1)
+        assert torch.equal(rest, whole[:, skip:])
+        assert sum(n for n in computed if n > 1) <= 199 - skip // chunk * chunk
+    read = []
+    model.register_forward_pre_hook(lambda *call: read.append(1))
+    for window, head in ((32, 0), (33, None), (300, 0)):
+        read.clear()
+        whole = in_window_losses(model, row, window, head, chunk)
+        every = len(read)
+        read.clear()
+        for skip in (0, 1, 40, 150, 198):
+            rest = torch.cat([*in_window_pieces(model, row, window, head, chunk, skip)], dim=1)
+            assert torch.equal(rest, whole[:, skip:])
+        assert len(read) < 5 * every if (window, chunk) == (32, 1) else len(read) <= 5 * every
+
+
+def test_blocks_come_as_soon_as_they_are_full(model, ids):
+    losses = losses_by_position(model, ids[:1], 64)
+    for block in (1, 7, 64, 300):
+        padded = torch.cat([torch.full((1, 1), torch.nan), losses.double()], dim=1)
+        means = [float(part.nanmean(dim=1)) for part in padded.split(block, dim=1)]
+        for size in (1, 10, 199):
+            for known in {0, len(means) // 2, len(means) - 1}:
+                pieces = losses[:, max(known * block - 1, 0) :].split(size, dim=1)
+                found = [mean for some in blocks(pieces, block, known) for mean in some]
+                assert found[1:] == means[known:][1:]
+                assert found[0] == means[known] or (block == 1 and not known)  # has no loss
+
+
 def test_blocks():
     losses = torch.arange(1.0, 11.0)[None]  # positions 1 to 10
-    means = block_means(losses, 4)
-    assert means.tolist() == [[2.0, 5.5, 9.0]]
+    assert [*blocks([losses], 4)] == [[2.0, 5.5], [9.0]]
     assert block_size(8192, 512) == 64
     assert block_size(100, 512) == 12
 

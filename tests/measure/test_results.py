@@ -1,15 +1,36 @@
+import io
 import json
+import resource
+import signal
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import pytest
+from rich.console import Console
 
+from lengthwise.measure.report import print_report
+from lengthwise.measure.report.page import html
 from lengthwise.measure.results import Cell, Results, ResultsFile, Row, grid
+from lengthwise.measure.suite.file import SuiteFile
 
 PLAN = {"model": "tiny", "fingerprint": "abc", "seed": 0}
 
 
+@contextmanager
+def no_room(size):
+    """Files cannot grow beyond `size` bytes: what the system then does is what a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
 def row(method="plain", length=8, **values):
-    return Row(method, "", "speed", length, values, "", 0.5, 0, {"torch": "2"}, {"device": "cpu"})
+    return Row(method, "", "words", length, values, "", 0.5, 0, {"torch": "2"}, {"device": "cpu"})
 
 
 def test_grid_goes_from_short_to_long():
@@ -72,11 +93,88 @@ def test_a_damaged_line_is_named(tmp_path, line):
 
 
 def test_lookups():
-    refused = Row("bad", "", "speed", 8, {}, "because", 0.1, 0, {}, {})
+    refused = Row("bad", "", "words", 8, {}, "because", 0.1, 0, {}, {})
     results = Results(PLAN, [row(length=16, a=1), row("other"), refused])
-    assert results.methods("speed") == ["plain", "other"]
-    assert results.lengths("speed") == [8, 16]
-    assert results.values("plain", "speed", 16) == {"a": 1}
-    assert results.values("plain", "speed", 8) is None
-    assert results.values("bad", "speed", 8) is None
-    assert refused.cell == Cell("bad", "speed", 8)
+    assert results.methods("words") == ["plain", "other"]
+    assert results.lengths("words") == [8, 16]
+    assert results.values("plain", "words", 16) == {"a": 1}
+    assert results.values("plain", "words", 8) is None
+    assert results.values("bad", "words", 8) is None
+    assert refused.cell == Cell("bad", "words", 8)
+
+
+VALUES = {
+    "loss": {"block": 4, "losses": [[1.0, 2.0]]},
+    "passkey": {
+        "score": 1.0, "low": 0.3, "high": 1.0, "scores": [1.0], "depths": [0.5],
+        "answers": ["1"], "replies": ["1"],
+    },
+    "speed": {
+        "first_token_seconds": 0.1, "tokens_per_second": 9.0, "cache_bytes": 9, "peak_bytes": None,
+    },
+}  # fmt: skip
+
+
+def damaged(value):
+    """Values of other types in the place of one."""
+    yield from (None, True, "x", -1, 2.5, [], {}, [None], [[]], {"a": 1}, 10**30)
+
+
+def test_rows_of_other_types_are_damaged_lines(tmp_path):
+    """Whatever is loaded can be reported; half a thousand damaged rows."""
+    path = tmp_path / "results.jsonl"
+    refused = 0
+    for task, values in VALUES.items():
+        sound = Row("plain", "", task, 8, values, "", 0.5, 0, {"torch": "2"}, {"cores": 2})
+        whole = {
+            "lengthwise_results": 1, "window": 8, "parameters": 9, "dtype": "float32", "text": "t",
+            "loss_samples": 1, "passkey_count": 1, "decode_steps": 1, "chunk": 4, **PLAN,
+        }  # fmt: skip
+        entries = [
+            {**asdict(sound), key: other} for key in asdict(sound) for other in damaged(sound)
+        ] + [
+            {**asdict(sound), "values": {**values, key: other}}
+            for key in values
+            for other in damaged(sound)
+        ]
+        for entry in [asdict(sound), *entries]:
+            path.write_text(json.dumps(whole) + "\n" + json.dumps(entry) + "\n")
+            try:
+                results = Results.load(path)
+            except ValueError as error:
+                assert "line 2 is damaged" in str(error)
+                refused += 1
+                continue
+            html(results, "again")
+            print_report(results, Console(file=io.StringIO()))
+    assert refused > 200
+
+
+def test_a_full_disk_loses_nothing_that_was_there(tmp_path):
+    file = ResultsFile(tmp_path / "results.jsonl", PLAN)
+    file.add(row("first"))
+    before = file.path.read_bytes()
+    with no_room(len(before) + 20), pytest.raises(OSError, match="1 measurements before it are"):
+        file.add(row("second"))
+    assert file.path.read_bytes() == before
+    file.add(row("second"))
+    assert len(Results.load(file.path).rows) == 2
+
+
+@pytest.mark.parametrize("begin", ["results", "suite"])
+def test_a_full_disk_at_the_first_byte_leaves_nothing(tmp_path, begin):
+    folder = tmp_path / "out"
+    for room in (0, 10):
+        with no_room(room), pytest.raises(OSError) as error:
+            if begin == "results":
+                ResultsFile(folder / "results.jsonl", PLAN)
+            else:
+                SuiteFile(folder, PLAN)
+        assert str(error.value.filename).startswith(str(folder))
+        assert not list(folder.iterdir())
+
+
+def test_half_characters_are_written_as_marks(tmp_path):
+    file = ResultsFile(tmp_path / "results.jsonl", PLAN)
+    file.add(row(reply="a\ud800b", pair="\ud83d\ude00"))
+    assert Results.load(file.path).rows[0].values == {"reply": "a\ufffdb", "pair": "\U0001f600"}

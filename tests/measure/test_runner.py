@@ -5,8 +5,10 @@ import torch
 from rich.console import Console
 
 import lengthwise as lw
+from lengthwise.files import hold
 from lengthwise.measure import REFERENCE, Cell, Results, grid, run
 from lengthwise.measure.loss import in_window_losses, losses_by_position
+from lengthwise.measure.results import Unfinished
 from lengthwise.measure.runner import _Bench
 
 from .conftest import TEXT, make_model
@@ -111,7 +113,9 @@ def test_a_finished_cell_is_never_measured_again(measure, monkeypatch):
     first = measure(cells=CELLS[:4])
     asked = []
     original = _Bench.measure
-    monkeypatch.setattr(_Bench, "measure", lambda b, cell: asked.append(cell) or original(b, cell))
+    monkeypatch.setattr(
+        _Bench, "measure", lambda b, *cell: asked.append(cell[0]) or original(b, *cell)
+    )
     results = measure()
     assert asked == CELLS[4:]
     assert results.rows[:5] == first.rows
@@ -123,10 +127,10 @@ def test_a_finished_cell_is_never_measured_again(measure, monkeypatch):
 def test_ctrl_c_keeps_what_is_finished(measure, monkeypatch):
     original = _Bench.measure
 
-    def interrupted(bench, cell):
+    def interrupted(bench, cell, spec):
         if cell == CELLS[2]:
             raise KeyboardInterrupt
-        return original(bench, cell)
+        return original(bench, cell, spec)
 
     monkeypatch.setattr(_Bench, "measure", interrupted)
     model = make_model()
@@ -141,6 +145,64 @@ def test_ctrl_c_keeps_what_is_finished(measure, monkeypatch):
     resumed = measure(model=model)  # the model was restored
     measure.path.unlink()
     assert comparable(resumed) == comparable(measure())
+
+
+@pytest.mark.parametrize("adds", [1, 4, 5, 9])
+def test_a_loss_that_was_cut_off_goes_on_from_its_blocks(measure, monkeypatch, adds):
+    """Blocks that are known are not measured again, and the same numbers come out."""
+    settings = {"loss_samples": 2, "chunk": 20}
+    cells = grid("loss", ["plain", "StreamingLLM"], [160])
+    whole = comparable(measure(cells=cells, **settings))
+    names = sorted(path.name for path in measure.path.parent.iterdir())
+    measure.path.unlink()
+    original, said = Unfinished.add, []
+
+    def cut_off(kept, sample, losses):
+        if len(said) == adds:
+            raise KeyboardInterrupt
+        said.append((sample, *losses))
+        original(kept, sample, losses)
+
+    monkeypatch.setattr(Unfinished, "add", cut_off)
+    for _ in range(40):
+        try:
+            results = measure(cells=cells, **settings)
+            break
+        except KeyboardInterrupt:
+            adds += 5
+    assert comparable(results) == whole
+    blocks = [row["losses"] for row in (r.values for r in results.rows)]
+    assert sum(len(entry) - 1 for entry in said) == sum(len(b) for rows in blocks for b in rows)
+    assert sorted(path.name for path in measure.path.parent.iterdir()) == names
+
+
+def test_blocks_of_another_cell_or_half_a_line_are_not_taken_over(tmp_path):
+    path, cell = tmp_path / "results.jsonl", Cell("plain", "loss", 64)
+    kept = Unfinished(path, cell, "")
+    kept.add(0, [1.0, 2.0])
+    kept.add(1, [3.0])
+    assert [Unfinished(path, cell, "").of(i) for i in range(3)] == [[1.0, 2.0], [3.0], []]
+    part = tmp_path / "results.jsonl.part"
+    content = part.read_bytes()
+    first = content.index(b"\n") + 1
+    for end in range(first, len(content) + 1):
+        part.write_bytes(content[:end])
+        lines = content[first:end].count(b"\n")
+        again = Unfinished(path, cell, "")
+        assert [len(row) for row in again.samples] == [[], [1], [2], [2, 1]][lines]
+        assert part.read_bytes() == content[: first + content[first:end].rfind(b"\n") + 1]
+    for damage in (b'{"sample": 3, "loss": 1.0}', b'{"sample": 1, "loss": "x"}', b"[]", b"\xff"):
+        part.write_bytes(content + damage + b"\n")
+        assert Unfinished(path, cell, "").samples == [[1.0, 2.0], [3.0]]
+    for other in ((Cell("plain", "loss", 128), ""), (cell, "PI(factor=2)")):
+        part.write_bytes(content)
+        assert Unfinished(path, *other).samples == []
+
+
+def test_two_runs_do_not_share_a_folder(measure):
+    with hold(measure.path.parent), pytest.raises(ValueError, match="another lengthwise is"):
+        measure(cells=grid("loss", ["plain"], [70]))
+    assert measure(cells=grid("loss", ["plain"], [70])).rows
 
 
 def test_a_refusal_is_recorded_and_the_rest_goes_on(measure):

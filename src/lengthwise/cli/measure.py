@@ -10,7 +10,8 @@ import typer
 from lengthwise.cli.inputs import Chunk, Device, Dtype, check_inputs, read_text
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.cli.suite import Place, Server, check_options, measure_suite
-from lengthwise.names import TASKS
+from lengthwise.files import hold, leftovers
+from lengthwise.names import SUITE_FILE, TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -212,7 +213,10 @@ def check_folder(folder: Path, force: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a directory for the results")
-    if folder.exists() and any(folder.iterdir()) and not (folder / RESULTS).exists() and not force:
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if SUITE_FILE in names:
+        raise ValueError(f"{folder} holds results of a suite; choose another directory")
+    if names - leftovers(RESULTS) and RESULTS not in names and not force:
         raise ValueError(
             f"{folder} exists and holds no measurement; choose another directory or add --force"
         )
@@ -238,10 +242,13 @@ def carry_out(
     from rich.console import Console
 
     from lengthwise.measure import Results, print_report, run, write_report
+    from lengthwise.measure.results import forget_unfinished
 
     file = folder / RESULTS
     if begin_anew:
-        file.unlink(missing_ok=True)
+        with hold(folder):
+            file.unlink(missing_ok=True)
+            forget_unfinished(file)
     work_begins()
     try:
         results = run(

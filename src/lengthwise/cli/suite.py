@@ -12,8 +12,9 @@ import typer
 
 from lengthwise.cli.inputs import check_inputs, say
 from lengthwise.cli.interrupt import STATUS, work_begins
+from lengthwise.files import hold, leftovers
 from lengthwise.hf.files import find_tokenizer
-from lengthwise.names import LOCK, SUITE_FILE, SUITES
+from lengthwise.names import SUITE_FILE, SUITES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -304,7 +305,7 @@ def read_own(path: Path | None) -> Own:
         return Own(content, {}, content)
     try:
         form = "hotpot" if isinstance(json.loads(content), list) else "squad"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter where it is nested too deeply
         raise ValueError(f"--text: {path} is no JSON: {error}") from None
     return Own(None, {form: path}, content)
 
@@ -324,9 +325,7 @@ def check_suite_folder(folder: Path, force: bool) -> None:
     names = {path.name for path in folder.iterdir()}
     if RESULTS in names:
         raise ValueError(f"{folder} holds a measurement without --suite; choose another directory")
-    # A run that was killed at its very beginning leaves no more than these.
-    begun = {LOCK, SUITE_FILE + ".tmp"}
-    if names - begun and SUITE_FILE not in names and not force:
+    if names - leftovers(SUITE_FILE) and SUITE_FILE not in names and not force:
         raise ValueError(
             f"{folder} exists and holds no measurement; choose another directory or add --force"
         )
@@ -334,8 +333,6 @@ def check_suite_folder(folder: Path, force: bool) -> None:
 
 def begin_anew(folder: Path) -> None:
     """Remove the results of a folder, unless another run is writing them."""
-    from lengthwise.measure.suite.file import hold
-
     if (folder / SUITE_FILE).exists():
         with hold(folder):
             (folder / SUITE_FILE).unlink()

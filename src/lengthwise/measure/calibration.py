@@ -32,6 +32,7 @@ from lengthwise.extend.layouts.self_extend import SelfExtend
 from lengthwise.extend.method import Method
 from lengthwise.extend.selectors.infllm import InfLLM
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
+from lengthwise.files import write_text
 from lengthwise.hf.release import CACHE
 from lengthwise.measure.reading import read_to_end
 from lengthwise.measure.work import Read, Step, count_read, count_step
@@ -234,10 +235,7 @@ def _path(dtype: torch.dtype) -> Path:
 def save(rates: Rates, dtype: torch.dtype) -> Path:
     """Keep rates for later plans in the user's cache, whole or not at all."""
     path = _path(dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(asdict(rates), indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    write_text(path, json.dumps(asdict(rates), indent=1) + "\n")
     return path
 
 

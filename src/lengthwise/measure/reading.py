@@ -32,7 +32,11 @@ def with_methods(
 
 
 def read(
-    model: PreTrainedModel, ids: Tensor, chunk: int = CHUNK, every_logit: bool = False
+    model: PreTrainedModel,
+    ids: Tensor,
+    chunk: int = CHUNK,
+    every_logit: bool = False,
+    skip: int = 0,
 ) -> Iterator[tuple[Tensor, Any]]:
     """Read `ids` `[b, t]` chunk by chunk; yield each chunk's logits and the cache so far.
 
@@ -44,6 +48,8 @@ def read(
     Args:
         chunk: Tokens per forward pass, at least 1.
         every_logit: Logits `[b, chunk, vocabulary]` of every token instead of the last one.
+        skip: Tokens at the beginning whose logits nobody needs; a chunk that ends within them gives
+            that of its last token alone.
 
     Raises:
         ValueError: No token, a chunk below 1, or a model in training mode, whose dropout would
@@ -58,12 +64,14 @@ def read(
     if goes_stale(model):
         chunk = ids.shape[1]
     cache: Any = cache_for(model, ids.shape[1])
+    done = 0
     for part in ids.to(model.device).split(chunk, dim=1):
+        done += part.shape[1]
         out = model(
             input_ids=part,
             **{CACHE: cache},
             use_cache=True,
-            logits_to_keep=0 if every_logit else 1,
+            logits_to_keep=0 if every_logit and done > skip else 1,
         )
         cache = cache_of(out)
         yield out.logits, cache

@@ -1,13 +1,15 @@
 """The file of results: one JSON line for the plan, then one for every finished cell."""
 
-import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lengthwise.measure.appending import append, begin, is_a, is_row, line, parsed
+
 FORMAT = 1
+PARTIAL = ".part"  # behind the name of the results: blocks of a loss that is not finished
 # The loss of the untouched model with a context inside its window: what others are judged against.
 REFERENCE = "inside the window"
 
@@ -75,13 +77,13 @@ class Results:
         """
         # What follows the last line break was never finished.
         lines = path.read_bytes().split(b"\n")[:-1]
-        plan = _parse(lines[0]) if lines else None
+        plan = parsed(lines[0]) if lines else None
         if plan is None or plan.get("lengthwise_results") != FORMAT:
             raise ValueError(f"{path} is no file of results of this version of lengthwise")
         rows = []
-        for number, line in enumerate(lines[1:], start=2):
-            entry = _parse(line)
-            if entry is None or entry.keys() != Row.__dataclass_fields__.keys():
+        for number, words in enumerate(lines[1:], start=2):
+            entry = parsed(words)
+            if entry is None or not _is_sound(entry, plan):
                 raise ValueError(
                     f"{path}: line {number} is damaged; delete that line to measure it again"
                 )
@@ -104,12 +106,42 @@ class Results:
         return None
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
+# What the values of the runner's own tasks are; other tasks have values of their own.
+_VALUES: Mapping[str, Mapping[str, Any]] = {
+    "loss": {"block": int, "losses": list[list[float]]},
+    "passkey": {
+        "score": float, "low": float, "high": float, "scores": list[float], "depths": list[float],
+        "answers": list[str], "replies": list[str],
+    },
+    "speed": {
+        "first_token_seconds": float, "tokens_per_second": float, "cache_bytes": int,
+        "peak_bytes": int | None,
+    },
+}  # fmt: skip
+
+
+def _is_sound(entry: Any, plan: Mapping[str, Any]) -> bool:
+    """Whether a line is a row that a report can be made of."""
+    if not is_row(entry, Row) or entry["length"] < 1 or entry["seconds"] < 0:
+        return False
+    values, hints = entry["values"], _VALUES.get(entry["task"])
+    if entry["refused"] or hints is None:
+        return True
+    if values.keys() != hints.keys() or not all(is_a(values[k], h) for k, h in hints.items()):
+        return False
+    if entry["task"] == "loss":
+        count = plan.get("loss_samples", len(values["losses"]))
+        columns = -(-entry["length"] // max(values["block"], 1))
+        return bool(
+            values["block"] >= 1
+            and len(values["losses"]) == count >= 1
+            and all(len(row) == columns for row in values["losses"])
+        )
+    if entry["task"] == "passkey":
+        found = [values[key] for key in ("scores", "depths", "answers", "replies")]
+        shares = [values["score"], values["low"], values["high"], *found[0], *found[1]]
+        return len({*map(len, found)}) == 1 and bool(found[0]) and all(0 <= x <= 1 for x in shares)
+    return all(x is None or x >= 0 for x in values.values())
 
 
 class ResultsFile:
@@ -129,18 +161,60 @@ class ResultsFile:
             os.truncate(path, path.read_bytes().rindex(b"\n") + 1)
         else:
             self.results = Results({"lengthwise_results": FORMAT, **plan})
-            first = path.with_name(path.name + ".tmp")
-            first.write_text(json.dumps(self.results.plan, ensure_ascii=False) + "\n", "utf-8")
-            os.replace(first, path)
+            begin(path, self.results.plan)
 
     def add(self, row: Row) -> None:
-        """Append a finished cell; it is on the disk when this returns."""
-        line = json.dumps(asdict(row), allow_nan=False, ensure_ascii=False) + "\n"
-        with open(self.path, "ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a finished cell; it is on the disk when this returns.
+
+        Raises:
+            OSError: The disk is full, for one. What was there before is still there, whole.
+        """
+        append(self.path, asdict(row), f"the {len(self.results.rows)} measurements")
         self.results.rows.append(row)
+
+
+class Unfinished:
+    """The blocks of a loss that is being read, kept beside the results until it is finished.
+
+    A reading of hours that is cut off goes on from them; whatever else is kept there is dropped.
+    """
+
+    def __init__(self, results: Path, cell: Cell, spec: str) -> None:
+        self._path = results.with_name(results.name + PARTIAL)
+        self._head = {"cell": asdict(cell), "spec": spec}
+        lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []
+        self.samples: list[list[float]] = []
+        if not lines or parsed(lines[0]) != self._head:
+            begin(self._path, self._head)
+            return
+        sound = len(lines[0]) + 1
+        for words in lines[1:]:  # the number of the sample, and the mean of its next block
+            entry = parsed(words)
+            known = entry is not None and is_a(entry.get("loss"), float)
+            sample = entry.get("sample") if entry is not None else None
+            if not known or sample not in (len(self.samples) - 1, len(self.samples)):
+                break
+            assert entry is not None
+            if sample == len(self.samples):
+                self.samples.append([])
+            self.samples[-1].append(float(entry["loss"]))
+            sound += len(words) + 1
+        os.truncate(self._path, sound)
+
+    def of(self, sample: int) -> list[float]:
+        """The blocks that are known of a stretch of the text."""
+        return list(self.samples[sample]) if sample < len(self.samples) else []
+
+    def add(self, sample: int, losses: Sequence[float]) -> None:
+        """Keep the next blocks of a stretch."""
+        with open(self._path, "ab") as file:  # no more is lost with the machine than a reading
+            for loss in losses:
+                file.write(line({"sample": sample, "loss": loss}).encode())
+
+
+def forget_unfinished(results: Path) -> None:
+    """Drop the blocks of a loss that were kept beside results: all is finished."""
+    results.with_name(results.name + PARTIAL).unlink(missing_ok=True)
 
 
 def _check_same_plan(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -16,10 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
+from lengthwise.files import hold
 from lengthwise.hf.prompts import encode_prompts
 from lengthwise.hf.weights import fingerprint
 from lengthwise.measure.environment import hardware, versions
-from lengthwise.measure.loss import block_means, block_size, in_window_losses, losses_by_position
+from lengthwise.measure.loss import block_size, blocks, in_window_pieces, loss_pieces
 from lengthwise.measure.reading import (
     CHUNK,
     first_token,
@@ -28,7 +29,15 @@ from lengthwise.measure.reading import (
     until_end,
     with_methods,
 )
-from lengthwise.measure.results import REFERENCE, Cell, Results, ResultsFile, Row
+from lengthwise.measure.results import (
+    REFERENCE,
+    Cell,
+    Results,
+    ResultsFile,
+    Row,
+    Unfinished,
+    forget_unfinished,
+)
 from lengthwise.measure.speed import cost
 from lengthwise.measure.statistics import wilson
 from lengthwise.measure.tasks.base import Item
@@ -48,8 +57,10 @@ class _Bench:
         text: str,
         window: int,
         settings: Mapping[str, int],
+        output: Path,
     ) -> None:
         self.model, self.tokenizer, self.window = model, tokenizer, window
+        self.output = output
         self.settings = settings
         self.head = first_token(tokenizer)
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -79,23 +90,30 @@ class _Bench:
             self._items[length] = self.passkey.build(self.tokenizer, length, count, seed)
         return self._items[length]
 
-    def measure(self, cell: Cell) -> dict[str, Any]:
+    def measure(self, cell: Cell, spec: str) -> dict[str, Any]:
         """The values of a cell, with the model as it is adapted now."""
         if cell.task == "loss":
-            return self.loss(cell.length, reference=cell.method == REFERENCE)
+            return self.loss(cell, Unfinished(self.output, cell, spec))
         return self.retrieve(cell.length) if cell.task == "passkey" else self.speed(cell.length)
 
-    def loss(self, length: int, reference: bool) -> dict[str, Any]:
-        chunk = self.settings["chunk"]
+    def loss(self, cell: Cell, kept: Unfinished) -> dict[str, Any]:
+        chunk, length = self.settings["chunk"], cell.length
         block = block_size(length, self.window)
-        blocks = []
-        for ids in self.texts(length, self.settings["loss_samples"]).split(1):
-            if reference:
-                losses = in_window_losses(self.model, ids, self.window, self.head, chunk)
+        losses = []
+        for sample, ids in enumerate(self.texts(length, self.settings["loss_samples"]).split(1)):
+            row = kept.of(sample)
+            skip = max(len(row) * block - 1, 0)  # position 0 has no loss
+            if cell.method == REFERENCE:
+                pieces = in_window_pieces(self.model, ids, self.window, self.head, chunk, skip)
             else:
-                losses = losses_by_position(self.model, ids, chunk)
-            blocks += [[round(x, 5) for x in row] for row in block_means(losses, block).tolist()]
-        return {"block": block, "losses": blocks}
+                pieces = loss_pieces(self.model, ids, chunk, skip)
+            if len(row) * block < length:
+                for fresh in blocks(pieces, block, len(row)):
+                    fresh = [round(loss, 5) for loss in fresh]
+                    kept.add(sample, fresh)
+                    row += fresh
+            losses.append(row)
+        return {"block": block, "losses": losses}
 
     def retrieve(self, length: int) -> dict[str, Any]:
         items = self.items(length)
@@ -166,8 +184,8 @@ def run(
 
     Raises:
         ValueError: A model that is adapted already, an unknown task or method, a text too short
-            for the plan, an output of another plan. A cell that raises ValueError is no error:
-            it is recorded as refused.
+            for the plan, an output of another plan or in use. A cell that raises ValueError is no
+            error: it is recorded as refused.
         KeyboardInterrupt: Passed on, after saying how to go on.
     """
     console = console or Console()
@@ -179,7 +197,7 @@ def run(
     if is_adapted(model):
         raise ValueError("run adapts the model itself; call lengthwise.restore(model) first")
     window = window or trained_window(model)
-    bench = _Bench(model, tokenizer, text, window, counts | {"seed": seed})
+    bench = _Bench(model, tokenizer, text, window, counts | {"seed": seed}, output)
     cells = _with_references(cells)
     for cell in cells:
         if cell.task not in TASKS:
@@ -192,23 +210,22 @@ def run(
             bench.check_length(cell.length, loss_samples if cell.task == "loss" else 1)
     if REFERENCE in methods:
         raise ValueError(f"{REFERENCE!r} is the name of the reference; call the method otherwise")
-    file = ResultsFile(
-        output,
-        {
-            "model": name,
-            "fingerprint": fingerprint(model),
-            "parameters": sum(weight.numel() for weight in model.parameters()),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "window": window,
-            "text": hashlib.sha256(text.encode()).hexdigest()[:12],
-            "seed": seed,
-            **counts,
-        },
-    )
-    specs = {name: " + ".join(map(repr, chosen)) for name, chosen in methods.items()}
-    _check_specs(file, specs)
-    _measure_all(bench, file, methods, specs, cells, console)
-    return file.results
+    plan = {
+        "model": name,
+        "fingerprint": fingerprint(model),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "window": window,
+        "text": hashlib.sha256(text.encode()).hexdigest()[:12],
+        "seed": seed,
+        **counts,
+    }
+    with hold(output.parent):
+        file = ResultsFile(output, plan)
+        specs = {name: " + ".join(map(repr, chosen)) for name, chosen in methods.items()}
+        _check_specs(file, specs)
+        _measure_all(bench, file, methods, specs, cells, console)
+        return file.results
 
 
 def _with_references(cells: Sequence[Cell]) -> list[Cell]:
@@ -267,11 +284,12 @@ def _measure_all(
                 elif not console.is_terminal:
                     progress.console.print(Text(f"{label}: {row.seconds:.1f} s"))
                 progress.advance(bar, _effort(cell, bench.settings))
+        forget_unfinished(file.path)
     except KeyboardInterrupt:
         done = len(file.results.rows)
         words = (
-            f"\nInterrupted. {file.path} keeps the {done} measurements that are finished; "
-            "run the same command again to go on from there."
+            f"\nInterrupted. {file.path} keeps the {done} measurements that are finished, and the "
+            "blocks of a loss that is not; run the same command again to go on from there."
         )
         console.print(escape(words), soft_wrap=True)
         raise
@@ -283,7 +301,7 @@ def _measure(bench: _Bench, cell: Cell, methods: Sequence[Method], spec: str) ->
     refused = ""
     try:
         with with_methods(bench.model, methods):
-            values = bench.measure(cell)
+            values = bench.measure(cell, spec)
     except ValueError as error:
         refused = str(error)
     except torch.OutOfMemoryError:

@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.measure.suite.file import FORMAT, SUITE_FILE, SuiteFile, SuiteResults, hold
+from lengthwise.files import hold
+from lengthwise.measure.suite.file import FORMAT, SUITE_FILE, SuiteFile, SuiteResults
 from lengthwise.measure.suite.rows import ItemRow
 
 PLAN = {
     "suite": "quick", "tasks": {"niah": "NIAH()", "vt": "VT()"}, "items": 4, "seed": 0,
     "adaptive": False, "threshold": 0.85, "reader": {"name": "tiny", "window": 64}, "text": "",
 }  # fmt: skip
-SESSION = {"command": "lengthwise measure …", "methods": {"plain": ""}, "lengths": [512]}
+SESSION = {
+    "command": "lengthwise measure …", "methods": {"plain": ""}, "lengths": [512],
+    "started": "2026-01-02T03:04:05+00:00", "versions": {"torch": "2"}, "hardware": {"cores": 2},
+}  # fmt: skip
 ROW = ItemRow(
     method="plain", task="niah", length=512, index=0, score=1.0, chance=1e-7, depths=(0.25,),
     prompt="A special …", answer="1234567", reply=" 1234567", tokens=8, first_token=0.01,
@@ -145,7 +149,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from lengthwise.measure.suite.file import hold\n"
+        "from lengthwise.files import hold\n"
         "with hold(Path(sys.argv[1])):\n"
         "    print('held', flush=True); time.sleep(60)\n"
     )

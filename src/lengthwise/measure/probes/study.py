@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
+from lengthwise.files import hold
 from lengthwise.hf.prompts import encode_prompts
 from lengthwise.hf.weights import fingerprint
 from lengthwise.measure import tasks as all_tasks
@@ -165,18 +166,19 @@ def study(
             raise ValueError(f"unknown task {task!r}: choose from {', '.join(bench.tasks)}")
     plan = {"study": "extension", "fingerprint": fingerprint(model), **counts}
     plan |= {"text": hashlib.sha256(text.encode()).hexdigest()[:12]}
-    file = ResultsFile(output, plan)
-    finished = {row.cell for row in file.results.rows}
-    for name, entry in entries.items():
-        wanted = [Cell(name, task, n) for n in sorted(lengths) for task in (PERPLEXITY, *tasks)]
-        left = [cell for cell in wanted if cell not in finished]
-        if not left:
-            continue
-        candidate = model if entry.checkpoint is None else entry.checkpoint()[0]
-        for cell in left:
-            progress(f"{cell.task} {cell.length:,} · {name}")
-            file.add(_measured(bench, candidate, entry, cell))
-    return file.results
+    with hold(output.parent):
+        file = ResultsFile(output, plan)
+        finished = {row.cell for row in file.results.rows}
+        for name, entry in entries.items():
+            wanted = [Cell(name, task, n) for n in sorted(lengths) for task in (PERPLEXITY, *tasks)]
+            left = [cell for cell in wanted if cell not in finished]
+            if not left:
+                continue
+            candidate = model if entry.checkpoint is None else entry.checkpoint()[0]
+            for cell in left:
+                progress(f"{cell.task} {cell.length:,} · {name}")
+                file.add(_measured(bench, candidate, entry, cell))
+        return file.results
 
 
 def _measured(bench: _Bench, model: PreTrainedModel, entry: Entry, cell: Cell) -> Row:

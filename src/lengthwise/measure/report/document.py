@@ -1,9 +1,9 @@
 """The frame of a report: one HTML file that needs nothing else."""
 
-import os
 from html import escape
 from pathlib import Path
 
+from lengthwise.files import write_text
 from lengthwise.measure.report.style import STYLE
 
 
@@ -33,8 +33,5 @@ def figure(drawing: str, caption: str) -> str:
 
 def write_page(path: Path, page: str) -> None:
     """Write a page; a file that is there already is replaced as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     # A reply may hold half of a character, which UTF-8 cannot say.
-    temporary.write_text(page, encoding="utf-8", errors="replace")
-    os.replace(temporary, path)
+    write_text(path, page.encode(errors="replace").decode())

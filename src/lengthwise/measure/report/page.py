@@ -158,7 +158,7 @@ def _refused(results: Results) -> str:
     if not rows:
         return ""
     lines = "".join(
-        f"<tr><td>{escape(r.method)}</td><td>{r.task}</td><td>{r.length:,}</td>"
+        f"<tr><td>{escape(r.method)}</td><td>{escape(r.task)}</td><td>{r.length:,}</td>"
         f'<td class="words refused">{escape(r.refused)}</td></tr>'
         for r in rows
     )
@@ -172,7 +172,7 @@ def _refused(results: Results) -> str:
 
 def _everything(results: Results) -> str:
     lines = "".join(
-        f"<tr><td>{escape(r.method)}</td><td>{r.task}</td><td>{r.length:,}</td>"
+        f"<tr><td>{escape(r.method)}</td><td>{escape(r.task)}</td><td>{r.length:,}</td>"
         f'<td class="words">{escape(_words(results, r))}</td><td>{r.seconds:,.1f}</td></tr>'
         for r in sorted(results.rows, key=lambda r: (r.task, r.length))
     )
@@ -197,6 +197,8 @@ def _words(results: Results, row: Row) -> str:
         return (
             f"{sum(values['scores']):.0f} of {count} [{values['low']:.0%} to {values['high']:.0%}]"
         )
+    if row.task != "speed":
+        return "of another kind, see the file"
     return (
         f"first token {values['first_token_seconds']:.3g} s, "
         f"{values['tokens_per_second']:.3g} tokens a second, "
@@ -231,5 +233,6 @@ def _again(results: Results, command: str) -> str:
 
 
 def _machine(row: Row) -> str:
-    h = row.hardware
+    names = ("name", "device", "threads", "cores", "system")
+    h = {name: row.hardware.get(name, "unknown") for name in names}
     return f"{h['name']} ({h['device']}), {h['threads']} of {h['cores']} cores, {h['system']}"

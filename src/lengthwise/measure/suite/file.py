@@ -1,14 +1,13 @@
 """The file of a suite: a line for the plan, then a line for every session and every item."""
 
-import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lengthwise.measure.appending import append, begin, is_a, is_row, line, parsed
 from lengthwise.measure.effective import (
     EffectiveLength,
     effective_length,
@@ -17,10 +16,19 @@ from lengthwise.measure.effective import (
 )
 from lengthwise.measure.statistics import Interval
 from lengthwise.measure.suite.rows import ItemRow
-from lengthwise.names import LOCK, SUITE_FILE
+from lengthwise.names import SUITE_FILE
 
 FORMAT = 1
 _ITEM, _SESSION = "item", "session"
+# What a plan and a session must hold for a report to be made of them.
+PLAN: Mapping[str, Any] = {
+    "suite": str, "tasks": Mapping[str, str], "items": int, "adaptive": bool, "threshold": float,
+    "reader": Mapping[str, Any], "seed": int, "text": str,
+}  # fmt: skip
+SESSION: Mapping[str, Any] = {
+    "command": str, "started": str, "versions": Mapping[str, str], "hardware": Mapping[str, Any],
+    "methods": Mapping[str, str], "lengths": list[int],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class SuiteResults:
 def _read(path: Path) -> tuple[SuiteResults, int]:
     """What a file holds, and how many of its bytes are sound."""
     lines = path.read_bytes().split(b"\n")
-    plan = _parse(lines[0]) if len(lines) > 1 else None
+    plan = parsed(lines[0]) if len(lines) > 1 else None
     if plan is None or "lengthwise_suite" not in plan:
         hint = ""
         if plan is not None and "lengthwise_results" in plan:
@@ -117,14 +125,20 @@ def _read(path: Path) -> tuple[SuiteResults, int]:
             f"{path} was written by another version of lengthwise (format "
             f"{plan['lengthwise_suite']!r}, this one reads {FORMAT}); choose another directory"
         )
+    for key, hint in PLAN.items():
+        if not is_a(plan.get(key), hint):
+            raise ValueError(
+                f"{path}: line 1 is damaged, its {key} is {plan.get(key)!r:.60}; choose another "
+                "directory or add --force"
+            )
     results, sound = SuiteResults(plan), len(lines[0]) + 1
     rows: dict[tuple[str, str, int, int], ItemRow] = {}
     last = len(lines) - 2 if lines[-1] == b"" else len(lines) - 1
-    for number, line in enumerate(lines[1:-1], start=1):
-        entry = _parse(line)
-        if entry is not None and entry.keys() == {_SESSION}:
+    for number, words in enumerate(lines[1:-1], start=1):
+        entry = parsed(words)
+        if entry is not None and entry.keys() == {_SESSION} and _is_session(entry[_SESSION]):
             results.sessions.append(entry[_SESSION])
-        elif entry is not None and entry.keys() == {_ITEM} and _is_row(entry[_ITEM]):
+        elif entry is not None and entry.keys() == {_ITEM} and _is_item(entry[_ITEM]):
             depths = tuple(entry[_ITEM]["depths"])
             row = ItemRow(**{**entry[_ITEM], "depths": depths})
             rows.pop(row.key, None)  # one that was refused for now, and asked again
@@ -135,52 +149,27 @@ def _read(path: Path) -> tuple[SuiteResults, int]:
             raise ValueError(
                 f"{path}: line {number + 1} is damaged; delete that line to measure it again"
             )
-        sound += len(line) + 1
+        sound += len(words) + 1
     results.rows.extend(rows.values())
     return results, sound
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
-
-
-def _is_row(entry: Any) -> bool:
+def _is_item(entry: Any) -> bool:
     # Rows from before it was kept lack `again`.
-    return isinstance(entry, dict) and {*entry, "again"} == {*ItemRow.__dataclass_fields__}
+    return (
+        is_row(entry, ItemRow, without="again")
+        and all(0 <= x <= 1 for x in (entry["chance"], entry["score"] or 0, *entry["depths"]))
+        and min(entry[key] for key in ("index", "tokens", "seconds", "session")) >= 0
+        and entry["length"] >= 1
+    )
 
 
-def _line(entry: Mapping[str, Any]) -> bytes:
-    return (json.dumps(entry, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold a folder alone; it is made where it is missing.
-
-    The lock belongs to the operating system: it ends with the process, however that ends.
-
-    Raises:
-        ValueError: Another run holds it.
-    """
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"{folder}: another lengthwise is measuring into this directory; wait for it, or "
-            "choose another one"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _is_session(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and entry.keys() >= SESSION.keys()
+        and all(is_a(entry[key], hint) for key, hint in SESSION.items())
+    )
 
 
 class SuiteFile:
@@ -205,12 +194,10 @@ class SuiteFile:
 
     def _open(self) -> None:
         if not self.path.exists():
-            first = self.path.with_name(self.path.name + ".tmp")
-            first.write_bytes(_line(self.results.plan))
-            os.replace(first, self.path)
+            begin(self.path, self.results.plan)
             return
         # As JSON has it: a tuple of the new plan is a list in the file.
-        new = json.loads(_line(self.results.plan))
+        new = json.loads(line(self.results.plan))
         self.results, sound = _read(self.path)
         _check_same_plan(self.path, self.results.plan, new)
         os.truncate(self.path, sound)
@@ -234,21 +221,7 @@ class SuiteFile:
         self.results.rows.append(row)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        size = self.path.stat().st_size
-        try:
-            with open(self.path, "ab") as file:
-                file.write(_line(entry))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            os.truncate(self.path, size)
-            count = len(self.results.rows)
-            raise OSError(
-                error.errno or errno.EIO,
-                f"{error.strerror}; the {count} items before it are kept: make room and run the "
-                "same command again",
-                str(self.path),
-            ) from None
+        append(self.path, entry, f"the {len(self.results.rows)} items")
 
 
 def _check_same_plan(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

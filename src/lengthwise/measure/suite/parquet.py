@@ -50,7 +50,10 @@ def write_parquet(results: SuiteResults, folder: Path) -> Path:
     rows = [vars(row) for row in results.rows]
     table = pa.Table.from_pylist(rows, schema=pa.schema(kinds.items(), metadata=about))
     path = folder / PARQUET
-    fresh = path.with_name(path.name + ".tmp")
-    pq.write_table(table, fresh)
-    os.replace(fresh, path)
+    fresh = path.with_name(f".{path.name}.tmp")
+    try:
+        pq.write_table(table, fresh)
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
     return path

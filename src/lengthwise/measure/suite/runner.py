@@ -13,11 +13,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
+from lengthwise.files import hold
 from lengthwise.measure.effective import verdict
 from lengthwise.measure.engines.base import Reader, Reply, Unordered
 from lengthwise.measure.engines.local import LocalReader
 from lengthwise.measure.environment import hardware, versions
-from lengthwise.measure.suite.file import SuiteFile, SuiteResults, hold
+from lengthwise.measure.suite.file import SuiteFile, SuiteResults
 from lengthwise.measure.suite.items import Items
 from lengthwise.measure.suite.rows import ItemRow
 from lengthwise.measure.suite.suites import Suite
