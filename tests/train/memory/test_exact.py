@@ -10,6 +10,7 @@ import lengthwise as lw
 from lengthwise.hf.families import FAMILIES
 from lengthwise.testing.models import tiny_model
 from lengthwise.train.memory import Offload, StreamBP, TiledLoss, TiledMLP, fit
+from lengthwise.train.patterns import Groups, MASFormer, ShiftedSparse, fit_pattern
 
 LENGTH = 34
 STREAM, MLP, LOSS, OFFLOAD = StreamBP(chunk=22), TiledMLP(tokens=14), TiledLoss(7), Offload()
@@ -140,6 +141,27 @@ def test_adapted_layouts(methods, kind):
             assert_same(step(model, inputs), plain)
 
 
+@pytest.mark.parametrize("methods", [(), (lw.DynamicNTK(),), (lw.YaRN(factor=4),)])
+def test_adapted_beyond_the_window(methods):
+    """Documents longer than a chunk and the window, positions with gaps, padding in between."""
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 300, (2, 200), generator=g)
+    lengths = ((150, 50), (20, 180))
+    packed = {
+        "segment_ids": torch.tensor([[0] * a + [1] * b for a, b in lengths]),
+        "position_ids": torch.tensor([[*range(a), *range(b)] for a, b in lengths]),
+    }
+    mask = torch.ones_like(ids)
+    mask[0, -30:], mask[1, 50:60] = 0, 0
+    gaps = torch.arange(200).repeat(2, 1) * 2
+    model = lw.adapt(trainable("llama"), *methods)
+    for more in (packed, {"position_ids": gaps}, {"position_ids": gaps, "attention_mask": mask}):
+        inputs = {"input_ids": ids, "labels": ids, "use_cache": False, **more}
+        plain = step(model, inputs)
+        with fit(model, StreamBP(chunk=128)):
+            assert_same(step(model, inputs), plain)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapted_families(family):
     model, inputs = lw.adapt(trainable(family), lw.SelfExtend(group=4, window=12)), batch("padded")
@@ -227,3 +249,18 @@ def test_generation_and_evaluation_inside_the_block():
                 model(**prompt).logits[real], logits[real], atol=1e-9, rtol=0
             )
         assert torch.equal(model.generate(**prompt, **kwargs), tokens)
+
+
+def test_patterns_of_layers_but_not_of_heads():
+    inputs = batch("whole")
+    for pattern in (MASFormer(full=1, block=8), Groups(16)):
+        model = fit_pattern(trainable("llama"), pattern)
+        plain = step(model, inputs)
+        with fit(model, StreamBP(chunk=22)):
+            assert_same(step(model, inputs), plain)
+    model = fit_pattern(trainable("llama"), ShiftedSparse(16))
+    with pytest.raises(ValueError, match=r"layers whose heads .*heads 0-2: Groups.*use Offload"):
+        fit(model, StreamBP(chunk=22)).__enter__()
+    plain = step(model, inputs)
+    with fit(model, OFFLOAD, TiledMLP(14)):
+        assert_same(step(model, inputs), plain)

@@ -116,6 +116,11 @@ def _refuse(model: PreTrainedModel, asked: dict[type[Memory], Memory]) -> None:
     if kind == ADAPTED:
         engine = model.__dict__["_lengthwise"].engine
         for axes in engine.layers:
+            if axes.layout.by_head:
+                raise ValueError(
+                    "StreamBP does not cover layers whose heads have layouts of their own "
+                    f"({axes.layout}); use Offload, or gradient checkpointing"
+                )
             if axes.selector.state() is not None:
                 raise ValueError(
                     f"StreamBP does not cover {type(axes.selector).__name__}, whose choice of "

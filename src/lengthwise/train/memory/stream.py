@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from torch.autograd.function import once_differentiable
 
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.keys import KeyBlock
+from lengthwise.extend.engine import LayerState
 from lengthwise.hf.binding import NAME as ADAPTED
 from lengthwise.hf.binding import Call
+from lengthwise.hf.positions import DOCUMENT_LENGTHS, Order, document_lengths
 from lengthwise.hf.release import CACHE
 from lengthwise.hf.streaming import RowMask
 from lengthwise.train.memory.host import Host
@@ -195,17 +197,27 @@ def _cut_call(call: Call, low: int, high: int, cache: Any, index: int) -> Call:
     step = call.step
     segments = None if step.segments is None else step.segments[:, low:high]
     start = None if step.start is None else step.start + low
-    piece = replace(step, positions=step.positions[:, low:high], segments=segments, start=start)
+    order = step.order
+    if order is not None:
+        parts = (order.queries, order.keys, order.angles)
+        order = Order(*(part[:, low:high] for part in parts))
+    piece = replace(
+        step, positions=step.positions[:, low:high], segments=segments, start=start, order=order
+    )
+    if segments is not None:
+        piece.memo[DOCUMENT_LENGTHS] = document_lengths(step)[:, low:high]
 
     class Store:
         def extend(self, new: KeyBlock) -> list[KeyBlock]:
             keys, values = cache.update(new.keys, new.values)
             stop = keys.shape[2]
+            if step.order is not None and call.engine.ordered[index]:
+                return [KeyBlock(keys, values, step.order.keys[:, None, :stop])]
             documents = None if step.segments is None else step.segments[:, :stop]
             positions = step.positions[:, None, :stop]
             return [KeyBlock(keys, values, positions, documents, step.start)]
 
-    state = SimpleNamespace(state=SimpleNamespace(store=Store(), selector=None))
+    state = SimpleNamespace(state=LayerState(cast(Any, Store()), None))
     layers: Any = SimpleNamespace(layers={index: state})
     return replace(call, step=piece, cache=layers)
 
