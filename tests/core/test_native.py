@@ -178,9 +178,11 @@ def test_what_is_not_taken() -> None:
 
 @needs_compiler
 def test_the_widest_code_that_fits_is_taken(kind: built.Kind) -> None:
-    assert kind.title in native.why(kind.lanes, kind.lanes)
-    assert "AVX2" in native.why(16 * 5, 8 * 5)
-    assert native.why(20, 64) == "torch: heads of this size are not whole vectors"
+    for band in (False, True):
+        assert kind.title in native.why(64, 64, band=band)
+        assert "AVX2" in native.why(16 * 5, 16 * 5, band=band)  # two vectors of 8 values
+        assert "torch: heads of this size" in native.why(20, 64, band=band)
+    assert "AVX2" in native.why(128, 128)  # a step waits for memory
 
 
 @needs_compiler

@@ -177,10 +177,9 @@ def test_what_runs_without_a_cache_is_named():
 
 def test_explain_says_what_computes_attention_here_and_why(monkeypatch):
     model = lw.adapt(tiny_model("llama"))
-    monkeypatch.setattr(native, "why", lambda d, e: f"torch: no C compiler for {d} and {e}")
+    monkeypatch.setattr(native, "why", lambda d, e, band=False: f"torch: {d}, {e}, {band}")
     text = lw.explain(model)
-    assert "(torch: no C compiler for 8 and 8)" in text  # decoding
-    assert "(torch: no C compiler for 8 and 4)" in text  # bands take two vectors of values
+    assert "(torch: 8, 8, False)" in text and "(torch: 8, 8, True)" in text
 
 
 def test_a_plain_model_cannot_be_explained():

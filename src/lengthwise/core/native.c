@@ -24,7 +24,11 @@ typedef int whole __attribute__((vector_size(4 * LANES), aligned(4)));
 /* In line, GCC would give some of a function's registers to what lies around it. */
 #define APART __attribute__((noinline)) static
 
-#define FEW 32 /* keys of a tile: it, its values and the next of both stay in the first cache */
+#define FEW 64 /* keys of a tile at most */
+
+/* Fewer where a tile, its values and the next of both then stay in the first cache. For wider heads
+ * they would not, and fewer keys were slower. */
+static long tile_keys(long d) { return d > 32 && d <= 64 ? 32 : FEW; }
 
 /* Strides in floats; a query's rows lie one after the other. */
 typedef struct {
@@ -115,8 +119,8 @@ static inline void ask(ahead *x) {
     }
 }
 
-static inline ahead coming(const float *row, long stride, long width, long turns) {
-    long lines = FEW * ((width + LINE - 1) / LINE);
+static inline ahead coming(const float *row, long stride, long keys, long width, long turns) {
+    long lines = keys * ((width + LINE - 1) / LINE);
     return (ahead){row, stride, width, 0, lines, (int)((lines + turns - 1) / turns)};
 }
 
@@ -207,6 +211,7 @@ static void add_wide(const float *w, const float *v, long stride, long keys, lon
 static void item(const part *parts, long count, long at, long head, long kv, long share,
                  long shares, long rows, long d, long e, float scale, state to) {
     float weights[2 * FEW] = {0};
+    long few = tile_keys(d);
     for (long r = 0; r < rows; r++) to.top[r] = -INFINITY, to.total[r] = 0;
     for (long i = 0; i < rows * e; i++) to.out[i] = 0;
     for (long p = 0; p < count; p++) {
@@ -215,10 +220,11 @@ static void item(const part *parts, long count, long at, long head, long kv, lon
         const float *k = x.k + at * x.k_batch + head * x.k_head;
         const float *v = x.v + at * x.v_batch + head * x.v_head;
         long last = x.keys * (share + 1) / shares;
-        for (long low = x.keys * share / shares; low < last; low += FEW) {
-            long keys = last - low < FEW ? last - low : FEW;
-            ahead next_k = coming(k + (low + FEW) * x.k_row, x.k_row, d, rows * FEW / LANES);
-            ahead next_v = coming(v + (low + FEW) * x.v_row, x.v_row, e, rows * FEW * e / (8 * LANES));
+        for (long low = x.keys * share / shares; low < last; low += few) {
+            long keys = last - low < few ? last - low : few;
+            ahead next_k = coming(k + (low + few) * x.k_row, x.k_row, few, d, rows * few / LANES);
+            ahead next_v =
+                coming(v + (low + few) * x.v_row, x.v_row, few, e, rows * few * e / (8 * LANES));
             for (long r = 0; r < rows; r += 2) {
                 if (r + 1 == rows) /* alone: its partner weighs nothing */
                     for (long j = 0; j < FEW; j++) weights[FEW + j] = 0;

@@ -33,29 +33,36 @@ class _Band(ctypes.Structure):
 
 
 @functools.cache
-def _serving(d: int, e: int) -> tuple[Any, str]:
-    """The widest C code that has whole vectors in `d` and in `e` numbers, or None, and in words."""
+def _serving(d: int, e: int, lanes: int) -> tuple[Any, str]:
+    """The widest C code, of at most so many lanes, for heads of `d` numbers and values of `e`, or
+    None, and in words.
+    """
     kinds, reason = built.kinds()
     for kind in kinds:
-        if d % kind.lanes == 0 == e % kind.lanes:
+        if kind.lanes <= lanes and d % kind.lanes == 0 == e % kind.lanes:
             library, reason = built.library(kind)
             if library is not None:
                 return _typed(library), f"C with {kind.title} where float32"
     return None, f"torch: {reason or 'heads of this size are not whole vectors'}"
 
 
-def _code(d: int, e: int) -> Any:
-    return _serving(d, e)[0]
+def _step(d: int, e: int) -> tuple[Any, str]:
+    # Wide heads wait for memory, and two small vectors at a time waited less than a wide one.
+    return _serving(d, e, 16 if d <= 64 >= e else 8)
 
 
-def _band_code(q: Tensor, v: Tensor) -> Any:
-    half, odd = divmod(v.shape[-1], 2)  # two vectors of values at a time
-    return None if odd else _code(q.shape[-1], half)
+def _wide(d: int, e: int) -> tuple[Any, str]:
+    # Two vectors of values at a time.
+    return _serving(d, e // 2 if e % 2 == 0 else e, 16)
 
 
-def why(d: int, e: int) -> str:
-    """What computes attention of heads of `d` numbers and values of `e` here; if torch, why."""
-    return _serving(d, e)[1]
+def why(d: int, e: int, *, band: bool = False) -> str:
+    """What computes attention of heads of `d` numbers and values of `e` here; if torch, why.
+
+    Args:
+        band: Ask about many queries, not about a decoding step.
+    """
+    return (_wide if band else _step)(d, e)[1]
 
 
 def takes(pairs: Sequence[tuple[Tensor, KeyBlock]]) -> bool:
@@ -64,14 +71,15 @@ def takes(pairs: Sequence[tuple[Tensor, KeyBlock]]) -> bool:
     """
     for x, block in pairs:
         k, v = block.keys, block.values
-        if not _plain(x, k, v) or _code(k.shape[-1], v.shape[-1]) is None:
+        if not _plain(x, k, v) or _step(k.shape[-1], v.shape[-1])[0] is None:
             return False
     return True
 
 
 def takes_band(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the C code reads these queries `[b, h, t, d]`, keys and values for a band."""
-    return q.stride(-1) == 1 and _plain(q, k, v) and _band_code(q, v) is not None
+    whole = q.stride(-1) == 1 and _plain(q, k, v)
+    return whole and _wide(q.shape[-1], v.shape[-1])[0] is not None
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -102,7 +110,7 @@ def decode(pairs: Sequence[tuple[Tensor, KeyBlock]], scale: float) -> Partial:
     out, lse = first.new_empty(b, h, t, e), first.new_empty(b, h, t)
     threads = torch.get_num_threads()
     shares = max(1, -(-threads // (b * kv)))
-    failed = _code(d, e).lengthwise_decode(
+    failed = _step(d, e)[0].lengthwise_decode(
         parts, len(pairs), b, kv, h // kv * t, d, e, shares, scale, threads,
         out.data_ptr(), lse.data_ptr(),
     )  # fmt: skip
@@ -117,7 +125,7 @@ def takes_turn(x: Tensor, cos: Tensor) -> bool:
     """
     live = torch.is_grad_enabled() and (x.requires_grad or cos.requires_grad)
     plain = x.device.type == "cpu" and x.dtype is torch.float32 and x.stride(-1) == 1
-    return plain and not live and _code(0, 0) is not None
+    return plain and not live and _wide(0, 0)[0] is not None
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
@@ -130,7 +138,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     cos, sin = cos.contiguous(), sin.contiguous()
     pairs = cos.shape[-1]
     step, apart = (2, 1) if interleaved else (1, pairs)
-    _code(0, 0).lengthwise_turn(
+    _wide(0, 0)[0].lengthwise_turn(
         x.data_ptr(), *x.shape, *x.stride()[:3], pairs, step, apart,
         cos.data_ptr(), sin.data_ptr(), cos[0].numel() if len(cos) > 1 else 0, to.data_ptr(),
         torch.get_num_threads(),
@@ -162,7 +170,7 @@ def band(
         b, h, k.shape[1], t, k.shape[2], d, e,
         offset, near, NO_LIMIT if far is None else far, first, last, scale,
     )  # fmt: skip
-    if _band_code(q, v).lengthwise_band(ctypes.byref(call), torch.get_num_threads()):
+    if _wide(d, e)[0].lengthwise_band(ctypes.byref(call), torch.get_num_threads()):
         raise MemoryError("no memory for the sums of a band of attention")
     return Partial(out, lse)
 

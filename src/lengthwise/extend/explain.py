@@ -190,7 +190,7 @@ def _choice(part: Part, facts: Facts, alone: bool, together: list[Part]) -> Choi
     d = block.values.shape[-1]
     x, k, v = (t[..., :1, :].contiguous() for t in (queries.vectors, block.keys, block.values))
     if choice.name == "sdpa":
-        by_c, by = native.takes_band(x, k, v), native.why(d, d // 2)
+        by_c, by = native.takes_band(x, k, v), native.why(d, d, band=True)
     else:
         few = together if queries is together[0][1] else [part]  # a run is by itself
         by_c, by = in_c(few, facts.softcap), native.why(d, d)

@@ -93,7 +93,7 @@ class Rates:
 def machine(dtype: torch.dtype) -> dict[str, Any]:
     """What rates hold for."""
     words = environment.hardware(torch.device("cpu"))
-    code = native.why(16, 16)  # the same processor with and without its widest vectors
+    code = native.why(64, 64)  # the same processor with and without its widest vectors
     return {**words, "dtype": str(dtype), "attention": code, **environment.versions()}
 
 
