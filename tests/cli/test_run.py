@@ -1,5 +1,6 @@
 """`lengthwise run`: the answer is the model's own, and it comes token by token."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import lengthwise as lw
 from lengthwise.cli import run as run_module
 from lengthwise.cli.run import generate, pieces
 from lengthwise.extend.adapt import adapted
+from lengthwise.measure import reading
 from lengthwise.testing.models import tiny_tokenizer
 
 Call = Callable[..., tuple[int, str, str]]
@@ -90,7 +93,7 @@ def test_an_answer_ends_at_an_end_token(checkpoint: Path) -> None:
 
         def answer() -> list[int]:
             out = model(input_ids=torch.arange(3, 20)[None], use_cache=True)
-            return list(generate(model, out.logits[:, -1:], out.past_key_values, 6))
+            return list(generate(model, out.logits[:, -1:], out.past_key_values, 8, 6))
 
         free = answer()
         assert len(free) == 6
@@ -153,3 +156,39 @@ def test_ctrl_c_while_the_answer_comes(checkpoint: Path, book: Path) -> None:
         out, err = running.communicate(timeout=60)
     assert (running.returncode, err) == (130, b"Interrupted: the answer so far is above\n")
     assert out.endswith(b"\n")
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.0.mlp.up_proj.weight"])
+def test_a_model_whose_numbers_are_none_answers_nothing(
+    name: str, checkpoint: Path, book: Path, tmp_path: Path, call: Call
+) -> None:
+    broken, out = tmp_path / "nan", tmp_path / "out"
+    shutil.copytree(checkpoint, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights[name][-1] = torch.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    length = len(tiny_tokenizer()(book.read_text())["input_ids"])
+    for chunk, position in ((1000, length), (64, 64)):
+        status, said, err = call("run", broken, "--prompt-file", book, "--chunk", chunk)
+        assert (status, said) == (2, "") and f"logits at position {position} are NaN" in err, err
+    words = ("measure", broken, "--text", book, "--lengths", 100, "--tasks", "loss,passkey")
+    status, told, err = call(*words, "--passkeys", 1, "-o", out)
+    assert status == 0 and err.count("refused") == 3, err
+    assert "loss at position" in err and "are NaN" in err
+
+
+def test_numbers_that_are_none_in_the_middle_of_an_answer(
+    checkpoint: Path, book: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    likeliest, calls = reading.likeliest, 0
+
+    def overflow(logits: torch.Tensor, position: int) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return likeliest(logits * torch.nan if calls == 5 else logits, position)
+
+    monkeypatch.setattr(reading, "likeliest", overflow)
+    status, out, err = call(
+        "run", checkpoint, "--prompt-file", book, "--chunk", 1000, "--max-new-tokens", 8
+    )
+    assert status == 2 and out.endswith("\n") and "are NaN" in err

@@ -97,7 +97,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "compare": ("{model}", ("--threshold", "{text}", "{nothing}")),
     "methods": ("", ("yarn", "--help")),
-    "lab reproduce": ("nonesuch -o {out}", ("--passkeys", "--samples", "--output")),
+    "lab list": ("", ("--help",)),
 }  # fmt: skip
 
 

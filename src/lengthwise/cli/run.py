@@ -80,10 +80,15 @@ def run(
     try:
         logits, cache = read_all(loaded, ids, chunk)
         read_seconds = time.perf_counter() - began
-        for piece in pieces(tokenizer, generate(loaded, logits, cache, max_new_tokens)):
+        tokens = generate(loaded, logits, cache, ids.shape[1], max_new_tokens)
+        for piece in pieces(tokenizer, tokens):
             answered += 1
             sys.stdout.write(piece)
             sys.stdout.flush()
+    except ValueError:
+        if answered:
+            print(flush=True)
+        raise
     except KeyboardInterrupt:
         if not answered:
             raise KeyboardInterrupt("nothing was answered yet") from None
@@ -164,16 +169,23 @@ def read_all(model: "PreTrainedModel", ids: "Tensor", chunk: int) -> "tuple[Tens
     return logits, cache
 
 
-def generate(model: "PreTrainedModel", logits: "Tensor", cache: Any, limit: int) -> Iterator[int]:
-    """The likeliest tokens, one after the other, up to an end token or `limit`."""
+def generate(
+    model: "PreTrainedModel", logits: "Tensor", cache: Any, length: int, limit: int
+) -> Iterator[int]:
+    """The likeliest tokens after `length` read ones, up to an end token or `limit`.
+
+    Raises:
+        ValueError: Once the logits are NaN.
+    """
     import torch
 
     from lengthwise.hf.release import CACHE
+    from lengthwise.measure.reading import likeliest
 
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     stops = set(ends if isinstance(ends, list) else [ends])
     for count in range(1, limit + 1):
-        token = int(logits[0, -1].argmax())
+        token = int(likeliest(logits, length + count - 1))
         if token in stops:
             return
         yield token

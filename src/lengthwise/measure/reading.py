@@ -52,8 +52,8 @@ def read(
             that of its last token alone.
 
     Raises:
-        ValueError: No token, a chunk below 1, or a model in training mode, whose dropout would
-            be measured.
+        ValueError: No token, a chunk below 1, a model in training mode, whose dropout would be
+            measured, or one whose logits are NaN.
     """
     if ids.shape[1] < 1:
         raise ValueError("there is no token to read")
@@ -74,7 +74,28 @@ def read(
             logits_to_keep=0 if every_logit and done > skip else 1,
         )
         cache = cache_of(out)
+        done += part.shape[1]
+        if not every_logit:  # else the caller sees each, and what of it is no number
+            likeliest(out.logits, done)
         yield out.logits, cache
+
+
+def likeliest(logits: Tensor, position: int) -> Tensor:
+    """The likeliest tokens `[b]` by the last of logits `[b, t, vocabulary]`.
+
+    Args:
+        position: Of the tokens that they are, for the message.
+
+    Raises:
+        ValueError: If the logits are NaN; every token would be as likely as any other.
+    """
+    values, tokens = logits[:, -1].max(-1)  # a NaN is larger than every number
+    if bool(values.isnan().any()):
+        raise ValueError(
+            f"the model's logits at position {position:,} are NaN: its weights are, or its numbers "
+            "overflow; try another checkpoint, or --dtype float32"
+        )
+    return tokens
 
 
 def read_to_end(model: PreTrainedModel, ids: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Any]:
@@ -92,10 +113,10 @@ def greedy(model: PreTrainedModel, ids: Tensor, new: int, chunk: int = CHUNK) ->
     """
     with steady(model):
         logits, cache = read_to_end(model, ids, chunk)
-        tokens = [logits[:, -1].argmax(-1)]
-        for _ in range(new - 1):
+        tokens = [likeliest(logits, ids.shape[1])]
+        for count in range(1, new):
             out = model(input_ids=tokens[-1][:, None], use_cache=True, **{CACHE: cache})
-            tokens.append(out.logits[:, -1].argmax(-1))
+            tokens.append(likeliest(out.logits, ids.shape[1] + count))
     return torch.stack(tokens, dim=1).cpu()
 
 

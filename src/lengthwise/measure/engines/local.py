@@ -17,7 +17,14 @@ from lengthwise.hf.release import CACHE, cache_of
 from lengthwise.hf.weights import fingerprint
 from lengthwise.measure.engines.base import Reply
 from lengthwise.measure.peak import PeakBytes
-from lengthwise.measure.reading import CHUNK, read, read_to_end, trained_window, until_end
+from lengthwise.measure.reading import (
+    CHUNK,
+    likeliest,
+    read,
+    read_to_end,
+    trained_window,
+    until_end,
+)
 from lengthwise.measure.speed import cache_bytes
 from lengthwise.measure.tasks.base import Item
 
@@ -126,7 +133,7 @@ class LocalReader:
         began = time.perf_counter()
         for logits, cache in read(self.model, ids, self.chunk):
             pass
-        tokens = logits[:, -1].argmax(-1)
+        tokens = likeliest(logits, ids.shape[1])
         answers: list[list[int]] = [[] for _ in ids]
         seconds: list[float] = [0.0] * len(ids)
         open_rows = set(range(len(ids)))
@@ -134,7 +141,7 @@ class LocalReader:
         for step in range(new):
             if step:
                 out = self.model(input_ids=tokens[:, None], use_cache=True, **{CACHE: cache})
-                cache, tokens = cache_of(out), out.logits[:, -1].argmax(-1)
+                cache, tokens = cache_of(out), likeliest(out.logits, ids.shape[1] + step)
             chosen = tokens.tolist()  # waits for the device
             now = time.perf_counter() - began
             first = first or round(now, 6)
