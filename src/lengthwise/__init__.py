@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lengthwise.extend.scaling.temp_scale import length_collapse as length_collapse
     from lengthwise.extend.search import longrope2_search as longrope2_search
     from lengthwise.extend.search import longrope_search as longrope_search
+    from lengthwise.extend.search.prefix import prefix_budgets as prefix_budgets
     from lengthwise.extend.selectors import *  # noqa: F403
     from lengthwise.extend.stores import *  # noqa: F403
 
@@ -45,6 +46,7 @@ _VERBS = {
     "longrope2_search": "lengthwise.extend.search",
     "longrope_search": "lengthwise.extend.search",
     "new_cache": "lengthwise.extend.adapt",
+    "prefix_budgets": "lengthwise.extend.search.prefix",
     "restore": "lengthwise.extend.adapt",
     "save": "lengthwise.extend.checkpoint",
     "tune_head_scale": "lengthwise.extend.scaling.head_scale",

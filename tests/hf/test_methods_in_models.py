@@ -13,6 +13,10 @@ METHODS = {
     "lm-infinite": (lw.LMInfinite(sinks=2, window=12),),
     "self-extend": (lw.SelfExtend(group=4, window=16),),
     "infllm": (lw.InfLLM(pages=2, page_size=4, sinks=2, window=12),),
+    "h2o": (lw.H2O(heavy=8, recent=6, every=5),),
+    "tova and yarn": (lw.TOVA(tokens=12, every=4), lw.YaRN(factor=4)),
+    "ada-kv": (lw.AdaKV(tokens=14, recent=4, kernel=3, every=6),),
+    "prefix-kv": (lw.PrefixKV(budgets=(9, 15), every=4),),
 }
 
 

@@ -20,6 +20,8 @@ class KeyBlock:
             start. None otherwise. Then masks follow from arithmetic alone.
         span: Positions lie between these two, both included, in any order, and no slot is empty
             (a ring). None if unknown.
+        bias: Added to the scores of every slot after scale and soft cap: log w where a key stands
+            for w keys. None for 0 everywhere.
     """
 
     keys: Float[Tensor, "b kv n d"]
@@ -28,6 +30,7 @@ class KeyBlock:
     segments: Int[Tensor, "b n"] | None = None
     start: int | None = None
     span: tuple[int, int] | None = None
+    bias: Float[Tensor, " b #kv n"] | None = None
 
     def __len__(self) -> int:
         return self.keys.shape[2]
@@ -39,6 +42,13 @@ class KeyBlock:
             return self.start, self.start + len(self) - 1
         return self.span
 
+    def bias_or_zeros(self) -> Float[Tensor, " b #kv n"]:
+        """The bias, 0 where there is none."""
+        if self.bias is not None:
+            return self.bias
+        exact = torch.promote_types(self.keys.dtype, torch.float32)
+        return torch.zeros(self.positions.shape, dtype=exact, device=self.keys.device)
+
     def slots(self, low: int, high: int) -> "KeyBlock":
         """The slots low .. high - 1."""
         return KeyBlock(
@@ -48,6 +58,7 @@ class KeyBlock:
             None if self.segments is None else self.segments[:, low:high],
             None if self.start is None else self.start + low,
             self.span,
+            None if self.bias is None else self.bias[:, :, low:high],
         )
 
 
@@ -79,10 +90,16 @@ def concatenate(blocks: Sequence[KeyBlock]) -> KeyBlock:
         return blocks[0]
     heads = max(block.positions.shape[1] for block in blocks)
     segments = [block.segments for block in blocks]
+    bias = None
+    if any(block.bias is not None for block in blocks):
+        kv = blocks[0].keys.shape[1]
+        bias = torch.cat([block.bias_or_zeros().expand(-1, kv, -1) for block in blocks], dim=2)
     return KeyBlock(
         torch.cat([block.keys for block in blocks], dim=2),
         torch.cat([block.values for block in blocks], dim=2),
         torch.cat([block.positions.expand(-1, heads, -1) for block in blocks], dim=2),
         None if segments[0] is None else torch.cat([s for s in segments if s is not None], dim=1),
         None,
+        None,
+        bias,
     )

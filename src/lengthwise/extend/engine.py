@@ -11,13 +11,22 @@ from lengthwise.core.attention import attend_blocks
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock, Queries
-from lengthwise.core.partial import merge, refuse_gradients, sink
+from lengthwise.core.partial import Partial, merge, refuse_gradients, sink
 from lengthwise.core.regions import OWN, Place, Region
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.layouts.causal import Causal
-from lengthwise.extend.method import Layout, Scaling, Selector, SelectorState, Store, StoreState
+from lengthwise.extend.method import (
+    Layout,
+    Read,
+    Scaling,
+    Selector,
+    SelectorState,
+    Store,
+    StoreState,
+)
 from lengthwise.extend.scaling.own import OwnScaling
 from lengthwise.extend.selectors.all_pages import AllPages
+from lengthwise.extend.stores.evicting import EvictingState, cuts
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
 from lengthwise.hf.positions import Step, document_lengths
 
@@ -34,6 +43,10 @@ class Axes:
 
 NO_PAGE_GRADIENT = (
     "has no gradient for the keys of its pages; train without it, or on texts within its window"
+)
+NO_CHOICE_GRADIENT = (
+    "drops keys while a text is read, so gradients would lack what flows through them; train "
+    "without it"
 )
 FORGOT = (
     "the cache holds the keys of an earlier forward without their history, so gradients would lack "
@@ -87,6 +100,18 @@ class LayerState:
     def bytes(self) -> int:
         """Bytes allocated."""
         return self.store.bytes() + (0 if self.selector is None else self.selector.bytes())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What stays the same for all pieces in which one layer reads one forward."""
+
+    layer: int
+    step: Step
+    rotary: Rotary | None
+    state: LayerState | None
+    learned_sink: Tensor | None
+    kw: dict[str, Any]
 
 
 class Engine:
@@ -184,7 +209,8 @@ class Engine:
     def new_state(self, layer: int) -> LayerState:
         """An empty memory for one layer."""
         axes = self.layers[layer]
-        return LayerState(axes.store.state(), axes.selector.state())
+        store = axes.store.state(layer, len(self.geometry.layers))
+        return LayerState(store, axes.selector.state())
 
     def attend(
         self,
@@ -224,29 +250,53 @@ class Engine:
             queries = Queries(q, step.positions, step.segments, step.start)
         else:
             new, queries = KeyBlock(k, v, order.keys[:, None]), Queries(q, order.queries)
-        if self._pages[layer]:
-            if step.segments is not None:
-                raise ValueError(f"{type(axes.selector).__name__} cannot read packed documents yet")
-            state = state or self.new_state(layer)  # pages are looked up in a store
+        for axis, chooses in ((axes.selector, self._pages[layer]), (axes.store, axes.store.every)):
+            if chooses and step.segments is not None:
+                raise ValueError(f"{type(axis).__name__} cannot read packed documents yet")
+        if state is None and (self._pages[layer] or axes.store.every):
+            state = self.new_state(layer)  # pages are looked up in a store, and choices made in it
+        kw = {"stored": stored, "scale": scale, "softcap": softcap}
+        reading = Reading(layer, step, rotary, state, learned_sink, {**kw, "impl": impl})
+        if not axes.store.every:
+            return self._read(reading, queries, new).out
+        assert state is not None and isinstance(state.store, EvictingState)
+        how, regions = {**kw, "rotary": rotary}, self.regions[layer]
+        why = f"{type(axes.store).__name__} {NO_CHOICE_GRADIENT}"
+        outs = []
+        for low, high, due in cuts(step.positions, state.store.seen, axes.store.every):
+            piece = queries.times(low, high)
+            part = self._read(reading, piece, new.slots(low, high), need_lse=True)
+            state.store.after(Read(piece, state.store.whole(), regions, due, part.lse, how))
+            outs.append(refuse_gradients(part, (q, k, v), why).out)
+        return torch.cat(outs, dim=2)
+
+    def _read(
+        self, reading: "Reading", queries: Queries, new: KeyBlock, *, need_lse: bool = False
+    ) -> Partial:
+        """Attention of some of the new tokens over what the layer holds and themselves."""
+        layer, state, learned_sink = reading.layer, reading.state, reading.learned_sink
         forgot = state is not None and state.forgot
         blocks = [new] if state is None else state.take(new)
-        kw = {"stored": stored, "scale": scale, "softcap": softcap, "impl": impl}
         exact = [region for region in self.regions[layer] if not region.paged]
         pages = None if state is None else state.selector
-        kw["need_lse"] = pages is not None or learned_sink is not None
+        need_lse = need_lse or pages is not None or learned_sink is not None
+        kw = {**reading.kw, "need_lse": need_lse}
         outs = []
-        for turned, mine in self._of_one_length(layer, step, rotary, queries):
-            parts = [attend_blocks(mine, blocks, exact, rotary=turned, **kw)]  # type: ignore[arg-type]
+        for turned, mine in self._of_one_length(layer, reading.step, reading.rotary, queries):
+            parts = [attend_blocks(mine, blocks, exact, rotary=turned, **kw)]
             if pages is not None:
                 assert state is not None
-                why = f"{type(axes.selector).__name__} {NO_PAGE_GRADIENT}"
+                why = f"{type(self.layers[layer].selector).__name__} {NO_PAGE_GRADIENT}"
                 found = pages.attend(mine, state.store, self.regions[layer], rotary=turned, **kw)
-                parts += [refuse_gradients(part, (k, v), why) for part in found]
+                parts += [refuse_gradients(part, (new.keys, new.values), why) for part in found]
             if learned_sink is not None:
                 parts.append(sink(learned_sink, parts[0]))
             whole = merge(parts)
-            outs.append((refuse_gradients(whole, (q, k, v), FORGOT) if forgot else whole).out)
-        return outs[0] if len(outs) == 1 else torch.stack(outs).sum(0)
+            live = (queries.vectors, new.keys, new.values)
+            outs.append(refuse_gradients(whole, live, FORGOT) if forgot else whole)
+        if len(outs) == 1:
+            return outs[0]
+        return Partial(torch.stack([part.out for part in outs]).sum(0), outs[0].lse)
 
     def _of_one_length(
         self, layer: int, step: Step, rotary: Rotary | None, queries: Queries

@@ -8,11 +8,13 @@ Store     which keys are kept, and in what form?             identity: FullStore
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from lengthwise.core.attention.mass import drawn_mass
 from lengthwise.core.geometry import Geometry, RotaryBase
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
@@ -214,24 +216,57 @@ class SelectorState(ABC):
         """Bytes allocated."""
 
 
+@dataclass(frozen=True)
+class Read:
+    """What one layer has read in one piece of a forward, for a store that chooses by it.
+
+    Attributes:
+        queries: The queries, not rotated.
+        block: All keys that they could see, in one block, in the store's order.
+        regions: Of the layout; together they say which.
+        due: Rows `[b]` whose store is to drop keys now.
+    """
+
+    queries: Queries
+    block: KeyBlock
+    regions: Sequence[Region]
+    due: Tensor
+    lse: Tensor
+    how: Mapping[str, Any]
+
+    def mass(self, counted: Tensor | None = None) -> Tensor:
+        """Softmax weights that every key drew, `[b, kv, n]`, summed over queries and heads.
+
+        Args:
+            counted: Which queries count `[b, t]`; None for all.
+        """
+        real = self.queries.positions >= 0
+        counted = real if counted is None else real & counted
+        return drawn_mass(self.queries, self.block, self.regions, self.lse, counted, **self.how)
+
+
 class Store(Method):
     """Which keys are kept, in what form and where.
 
     Attributes:
         offers: What a selector or another method may count on; `all keys` means that nothing
             is ever dropped.
+        every: Keys are dropped whenever a row has read so many tokens more; 0 for a store that
+            needs to know nothing but positions. A forward is cut at these tokens, so what a token
+            sees does not depend on how a text was cut into forwards.
     """
 
     axis = "store"
     offers: ClassVar[frozenset[str]] = frozenset()
+    every: int = 0
 
     def restrict(self, regions: Sequence[Region]) -> list[Region]:
         """The regions, without the pairs whose keys this store has dropped by then."""
         return list(regions)
 
     @abstractmethod
-    def state(self) -> "StoreState":
-        """An empty store for one layer."""
+    def state(self, layer: int = 0, layers: int = 1) -> "StoreState":
+        """An empty store for layer number `layer` of `layers`."""
 
     @abstractmethod
     def reference(self, q: Tensor, k: Tensor) -> Tensor:
@@ -274,6 +309,10 @@ class StoreState(ABC):
     @abstractmethod
     def bytes(self) -> int:
         """Bytes allocated for keys, values and positions."""
+
+    def after(self, read: Read) -> None:
+        """A piece of at most `Store.every` tokens was read: score keys, and drop some where due."""
+        raise ValueError(f"{type(self).__name__} drops keys by their positions alone")
 
     def gather(self, slots: Tensor) -> KeyBlock:
         """The keys in the slots `[b, m]`, counted in order of arrival; -1 gives an empty slot."""

@@ -96,12 +96,22 @@ class Bench:
         queries or keys by themselves.
 
         Args:
-            pages: Pairs that the selector reads `[rows, length, length]`; None reads all.
+            pages: Pairs that are read, by what selectors and stores choose from the data,
+                `[rows, length, length]` or `[rows, heads, length, length]`; None reads all.
         """
-        q, k, v = (x.double() for x in tensors)
+        scores, seen = self.scores_by_hand(axes, tensors)
+        if pages is not None:
+            seen = seen & (pages[:, None] if pages.ndim == 3 else pages)
+        v = tensors[2].double().repeat_interleave(self.heads // self.kv_heads, dim=1)
+        return torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1) @ v
+
+    def scores_by_hand(
+        self, axes: Axes, tensors: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Scores `[rows, heads, length, length]`, and which pairs layout and store show."""
+        q, k, _ = (x.double() for x in tensors)
         rows, _, length, _ = q.shape
         k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
         i, j = torch.arange(length)[:, None], torch.arange(length)[None]
         seen, distance = axes.layout.reference(i, j)
         seen = seen & axes.store.reference(i, j) & (j <= i)
@@ -130,8 +140,4 @@ class Bench:
         layout_sharpness = axes.layout.sharpness(torch.arange(length).expand(rows, -1))
         if layout_sharpness is not None:
             scores = scores * layout_sharpness.double()[:, None, :, None]
-        mask = seen.expand(rows, 1, length, length)
-        if pages is not None:
-            mask = mask & pages[:, None]
-        scores = (scores / math.sqrt(self.head_dim)).masked_fill(~mask, float("-inf"))
-        return torch.softmax(scores, dim=-1) @ v
+        return scores / math.sqrt(self.head_dim), seen.expand(rows, 1, length, length)

@@ -95,6 +95,7 @@ def aligned(queries: Queries, block: KeyBlock) -> bool:
 
 def plain(region: Region, queries: Queries, block: KeyBlock, softcap: float | None) -> bool:
     only_a_band = region.also is None and region.score is None and softcap is None
+    only_a_band = only_a_band and block.bias is None
     return only_a_band and block.values.shape[-1] == queries.vectors.shape[-1]
 
 

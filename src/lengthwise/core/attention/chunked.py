@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lengthwise.core.attention.reference import apply_score, at_least_float32
+from lengthwise.core.attention.reference import add_bias, apply_score, at_least_float32
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import Region, same_segment, visible_pairs
@@ -46,12 +46,12 @@ class _Chunked(torch.autograd.Function):
         b, h, t, _ = q.shape
         out = at_least_float32(q.new_zeros(b, h, t, v.shape[-1]))
         lse = out.new_full((b, h, t), float("-inf"))
-        for ts in _tiles(t, Q_TILE):
+        for ts in tiles(t, Q_TILE):
             o, peak = out[:, :, ts], lse[:, :, ts].clone()
             total = torch.zeros_like(peak)
             rows = at_least_float32(q[:, :, ts]) * scale
-            for ns in _tiles(k.shape[2], K_TILE):
-                score = _score(rows, queries, block, region, ts, ns, softcap)
+            for ns in tiles(k.shape[2], K_TILE):
+                score = score_tile(rows, queries, block, region, ts, ns, softcap)
                 if score is None:
                     continue
                 new_peak = torch.maximum(peak, score.amax(-1))
@@ -60,7 +60,7 @@ class _Chunked(torch.autograd.Function):
                 decay = torch.exp(peak - safe)
                 total = total * decay + weight.sum(-1)
                 values = at_least_float32(v[:, :, ns])
-                o.mul_(decay[..., None]).add_((_by_kv_head(weight, v) @ values).view_as(o))
+                o.mul_(decay[..., None]).add_((by_kv_head(weight, v) @ values).view_as(o))
                 peak = new_peak
             o.div_(total.clamp_min(torch.finfo(total.dtype).tiny)[..., None])
             lse[:, :, ts] = peak + total.log()
@@ -89,32 +89,34 @@ class _Chunked(torch.autograd.Function):
         # d score = weight * (d weight - delta + d lse), where delta = sum_k weight * d weight.
         delta = (at_least_float32(out) * d_out).sum(-1) - d_lse
         finite = torch.where(lse.isneginf(), 0.0, lse)
-        for ts in _tiles(q.shape[2], Q_TILE):
+        for ts in tiles(q.shape[2], Q_TILE):
             rows = at_least_float32(q[:, :, ts]) * scale
-            grad = _by_kv_head(at_least_float32(d_out[:, :, ts]), v)
-            for ns in _tiles(k.shape[2], K_TILE):
-                score = _score(rows, queries, block, region, ts, ns, softcap)
+            grad = by_kv_head(at_least_float32(d_out[:, :, ts]), v)
+            for ns in tiles(k.shape[2], K_TILE):
+                score = score_tile(rows, queries, block, region, ts, ns, softcap)
                 if score is None:
                     continue
                 keys, values = (at_least_float32(x[:, :, ns]) for x in (k, v))
                 weight = torch.exp(score - finite[:, :, ts, None])
-                dv[:, :, ns] += _by_kv_head(weight, v).transpose(-1, -2) @ grad
+                dv[:, :, ns] += by_kv_head(weight, v).transpose(-1, -2) @ grad
                 d_weight = (grad @ values.transpose(-1, -2)).view_as(weight)
                 d_score = weight.mul_(d_weight.sub_(delta[:, :, ts, None]))
                 if softcap is not None:
                     seen = torch.where(score.isneginf(), 0.0, score)
+                    seen = seen - add_bias(torch.zeros_like(seen), block.slots(ns.start, ns.stop))
+                    seen = torch.where(score.isneginf(), 0.0, seen)
                     d_score = d_score * (1 - (seen / softcap) ** 2)
-                d_score = _by_kv_head(d_score, k)
+                d_score = by_kv_head(d_score, k)
                 dq[:, :, ts] += (d_score @ keys).mul_(scale).view_as(rows)
-                dk[:, :, ns] += d_score.transpose(-1, -2) @ _by_kv_head(rows, k)
+                dk[:, :, ns] += d_score.transpose(-1, -2) @ by_kv_head(rows, k)
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None, None, None
 
 
-def _tiles(length: int, size: int) -> list[slice]:
+def tiles(length: int, size: int) -> list[slice]:
     return [slice(low, min(low + size, length)) for low in range(0, length, size)]
 
 
-def _score(
+def score_tile(
     rows: Tensor,
     queries: Queries,
     block: KeyBlock,
@@ -134,12 +136,13 @@ def _score(
     if covered == "none":
         return None
     b, h, t, _ = rows.shape
-    score = _by_kv_head(rows, k.keys) @ at_least_float32(k.keys).transpose(-1, -2)
+    score = by_kv_head(rows, k.keys) @ at_least_float32(k.keys).transpose(-1, -2)
     score = score.view(b, h, t, len(k))
     if softcap is not None:
         score.div_(softcap).tanh_().mul_(softcap)
     if region.score is not None:
         score = apply_score(region, score, q.positions, k.positions)
+    score = add_bias(score, k)
     together = same_segment(q.segments, k.segments)
     if covered == "some" or together is not None:
         seen = visible_pairs(region, q.positions, k.positions, h)
@@ -181,7 +184,7 @@ def coverage(region: Region, queries: Queries, block: KeyBlock) -> str:
     return "some"
 
 
-def _by_kv_head(x: Tensor, like: Tensor) -> Tensor:
+def by_kv_head(x: Tensor, like: Tensor) -> Tensor:
     """`[b, h, t, n]` as `[b, kv, h / kv * t, n]`: the heads that share a KV head of `like`."""
     b, h, t, n = x.shape
     kv = like.shape[1]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lengthwise.core import native
 from lengthwise.core.attention.chunked import coverage
-from lengthwise.core.attention.reference import apply_score
+from lengthwise.core.attention.reference import add_bias, apply_score
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import Region, same_segment, visible_pairs
@@ -76,7 +76,8 @@ def in_c(parts: Sequence[Part], softcap: float | None) -> bool:
 def _plain(region: Region, queries: Queries, block: KeyBlock) -> bool:
     """Whether every query sees every key with its own score."""
     apart = queries.segments is not None or block.segments is not None
-    return region.score is None and not apart and coverage(region, queries, block) == "all"
+    changed = region.score is not None or block.bias is not None
+    return not changed and not apart and coverage(region, queries, block) == "all"
 
 
 def _tiles(x: Tensor, size: int) -> list[tuple[int, int]]:
@@ -93,6 +94,8 @@ def _finish(
         score.div_(softcap).tanh_().mul_(softcap)
     if region.score is not None:
         score.copy_(apply_score(region, score, queries.positions, block.positions))
+    if block.bias is not None:
+        score.copy_(add_bias(score, block))
     together = same_segment(queries.segments, block.segments)
     if together is None and coverage(region, queries, block) == "all":
         return False

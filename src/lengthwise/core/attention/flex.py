@@ -41,6 +41,7 @@ def flex(
     k_positions = block.positions.expand(b, kv, n)
     q_segments, k_segments = queries.segments, block.segments
     group = h // kv
+    bias = None if block.bias is None else block.bias.expand(b, kv, n)
 
     def mask_mod(b: Tensor, h: Tensor, q_index: Tensor, k_index: Tensor) -> Tensor:
         seen = region.visible(b, h, q_positions[b, q_index], k_positions[b, h // group, k_index])
@@ -54,15 +55,16 @@ def flex(
         if region.score is not None:
             q_position, k_position = q_positions[b, q_index], k_positions[b, h // group, k_index]
             score = region.score(score, b, h, q_position, k_position)
-        return score
+        return score if bias is None else score + bias[b, h // group, k_index]
 
+    changed = softcap is not None or region.score is not None or bias is not None
     mask, blind = _block_mask(queries, block, region, mask_mod)
     on_cpu = queries.vectors.device.type == "cpu"
     out = _compiled()(
         queries.vectors.contiguous(),
         block.keys.contiguous(),
         block.values.contiguous(),
-        score_mod=score_mod if softcap is not None or region.score is not None else None,
+        score_mod=score_mod if changed else None,
         block_mask=mask,
         scale=scale,
         enable_gqa=group > 1,

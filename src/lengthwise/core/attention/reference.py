@@ -42,6 +42,7 @@ def reference(
             score = torch.tanh(score / softcap) * softcap
         if region.score is not None:
             score = apply_score(region, score, q_positions, k_positions)
+        score = add_bias(score, block)
         seen = visible_pairs(region, q_positions, k_positions, heads)
         together = same_segment(queries.segments, block.segments)
         if together is not None:
@@ -71,6 +72,16 @@ def turn_keys(block: KeyBlock, region: Region, rotary: Rotary, stored: Place | N
     below, above = turned(places.floor()), turned(places.ceil())
     weight = (places.ceil() - places)[..., None].to(below.dtype)
     return above + weight * (below - above)
+
+
+def add_bias(score: Tensor, block: KeyBlock) -> Tensor:
+    """Scores `[b, h, q, k]` with the bias of every key."""
+    if block.bias is None:
+        return score
+    bias = block.bias
+    if bias.shape[1] > 1:
+        bias = bias.repeat_interleave(score.shape[1] // bias.shape[1], dim=1)
+    return score + bias[:, :, None].to(score.dtype)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class FullStore(Store):
 
     offers: ClassVar[frozenset[str]] = frozenset({"all keys"})
 
-    def state(self) -> "FullState":
+    def state(self, layer: int = 0, layers: int = 1) -> "FullState":
         return FullState()
 
     def reference(self, q: Tensor, k: Tensor) -> Tensor:

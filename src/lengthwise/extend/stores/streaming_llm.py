@@ -66,7 +66,7 @@ class StreamingLLM(Store):
         sinks = [region.within(near=self.window, last=self.sinks) for region in regions]
         return [region for region in near + sinks if not region.empty]
 
-    def state(self) -> "RollingState":
+    def state(self, layer: int = 0, layers: int = 1) -> "RollingState":
         return RollingState(self.sinks, self.window)
 
     def reference(self, q: Tensor, k: Tensor) -> Tensor:
