@@ -284,6 +284,23 @@ class Store(Method):
             ends: Tokens read after each forward, rising.
         """
 
+    def allocated(
+        self,
+        ends: Sequence[int],
+        kv_heads: int,
+        head_dim: int,
+        item: int,
+        layer: int = 0,
+        layers: int = 1,
+    ) -> int:
+        """Bytes that a layer's state allocates for one row: keys, values and positions.
+
+        Args:
+            ends: Tokens read after each forward, rising.
+            item: Bytes of a number of a key.
+        """
+        return self.slots(ends) * (2 * kv_heads * head_dim * item + 8)
+
 
 class StoreState(ABC):
     """The keys and values of one layer.

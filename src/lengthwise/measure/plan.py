@@ -7,8 +7,6 @@ Differs from the source: attention is counted from the model's own heads and win
     arithmetic too where a large batch makes it so.
 """
 
-import math
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -111,11 +109,10 @@ def store_bytes(engine: Engine, tokens: int, dtype: torch.dtype, chunk: int = CH
     """
     ends = [*range(chunk, tokens, chunk), tokens]
     shape = (engine.geometry.kv_heads, engine.geometry.head_dim, dtype.itemsize)
-    slot = 2 * math.prod(shape) + 8  # a key and a value for every head, one position for all
-    each = [(axes.store, axes.selector) for axes in engine.layers]
+    layers = len(engine.layers)
     return sum(
-        times * (slot * store.slots(ends) + selector.noted_bytes(ends, *shape))
-        for (store, selector), times in Counter(each).items()
+        axes.store.allocated(ends, *shape, layer, layers) + axes.selector.noted_bytes(ends, *shape)
+        for layer, axes in enumerate(engine.layers)
     )
 
 

@@ -7,7 +7,6 @@
 A case may leave out a check only with a reason, which the docs print.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -197,9 +196,11 @@ def check_bytes(case: Case) -> None:
     row, axes, ends = engine.new_state(0), engine.layers[0], [length - 2, length - 1, length]
     bench.run(engine, bench.tensors(1, length), [length - 2, 1, 1], state=row)
     shape = (bench.kv_heads, bench.head_dim, 8)
-    said = axes.store.slots(ends) * (2 * math.prod(shape) + 8)
+    said = axes.store.allocated(ends, *shape)
     said += axes.selector.noted_bytes(ends, *shape)
-    assert row.bytes() == said, f"slots() and noted_bytes() say {said}, {row.bytes()} are allocated"
+    assert row.bytes() == said, (
+        f"a plan says {said}, {row.bytes()} are allocated"
+    )
 
 
 def _tensors(thing: object, depth: int = 0) -> list[Tensor]:

@@ -140,7 +140,7 @@ CASES = [
         10,
         (lw.AdaKV(tokens=40, recent=3, kernel=3, every=5),),
         pages=ada(10, 3, 3, 5, 0.25),
-        except_for={**DATA, "check_kept": "heads keep different numbers of keys"},
+        except_for={**DATA, "check_bytes": "a plan does not know how heads round: test_ragged"},
     ),
     Case(
         (lw.H2O(heavy=5, recent=4, every=1), lw.SelfExtend(group=4, window=8)),
@@ -204,7 +204,8 @@ def test_the_smallest_share_of_any_layer_is_as_large_as_it_can_be():
     assert min(kept) > min(flat[29], steep[29]) and sum(budgets) <= 60
 
 
-def test_what_a_head_keeps_beyond_the_others_is_allocated_for_it_alone():
+def test_ragged():
+    """What a head keeps beyond the others is allocated for it alone."""
     bench = Bench()
     engine = bench.engine(lw.AdaKV(tokens=20, recent=4, every=8, safe=0.0))
     state = engine.new_state(0)
@@ -212,6 +213,10 @@ def test_what_a_head_keeps_beyond_the_others_is_allocated_for_it_alone():
     counts = state.store.counts
     assert counts.sum() == 2 * 20 and counts[0, 0] != counts[0, 1]
     assert state.store.flat[0].shape == (40, 16)
+    held = [*state.store.flat, counts, *(getattr(state.store, n) for n in state.store._tensors())]
+    assert state.bytes() == sum(x.untyped_storage().nbytes() for x in held)
+    said = engine.axes.store.allocated([64], 2, 16, 8)
+    assert said == state.bytes()
 
 
 def test_cuts():
@@ -230,7 +235,8 @@ def test_cuts():
 @torch.no_grad()
 def test_every_family_reads_alike_in_one_forward_and_in_chunks():
     ids = torch.randint(3, 300, (1, 50), generator=torch.Generator().manual_seed(0))
-    for family in FAMILIES:
+    # gpt-oss has no float64, without which a choice between two keys may fall either way.
+    for family in set(FAMILIES) - {"gpt_oss"}:
         for store in (
             lw.H2O(heavy=6, recent=4, every=5),
             lw.AdaKV(tokens=10, recent=3, kernel=3, every=4),

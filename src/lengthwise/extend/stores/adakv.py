@@ -46,7 +46,21 @@ class AdaKV(SnapKV):
         return RaggedState(self, self.budget(layer, layers))
 
     def slots(self, ends: Sequence[int]) -> int:
-        return min(max(ends), self.tokens) + 2 * self.every
+        return self.kept(ends[-1] // self.every * self.every) + 2 * self.every
+
+    def allocated(
+        self,
+        ends: Sequence[int],
+        kv_heads: int,
+        head_dim: int,
+        item: int,
+        layer: int = 0,
+        layers: int = 1,
+    ) -> int:
+        """As without rounding by head, which gives or takes a token for each."""
+        each = kv_heads * (2 * head_dim * item + 8 + max(4, item))
+        counts = 8 * kv_heads if ends[-1] >= self.every else 0
+        return self.slots(ends) * each + 8 + counts
 
     def shares(self, score: Tensor) -> Tensor:
         """Keys that each head keeps `[b, kv]`, the recent ones included, from `[b, kv, n]`."""

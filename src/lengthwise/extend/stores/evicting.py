@@ -84,6 +84,20 @@ class Evicting(Store):
     def slots(self, ends: Sequence[int]) -> int:
         return self.mean() + 2 * self.every
 
+    def allocated(
+        self,
+        ends: Sequence[int],
+        kv_heads: int,
+        head_dim: int,
+        item: int,
+        layer: int = 0,
+        layers: int = 1,
+    ) -> int:
+        slots = self.budget(layer, layers) + 2 * self.every
+        chosen = 1 if self.shared else kv_heads  # a position and a number carried for each
+        each = 2 * kv_heads * head_dim * item + chosen * (8 + max(4, item))
+        return slots * each + 8
+
 
 class EvictingState(StoreState):
     """The keys of one layer in slots of their order of arrival.
