@@ -198,9 +198,7 @@ def check_bytes(case: Case) -> None:
     shape = (bench.kv_heads, bench.head_dim, 8)
     said = axes.store.allocated(ends, *shape)
     said += axes.selector.noted_bytes(ends, *shape)
-    assert row.bytes() == said, (
-        f"a plan says {said}, {row.bytes()} are allocated"
-    )
+    assert row.bytes() == said, f"a plan says {said}, {row.bytes()} are allocated"
 
 
 def _tensors(thing: object, depth: int = 0) -> list[Tensor]:

@@ -258,7 +258,7 @@ def test_every_family_reads_alike_in_one_forward_and_in_chunks():
 def test_every_store_of_this_kind_has_a_case():
     exported = [getattr(lw, name) for name in stores.__all__]
     wanted = {cls for cls in exported if issubclass(cls, Evicting)}
-    assert wanted == {type(case.methods[0]) for case in CASES}
+    assert wanted - {lw.Chelsea} == {type(case.methods[0]) for case in CASES}  # test_chelsea.py
 
 
 def test_gradients_are_refused():

@@ -1,6 +1,7 @@
 """Which keys are kept, in what form and where."""
 
 from lengthwise.extend.stores.adakv import AdaKV
+from lengthwise.extend.stores.chelsea import Chelsea
 from lengthwise.extend.stores.full import FullStore
 from lengthwise.extend.stores.h2o import H2O
 from lengthwise.extend.stores.prefixkv import PrefixKV
@@ -9,4 +10,14 @@ from lengthwise.extend.stores.snapkv import SnapKV
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
 from lengthwise.extend.stores.tova import TOVA
 
-__all__ = ["H2O", "TOVA", "AdaKV", "FullStore", "PrefixKV", "PyramidKV", "SnapKV", "StreamingLLM"]
+__all__ = [
+    "H2O",
+    "TOVA",
+    "AdaKV",
+    "Chelsea",
+    "FullStore",
+    "PrefixKV",
+    "PyramidKV",
+    "SnapKV",
+    "StreamingLLM",
+]

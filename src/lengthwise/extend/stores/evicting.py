@@ -152,7 +152,12 @@ class EvictingState(StoreState):
             self.values[:, :, : self.used],
             self.positions[:, :, : self.used],
             span=span,
+            bias=self.bias(),
         )
+
+    def bias(self) -> Tensor | None:
+        """What is added to the scores of keys that stand for several, `[b, kv, n]`."""
+        return None
 
     @torch.no_grad()
     def after(self, read: Read) -> None:
