@@ -10,12 +10,21 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    T5Config,
+    T5EncoderModel,
+    Trainer,
+    TrainingArguments,
+)
 
 import lengthwise as lw
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.hf.families import FAMILIES
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
+from lengthwise.train.patterns import ShiftedSparse, fit_pattern
 
 IDS = torch.randint(3, 300, (1, 100), generator=torch.Generator().manual_seed(7))
 METHODS = [
@@ -93,8 +102,6 @@ def test_what_goes_to_the_hub_carries_the_methods(tmp_path, monkeypatch):
 
 
 def test_scores_are_carried_too(tmp_path):
-    from transformers import BloomConfig, BloomForCausalLM
-
     config = BloomConfig(vocab_size=320, hidden_size=16, n_layer=1, n_head=2, seq_length=32)
     model = lw.adapt(BloomForCausalLM(config).eval(), lw.ALiBiPI(factor=2))
     model.save_pretrained(tmp_path)
@@ -170,6 +177,25 @@ def test_copies_deep_and_pickled_are_adapted_on_their_own():
                 lw.restore(twin)
                 assert torch.equal(logits(twin), logits(plain)), (family, method)
             assert torch.equal(logits(model), want)
+
+
+def test_copies_of_other_kinds_too():
+    config = BloomConfig(vocab_size=320, hidden_size=16, n_layer=1, n_head=2, seq_length=32)
+    encoder = T5Config(vocab_size=320, d_model=16, num_layers=1, num_heads=2, d_kv=8, d_ff=16)
+    for model in (
+        lw.adapt(BloomForCausalLM(config).eval(), lw.DynamicALiBiPI()),
+        lw.adapt(T5EncoderModel(encoder).eval(), lw.TempScale(temperature=0.8)),
+        fit_pattern(tiny_model("llama"), ShiftedSparse(group=16)),
+    ):
+        with torch.no_grad():
+            want = model(IDS)[0]
+            file = io.BytesIO()
+            torch.save(model, file)
+            file.seek(0)
+            for twin in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+                assert is_adapted(twin) and torch.equal(twin(IDS)[0], want)
+                assert not torch.equal(lw.restore(twin)(IDS)[0], want)
+                assert torch.equal(model(IDS)[0], want)
 
 
 def test_a_graph_without_gaps_is_refused_with_the_reason():
