@@ -118,14 +118,20 @@ class Rotary:
         self, positions: Tensor, device: torch.device, exact: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """Cosines and sines `[b, #h, t, pairs]`; 1 for `b` where all rows share positions."""
-        at = positions.to(device, torch.float64)
+        where = "cpu" if device.type == "mps" else device  # Apple's GPUs have no float64
+        at = positions.to(where, torch.float64)
         if at.ndim == 3:  # otherwise a position for each pair, in a last dimension
             at = at.unsqueeze(-1)
         angles = self._angles(at)
         if exact is torch.float32:
-            if self.rounded_below:
-                angles = torch.where(at.abs() < self.rounded_below, angles.float(), angles)
-            angles = (angles - (angles / TURN).round() * TURN).float()
+            near = at.abs() < self.rounded_below
+            if at.device.type == "cpu" and bool(near.all()):
+                angles = angles.float()
+            elif self.rounded_below:
+                angles = torch.where(near, angles.float(), angles)
+            turns = (angles.detach().double() / TURN).round_().mul_(TURN)
+            angles = (angles - turns).float()
+        angles = angles.to(device)
         return angles.cos(), angles.sin()
 
     def _angles(self, at: Tensor) -> Tensor:
