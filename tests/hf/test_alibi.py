@@ -10,6 +10,7 @@ import transformers as hf
 
 import lengthwise as lw
 from lengthwise.hf.other import kind_of
+from lengthwise.hf.release import CACHE
 from lengthwise.testing.models import tiny_tokenizer
 
 WINDOW = 16
@@ -326,3 +327,16 @@ def test_packed_documents_are_refused():
                 with pytest.raises(ValueError, match=f"{family} reads one text a row.*segment_ids"):
                     logits(model, tokens(1, 4), segment_ids=torch.tensor([[0, 0, 1, 1]]))
                 assert logits(model, tokens(1, 4)).isfinite().all()
+
+
+def test_another_number_of_rows_than_the_cache_has():
+    for family in FAMILIES:
+        for method in (lw.ALiBiPI(2), lw.DynamicALiBiPI()):
+            model = lw.adapt(model_of(family), method)
+            cache = hf.DynamicCache(config=model.config)
+            logits(model, tokens(2, 8), **{CACHE: cache})
+            for rows, length in ((1, 1), (3, 1), (1, 4), (1, 20)):
+                ids, given = tokens(rows, length), {CACHE: cache}
+                message = refusal(lambda: logits(model, ids, **given))  # noqa: B023
+                assert f"holds 2 rows and the tokens have {rows}" in message
+            logits(model, tokens(2, 1), **{CACHE: cache})

@@ -341,6 +341,29 @@ def test_a_fork_answers_a_second_question_about_the_same_text():
                 assert torch.equal(one, read(model, question, fresh)), (family, methods)
 
 
+def test_copies_of_a_model_and_casts_go_on_by_themselves():
+    """Rotations that were worked out before a cast or a copy do not stand in its way."""
+    ids = tokens(2, 30)
+    for family, methods in (("llama", ()), ("phi3", ()), *(("llama", m) for m in METHODS[1:])):
+        model = adapted(family, methods)
+        first = read(model, ids, None)
+        twin = copy.deepcopy(model).double()
+        caches = [lw.new_cache(model), lw.new_cache(twin)]
+        for at in range(0, 30, 10):  # in turns
+            out = [
+                read(one, ids[:, at : at + 10], cache)
+                for one, cache in zip((model, twin), caches, strict=True)
+            ]
+            assert out[1].dtype is torch.float64
+            torch.testing.assert_close(out[1].float(), out[0], atol=1e-5, rtol=0)
+        lw.restore(twin)
+        assert torch.equal(read(model, ids, None), first)
+        alone = adapted(family, methods).double()
+        torch.testing.assert_close(
+            read(lw.adapt(twin, *methods), ids, None), read(alone, ids, None), atol=1e-12, rtol=0
+        )
+
+
 def test_a_cache_copied_along_with_its_model_belongs_to_the_copy():
     model = adapted("llama")
     cache = lw.new_cache(model)
