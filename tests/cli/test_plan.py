@@ -1,6 +1,7 @@
 """`lengthwise plan`."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,3 +148,15 @@ def test_a_calibrated_machine_says_about_instead_of_at_least(
     assert again.splitlines()[-1] == out.splitlines()[-1] and "prefill, about" in again
     status, given, _ = call("plan", "demo", "--flops", 1e12, "--bandwidth", 1e10)
     assert status == 0 and "prefill, at least" in given
+
+
+def test_calibrating_takes_as_long_in_every_place() -> None:
+    """The help, the docstring and the documents name the same minutes."""
+    root = Path(__file__).parents[2]
+    places = {
+        "src/lengthwise/cli/plan.py": r"about (\w+)\s*\"?\s*\"?minutes; later plans",
+        "src/lengthwise/measure/calibration.py": r"processor; about (\w+) minutes",
+        "docs/measure.md": r"random weights read for (\w+) minutes",
+    }
+    found = {re.search(w, (root / place).read_text())[1] for place, w in places.items()}
+    assert found == {"four"}

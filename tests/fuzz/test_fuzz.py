@@ -3,11 +3,15 @@
 import shutil
 from pathlib import Path
 
-from tests.fuzz import arguments, checkpoints, kills
+from tests.fuzz import arguments, checkpoints, kills, results
 
 
 def test_damaged_checkpoints(tmp_path: Path) -> None:
     assert checkpoints.faults(20, 0, tmp_path) == []
+
+
+def test_damaged_results(tmp_path: Path) -> None:
+    assert results.faults(12, 0, tmp_path) == []
 
 
 def test_odd_arguments(tmp_path: Path) -> None:

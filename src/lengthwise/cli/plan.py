@@ -75,7 +75,7 @@ def plan(
                      "yarn:factor=8, streamingllm …"),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="First measure this machine's processor, about two "
+        bool, typer.Option("--calibrate", help="First measure this machine's processor, about four "
                            "minutes; later plans know it.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -4,7 +4,7 @@
     def test_contract(case, check):
         check(case)
 
-A case may leave out a check only with a reason, which the docs print.
+A case may leave out a check only with a reason, written beside it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
