@@ -33,6 +33,7 @@ LEAST = {
     "target": 0, "length": 0, "rank": 1, "warmup": 0, "steps": 1, "step_tokens": 1, "rows": 1,
     "seed": 0, "save_every": 1, "evaluate_every": 0, "texts": 1, "passkeys": 0,
 }  # fmt: skip
+OF_ADAPTERS = ("rank", "alpha", "dropout", "adapt")
 ALSO = ("embeddings", "norms", "head")
 
 
@@ -167,6 +168,16 @@ class Recipe:
             for name in ("also", "adapter", "four_bit"):
                 if getattr(self, name):
                     raise ValueError(f'{name} goes with tune = "lora"; tune = "full" trains all')
+            self._leave_out(OF_ADAPTERS, 'tune = "full" has no adapters; write tune = "lora"')
+        if self.optimizer != "adamw":
+            self._leave_out(("betas",), f"{self.optimizer} has none; they are AdamW's")
+        if self.objective:
+            self._leave_out(("weigh",), "an objective weighs tokens itself")
+            if "tiledloss" in self.memory.lower():
+                raise ValueError(
+                    "tiledloss is for the loss of the next token, and an objective makes its own; "
+                    "leave one of the two out"
+                )
         if self.weigh == "documents" and "tiledloss" in self.memory.lower():
             raise ValueError(
                 'tiledloss counts all tokens the same; leave it out with weigh = "documents"'
@@ -175,6 +186,13 @@ class Recipe:
             raise ValueError(
                 "mixed_window needs methods: the frequencies of rows beyond the base's window"
             )
+
+    def _leave_out(self, names: Sequence[str], why: str) -> None:
+        """Raise ValueError for a key that says something and would not be read."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in names and value != field.default:
+                raise ValueError(f"{field.name}={value!r} would not be read: {why}")
 
     def settings(self) -> dict[str, Any]:
         """Every field by its name."""

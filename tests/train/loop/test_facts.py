@@ -83,3 +83,16 @@ def test_ends_of_sentences() -> None:
     found = {tokenizer.decode([token]) for token in sentence_ends(tokenizer)}
     assert {".", "\n", "?", "!"} <= found
     assert not {"a", " ", ",", "<s>"} & found
+
+
+def test_parts_that_do_not_go_together() -> None:
+    pose = "pose:window={window},target={target}"
+    apart = Recipe(target=2048, transform=pose, documents="apart")
+    with pytest.raises(ValueError, match='PoSE makes one text of a row, and documents = "apart"'):
+        build_parts(apart, FACTS)
+    for name, value in {
+        "transform": pose, "documents": "apart", "short_share": 0.5, "mixed_window": True,
+    }.items():  # fmt: skip
+        changes = {"objective": "longpo", "methods": "pi:factor={factor}", name: value}
+        with pytest.raises(ValueError, match=f"{name}=.* would not be read: LongPO"):
+            build_parts(Recipe(target=2048, **changes), FACTS)

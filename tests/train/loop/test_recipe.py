@@ -65,6 +65,13 @@ def test_the_nearest_is_named(tmp_path: Path) -> None:
         (["checkpointing=maybe"], "checkpointing must be true or false"),
         (["weigh=documents", "memory=tiledloss"], "tiledloss counts all tokens the same"),
         (["mixed_window=true", "methods="], "mixed_window needs methods"),
+        (["rank=16"], 'rank=16 would not be read: tune = "full" has no adapters'),
+        (["alpha=2"], "alpha=2.0 would not be read"),
+        (["dropout=0.1"], "dropout=0.1 would not be read"),
+        (["adapt=q_proj"], "adapt=('q_proj',) would not be read"),
+        (["betas=0.5,0.9", "optimizer=sgd"], "sgd has none; they are AdamW's"),
+        (["objective=longpo", "weigh=documents"], "an objective weighs tokens itself"),
+        (["objective=longpo", "memory=tiledloss"], "tiledloss is for the loss of the next token"),
     ],
 )
 def test_bad_values(pairs: list[str], words: str) -> None:

@@ -233,3 +233,21 @@ def test_data_of_rows_and_of_text(recipe: Callable[..., Recipe], tmp_path: Path)
     assert max(len(row["input_ids"]) for row in packed.rows) == 64
     again = open_source(recipe(data=str(text)), 64, 64, 2, tmp_path / "rows", None)
     assert again.identity == packed.identity
+
+
+def test_columns_of_an_objective_are_numbers_of_tokens_or_rows(
+    recipe: Callable[..., Recipe],
+) -> None:
+    rows = source([{"input_ids": list(range(3, 35))}, {"input_ids": list(range(3, 20))}])
+    transform = build_part("transform", "masktokens:share=0.25")
+    step = Step((0, 1), (0, 1), 32, short=False)
+    batch = micro_batches(rows, step, recipe(), transform, 1.0, VOCABULARY)[0][0]
+    assert batch["noise"].shape == (2,) and batch["masked"].shape == batch["input_ids"].shape
+    assert batch["masked"][1, 17:].eq(-1).all() and batch["masked"][0].sum() == 8
+
+
+@pytest.mark.parametrize("label", [VOCABULARY, -1])
+def test_labels_that_the_model_does_not_have(recipe: Callable[..., Recipe], label: int) -> None:
+    rows = source([{"input_ids": [3, 4, 5], "labels": [-100, label, 5], "seq_lengths": [3]}])
+    with pytest.raises(ValueError, match=rf"holds the token {label} and the model has"):
+        micro_batches(rows, Step((0,), (0,), 3, short=False), recipe(), None, 1.0, VOCABULARY)

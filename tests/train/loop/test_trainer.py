@@ -197,6 +197,13 @@ def test_an_adapter_goes_on_and_another_models_is_refused(
         go(replace(again, base=str(wide)), tmp_path / "wrong")
     with pytest.raises(ValueError, match="there is no adapter in"):
         go(replace(again, adapter=str(base)), tmp_path / "wrong")
+    for change, words in (
+        ({"rank": again.rank + 3}, rf"rank is {again.rank + 3} in the recipe and {again.rank} in"),
+        ({"dropout": 0.25}, r"dropout is 0.25 in the recipe and 0.0 in the adapter"),
+        ({"adapt": ("k_proj",)}, r"adapt is \('k_proj',\) in the recipe and \("),
+    ):
+        with pytest.raises(ValueError, match=words):
+            go(replace(again, **change), tmp_path / "wrong")
 
 
 def test_what_a_base_must_be(recipe: Make, base: Path, tmp_path: Path) -> None:

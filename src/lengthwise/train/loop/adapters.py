@@ -96,11 +96,12 @@ def dequantise(model: PreTrainedModel) -> None:
 def with_adapters(model: PreTrainedModel, recipe: Recipe, known: str) -> nn.Module:
     from peft import LoraConfig, PeftModel, get_peft_model
 
+    whole = modules_to_save(model, recipe.also)
     if recipe.adapter:
         check_adapter(Path(recipe.adapter), model, recipe.base, known)
-        wrapped: nn.Module = PeftModel.from_pretrained(model, recipe.adapter, is_trainable=True)
-        return wrapped
-    whole = modules_to_save(model, recipe.also)
+        going_on = PeftModel.from_pretrained(model, recipe.adapter, is_trainable=True)
+        _check_settings(going_on.peft_config["default"], recipe, whole)
+        return going_on
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=recipe.rank,
@@ -176,6 +177,24 @@ def check_adapter(folder: Path, model: PreTrainedModel, base: str, known: str) -
             f"the adapter {folder} is for {name} and not for {base}; name the base it was made for"
         )
     _check_shapes(folder, model)
+
+
+def _check_settings(config: Any, recipe: Recipe, whole: list[str]) -> None:
+    """Refuse what a recipe says of adapters and the one that it goes on from has otherwise."""
+    has = {
+        "rank": config.r,
+        "alpha": config.lora_alpha,
+        "dropout": config.lora_dropout,
+        "adapt": tuple(sorted(config.target_modules)),
+        "also": tuple(sorted(config.modules_to_save or ())),
+    }
+    said = {**recipe.settings(), "adapt": tuple(sorted(recipe.adapt)), "also": tuple(sorted(whole))}
+    for name, value in has.items():
+        if said[name] not in (value, getattr(Recipe, name)):
+            raise ValueError(
+                f"{name} is {said[name]!r} in the recipe and {value!r} in the adapter "
+                f"{recipe.adapter}, which keeps its own; leave it out of the recipe"
+            )
 
 
 def _check_shapes(folder: Path, model: PreTrainedModel) -> None:

@@ -68,6 +68,12 @@ def build_parts(recipe: Recipe, facts: Facts) -> Parts:
         )
     source, trained = row_lengths(recipe, transform, facts)
     if isinstance(objective, LongPO):
+        for name in ("transform", "documents", "mixed_window", "short_share"):
+            if getattr(recipe, name) != getattr(Recipe, name):
+                raise ValueError(
+                    f"{name}={getattr(recipe, name)!r} would not be read: LongPO reads rows of "
+                    "preferences as they are; leave it out"
+                )
         trained *= 2  # the chosen answer's text and the rejected one's
     least = trained if transform is not None and source > trained else 2
     return Parts(recipe, transform, build("layout"), objective, source, trained, least)

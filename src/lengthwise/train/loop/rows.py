@@ -218,11 +218,12 @@ def micro_batches(
         if recipe.weigh == "tokens":
             batch["loss_weights"] = (batch["labels"] != IGNORED).float()
         labels = batch["labels"]
-        highest = int(torch.maximum(batch["input_ids"], labels).max())
-        if highest >= vocabulary:
+        tokens = torch.cat([batch["input_ids"].flatten(), labels[labels != IGNORED]])
+        outside = tokens[(tokens < 0) | (tokens >= vocabulary)]
+        if len(outside):
             raise ValueError(
-                f"{recipe.data} holds the token {highest} and the model has {vocabulary}: it was "
-                "made with another tokenizer; pack the documents with this model's"
+                f"{recipe.data} holds the token {int(outside[0])} and the model has {vocabulary}: "
+                "it was made with another tokenizer; pack the documents with this model's"
             )
         batches.append(batch)
     return batches, sum(len(row["input_ids"]) for row in rows)
@@ -253,7 +254,7 @@ def _row(row: Row, step: Step, recipe: Recipe, transform: Any, number: int) -> d
         return cut
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
     made: dict[str, Any] = transform(cut, generator)
-    return made
+    return {"seq_lengths": [len(made["input_ids"])], **made}  # joined, a row is one text
 
 
 def _refuse_positions(row: Row, lengths: Sequence[int]) -> None:
@@ -300,11 +301,14 @@ def _positions(rows: Sequence[Row], width: int, factor: float) -> Tensor:
 
 
 def _others(rows: Sequence[Row], width: int) -> dict[str, Tensor]:
-    """Columns that an objective asks for, one number a token; -1 where there is none."""
+    """Columns that an objective asks for: a number a token, -1 where there is none, or a row."""
     known = ("input_ids", "position_ids", "segment_ids", "loss_weights", "seq_lengths", *PER_TOKEN)
     found = {}
     for name in rows[0]:
         if name not in (*known, SCALE):
-            lines = [[*row[name], *[-1] * (width - len(row[name]))] for row in rows]
-            found[name] = torch.tensor(lines)
+            values = [row[name] for row in rows]
+            if all(isinstance(value, int | float) for value in values):  # one for the row
+                found[name] = torch.tensor(values)
+                continue
+            found[name] = torch.tensor([[*v, *[-1] * (width - len(v))] for v in values])
     return found
