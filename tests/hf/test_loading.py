@@ -15,6 +15,7 @@ import lengthwise as lw
 from lengthwise.cli.app import app
 from lengthwise.hf.loading import load_config, load_model, load_tokenizer
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
+from lengthwise.train.loop.adapters import BASE_FILE, check_adapter
 
 ROOT = Path(__file__).parents[2]
 # Who takes no `trust_remote_code`: peft puts adapters on a model that is loaded already.
@@ -63,6 +64,8 @@ def plant(place: str, sound: Path, folder: Path, mark: Path) -> Path:
     elif place == "tokenizer":
         change(words, auto_map={"AutoTokenizer": [None, "code.Words"]}, tokenizer_class="Evil")
         change(config, model_type="vit")
+    elif place == "kernel":  # attention that transformers would fetch from the hub
+        change(config, attn_implementation="evil/kernel")
     elif place == "beside":  # transformers has all of it; Phi-3 and Falcon are like that
         change(config, auto_map=everything)
         change(words, auto_map={"AutoTokenizer": ["code.Words", None]})
@@ -103,7 +106,7 @@ def commands(model: Path, text: Path, out: Path) -> list[list[object]]:
     ]
 
 
-REFUSED = ("config", "model", "tokenizer", "weights", "listed weights", "adapter")
+REFUSED = ("config", "model", "tokenizer", "weights", "listed weights", "adapter", "kernel")
 
 
 @pytest.mark.parametrize("place", REFUSED)
@@ -139,6 +142,7 @@ def test_the_line_says_what_is_asked_for(sound, tmp_path, monkeypatch):
     for place, words in (
         ("config", "config.json: auto_map names code.Config, code.Model"),
         ("tokenizer", "tokenizer_config.json: auto_map names code.Words"),
+        ("kernel", "config.json: attn_implementation names evil/kernel"),
     ):
         model = str(plant(place, sound, tmp_path / place, tmp_path / "ran"))
         load = load_tokenizer if place == "tokenizer" else load_config
@@ -154,6 +158,13 @@ def test_asked_for_it_runs(sound, tmp_path, monkeypatch):
     model = plant("config", sound, tmp_path / "evil", mark)
     loaded, _ = lw.load(model, trust_remote_code=True)
     assert mark.exists() and type(loaded).__name__ == "Model"
+
+
+def test_an_adapter_that_is_pickled_is_refused(sound, tmp_path):
+    folder = plant("adapter", sound, tmp_path / "adapter", tmp_path / "ran")
+    (folder / BASE_FILE).write_text(json.dumps({"base": "x", "fingerprint": "known"}))
+    with pytest.raises(ValueError, match=r"has no adapter_model\.safetensors"):
+        check_adapter(folder, tiny_model("llama"), "x", "known")
 
 
 def test_an_encoder_is_one_that_transformers_has(sound, tmp_path):

@@ -37,7 +37,25 @@ def load_config(name: str, *, trust_remote_code: bool = False, **kw: Any) -> Pre
     with _in_one_line(name, "the configuration of "):
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code is True, **kw)
     assert isinstance(config, PreTrainedConfig)
+    if trust_remote_code is not True:
+        refuse_kernels(config, name)
     return config
+
+
+def refuse_kernels(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a configuration whose attention is code from the Hugging Face hub (`kernels`).
+
+    Raises:
+        ValueError: Which repository it names.
+    """
+    parts = [config, *(getattr(config, part, None) for part in config.sub_configs)]
+    for part in parts:
+        asked = getattr(part, "_attn_implementation", None)
+        if isinstance(asked, str) and "/" in asked:
+            raise ValueError(
+                f"{name} asks to run code of its own (config.json: attn_implementation names "
+                f"{asked}), and it is not run; remove it from config.json"
+            )
 
 
 def load_tokenizer(

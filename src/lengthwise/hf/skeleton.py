@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from lengthwise.hf.families import refuse_unsupported
 from lengthwise.hf.files import find_config, read_object
-from lengthwise.hf.loading import load_config
+from lengthwise.hf.loading import load_config, refuse_kernels
 
 
 def read_config(name: str) -> PreTrainedConfig:
@@ -61,4 +61,5 @@ def _checked(file: str, kind: str, settings: dict[str, Any]) -> PreTrainedConfig
         first = str(error).strip().split("\n")[0].split(". Should contain")[0]
         raise ValueError(f"{file} is no configuration that transformers knows: {first}") from error
     assert isinstance(config, PreTrainedConfig)
+    refuse_kernels(config, file)
     return config

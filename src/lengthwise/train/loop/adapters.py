@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from lengthwise.hf.weights import fingerprint
 from lengthwise.train.recipe import Recipe
 
+WEIGHTS = "adapter_model.safetensors"
 BASE_FILE = "lengthwise_base.json"  # beside an adapter: which weights it belongs to
 
 
@@ -157,6 +158,8 @@ def check_adapter(folder: Path, model: PreTrainedModel, base: str, known: str) -
     file = folder / "adapter_config.json"
     if not file.is_file():
         raise ValueError(f"there is no adapter in {folder}: it has no adapter_config.json")
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"the adapter {folder} has no {WEIGHTS}; other formats can run code")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         ours = folder / BASE_FILE
@@ -201,11 +204,8 @@ def _check_shapes(folder: Path, model: PreTrainedModel) -> None:
     """Every lora_A must fit the width of its layer."""
     from safetensors import safe_open
 
-    weights = folder / "adapter_model.safetensors"
-    if not weights.is_file():
-        raise ValueError(f"the adapter {folder} has no adapter_model.safetensors")
     parts = dict(model.named_modules())
-    with safe_open(weights, framework="pt") as file:
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 (no dictionary)
             layer = parts.get(key.removeprefix("base_model.model.").partition(".lora_")[0])
             shape = file.get_slice(key).get_shape()
