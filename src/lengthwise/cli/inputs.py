@@ -104,7 +104,7 @@ def open_model(
         ValueError: As `lengthwise.load`, and for an unknown device or dtype, or a model that
             lengthwise cannot adapt.
     """
-    check_inputs(name, dtype=dtype)
+    check_inputs(dtype=dtype)  # the model's files are looked at once more when they are loaded
     be_quiet()
     import torch
 
