@@ -1,5 +1,6 @@
 """The file of a suite survives kills, full disks and a second run."""
 
+import io
 import json
 import os
 import resource
@@ -10,10 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lengthwise.files import hold
+from lengthwise.measure.suite.comparison import print_comparison
 from lengthwise.measure.suite.file import FORMAT, SUITE_FILE, SuiteFile, SuiteResults
 from lengthwise.measure.suite.rows import ItemRow
+from lengthwise.measure.suite_report.page import html
 
 PLAN = {
     "suite": "quick", "tasks": {"niah": "NIAH()", "vt": "VT()"}, "items": 4, "seed": 0,
@@ -166,3 +170,29 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
         other.stdout.close()
     with hold(tmp_path):
         assert SuiteFile(tmp_path, PLAN).results.rows == []
+
+
+def test_rows_and_sessions_of_other_types_are_damaged_lines(tmp_path: Path) -> None:
+    """Whatever is loaded can be compared and reported."""
+    filled(tmp_path)
+    file = tmp_path / SUITE_FILE
+    lines = file.read_text().split("\n")
+    others = (None, True, "x", -1, 2.5, [], {}, [None], {"a": 1}, 10**30)
+    refused = 0
+    for number, kind in ((0, None), (1, "session"), (2, "item")):
+        entry = json.loads(lines[number])
+        for key in entry if kind is None else entry[kind]:
+            for other in others:
+                changed = json.loads(lines[number])
+                (changed if kind is None else changed[kind])[key] = other
+                around = [*lines[:number], json.dumps(changed), *lines[number + 1 :]]
+                file.write_text("\n".join(around))
+                try:
+                    results = SuiteResults.load(tmp_path)
+                    quiet = Console(file=io.StringIO())
+                    print_comparison([(file, results)], quiet)
+                    html(results, "again")
+                except ValueError as error:
+                    assert "\n" not in str(error)
+                    refused += 1
+    assert refused > 150

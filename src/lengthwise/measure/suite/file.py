@@ -138,7 +138,7 @@ def _read(path: Path) -> tuple[SuiteResults, int]:
         entry = parsed(words)
         if entry is not None and entry.keys() == {_SESSION} and _is_session(entry[_SESSION]):
             results.sessions.append(entry[_SESSION])
-        elif entry is not None and entry.keys() == {_ITEM} and _is_item(entry[_ITEM]):
+        elif entry is not None and entry.keys() == {_ITEM} and _is_item(entry[_ITEM], plan):
             depths = tuple(entry[_ITEM]["depths"])
             row = ItemRow(**{**entry[_ITEM], "depths": depths})
             rows.pop(row.key, None)  # one that was refused for now, and asked again
@@ -154,10 +154,11 @@ def _read(path: Path) -> tuple[SuiteResults, int]:
     return results, sound
 
 
-def _is_item(entry: Any) -> bool:
+def _is_item(entry: Any, plan: Mapping[str, Any]) -> bool:
     # Rows from before it was kept lack `again`.
     return (
         is_row(entry, ItemRow, without="again")
+        and entry["task"] in plan["tasks"]
         and all(0 <= x <= 1 for x in (entry["chance"], entry["score"] or 0, *entry["depths"]))
         and min(entry[key] for key in ("index", "tokens", "seconds", "session")) >= 0
         and entry["length"] >= 1
