@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lengthwise.cli.measure import REPORT, RESULTS, read_lengths
+from lengthwise.files import hold
 from lengthwise.measure import REFERENCE, Results, runner
 
 Call = Callable[..., tuple[int, str, str]]
@@ -36,6 +37,26 @@ def test_results_report_and_table(
     status, again, err = call(*words)
     assert status == 0 and "are there already" in err and again == out
     assert (tmp_path / "out" / RESULTS).read_bytes() == first
+
+
+def test_two_runs_do_not_share_a_folder_and_leavings_are_no_measurement(
+    checkpoint: Path, novel: Path, tmp_path: Path, call: Call
+) -> None:
+    out = tmp_path / "out"
+    words = ("measure", checkpoint, "-o", out, "--text", novel, *QUICK, "--tasks", "loss")
+    out.mkdir()
+    # What a kill at the first byte leaves, of this version and of earlier ones.
+    for name in (".lock", f".{RESULTS}.tmp", f"{RESULTS}.tmp"):
+        (out / name).touch()
+    assert call(*words)[0] == 0
+    before = (out / RESULTS).read_bytes()
+    with hold(out):
+        for more in ((), ("--force",), ("-m", "lminfinite:window=48")):
+            status, _, err = call(*words, *more)
+            assert status == 2 and "another lengthwise is measuring" in err
+            assert (out / RESULTS).read_bytes() == before
+    assert call(*words, "--force")[0] == 0
+    assert not (out / f"{RESULTS}.part").exists()
 
 
 def test_an_interruption_keeps_what_is_finished(
