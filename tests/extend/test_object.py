@@ -70,18 +70,31 @@ def test_what_transformers_saves_carries_the_methods(tmp_path):
             )
 
 
-def test_trainers_own_checkpoints_carry_the_methods(tmp_path):
-    model = lw.adapt(tiny_model("llama"), lw.YaRN(factor=4))
+def test_trainers_own_checkpoints_carry_the_methods_and_can_be_resumed(tmp_path):
     rows = [{"input_ids": IDS[0], "labels": IDS[0]}] * 2
-    arguments = TrainingArguments(
-        str(tmp_path), max_steps=1, save_steps=1, use_cpu=True, report_to=[], disable_tqdm=True
-    )
-    trainer = Trainer(model, arguments, train_dataset=rows)
-    trainer.train()
-    trainer.save_model(str(tmp_path / "final"))
-    for folder in (tmp_path / "checkpoint-1", tmp_path / "final"):
-        plain = AutoModelForCausalLM.from_pretrained(folder).eval()
-        assert (logits(plain) - logits(model.eval())).abs().max() < 1e-4
+    for family, method in (
+        ("llama", lw.YaRN(factor=4)),
+        ("gpt_neox", lw.Llama3(factor=4)),
+        ("qwen3", lw.SelfExtend(group=4, window=16)),
+    ):
+        folder = tmp_path / family
+
+        def trainer(steps, family=family, method=method, folder=folder):
+            model = lw.adapt(tiny_model(family), method)
+            how = {"use_cpu": True, "report_to": [], "disable_tqdm": True}
+            arguments = TrainingArguments(str(folder), max_steps=steps, save_steps=1, **how)
+            return Trainer(model, arguments, train_dataset=rows)
+
+        first = trainer(1)
+        first.train()
+        first.save_model(str(folder / "final"))
+        for saved in (folder / "checkpoint-1", folder / "final"):
+            tiny_tokenizer().save_pretrained(saved)
+            again = lw.load(saved)[0].eval()
+            assert (logits(again) - logits(first.model.eval())).abs().max() < 1e-4
+        second = trainer(2)
+        second.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
+        assert second.state.global_step == 2
 
 
 def test_what_goes_to_the_hub_carries_the_methods(tmp_path, monkeypatch):

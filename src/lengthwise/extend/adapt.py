@@ -115,7 +115,7 @@ def _carrying(model: PreTrainedModel) -> PreTrainedModel:
 def _save_pretrained(
     self: PreTrainedModel, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
 ) -> Any:
-    """transformers' `save_pretrained`, with the methods in config.json as `lengthwise.save` has it.
+    """transformers' `save_pretrained`, with the methods in config.json, in version 5's words.
 
     A pattern of `fit_pattern` that no file can name is left out with a warning: it is there to
     train with, and a refusal would lose what was trained.
@@ -144,7 +144,7 @@ def _save_pretrained(
     saved = binding.methods.before("save_pretrained")(save_directory, *args, **kwargs)
     config_file = Path(save_directory) / "config.json"
     if (args[0] if args else kwargs.get("is_main_process", True)) and config_file.exists():
-        write_words(binding, config_file, axes=axes)
+        write_words(binding, config_file, axes=axes, both=False)
     return saved
 
 

@@ -46,6 +46,7 @@ def write_words(
     *,
     window: int = 0,
     axes: Axes | None = None,
+    both: bool = True,
 ) -> str:
     """Put what a model is adapted by into the config.json that transformers wrote for it.
 
@@ -53,6 +54,8 @@ def write_words(
         binding: What ties the model to its engine; None for a plain model.
         axes: What to write of the engine; None is all of it.
         window: Tokens that the file should claim at least, where nothing counts from them.
+        both: Whether version 4's words go in too. In version 5, Trainer reads the configuration of
+            a checkpoint that it goes on from as that of no family, and fails at `rope_scaling`.
 
     Returns:
         Who was asked or checked to read the file as meant.
@@ -67,7 +70,8 @@ def write_words(
         axes = axes or binding.engine.to_save()
         assert axes is not None
         methods = write_methods(axes)
-        plain = None if isinstance(binding, HookBinding) else _plain(config, binding, axes, window)
+        if isinstance(binding, Binding):
+            plain = _plain(config, binding, axes, window, both)
         if plain is not None:
             config, older = plain
             note = (
@@ -88,14 +92,14 @@ def write_words(
     if plain is None:
         if BLOCK not in config:
             _claim(config, window)
-        config, _ = older_words(config)
+        config = older_words(config)[0] if both else config
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     config_file.write_text(text, encoding="utf-8")
     return note
 
 
 def _plain(
-    config: dict[str, Any], binding: Binding, axes: Axes, window: int
+    config: dict[str, Any], binding: Binding, axes: Axes, window: int, both: bool
 ) -> tuple[dict[str, Any], bool] | None:
     """The configuration with this scaling in transformers' words, if that is all there is.
 
@@ -114,7 +118,9 @@ def _plain(
     if base is None:
         return None
     for parameters in _candidates(axes.scaling, base, geometry.window):
-        trial, older = older_words(_with_rope(config, parameters, engine, window))
+        trial, older = _with_rope(config, parameters, engine, window), False
+        if both:
+            trial, older = older_words(trial)
         if _reads_the_same(trial, engine, base):
             return trial, older
     return None
