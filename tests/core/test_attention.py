@@ -618,7 +618,7 @@ def test_choose(changed, name):
 
 def test_a_choice_says_when_only_a_compiler_is_missing():
     assert choose(**{**CALL, **HUGE, "compiler": False}) == Choice(
-        "chunked", "FlexAttention would pay, but there is no C++ compiler here"
+        "chunked", "FlexAttention would pay, but needs a C++ compiler and AVX2"
     )
 
 
@@ -629,7 +629,15 @@ def tail_thirds(b, h, q, k):
     return (k < 400) | thirds(b, h, q, k)
 
 
-@pytest.mark.skipif(not flex_module.has_compiler(), reason="there is no C++ compiler here")
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512", "DEFAULT", "SVE256"])
+def test_flex_is_compiled_for_processors_that_torch_writes_vectors_for(capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(flex_module.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert flex_module.has_compiler.__wrapped__() == capability.startswith("AVX")
+    assert flex_module.has_compiler.__wrapped__("cuda")
+
+
+@pytest.mark.skipif(not flex_module.has_compiler(), reason="no C++ compiler or no AVX2")
 def test_compiled_flex_equals_reference(monkeypatch):
     monkeypatch.undo()
     q, k, v = qkv(heads=4, kv=2, t=600, n=640, dtype=torch.float32)

@@ -190,7 +190,7 @@ def test_positions_that_skip_are_no_documents(path, monkeypatch):
     assert (guessed[:, 12:] - second).abs().max() > 1e-3
 
 
-@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler here")
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler or no AVX2")
 def test_compiled_flex_forward(monkeypatch):
     # The real kernel on a CPU: float32, forward only. torch 2.13 writes C++ that does not compile
     # once shapes of an earlier test in this process have made it generalise over them.

@@ -57,7 +57,7 @@ def choose(
     if device == "cpu" and heavy and one_part and not needs_grad:
         if compiler:
             return Choice("flex", "the work ahead pays for tens of seconds of compilation")
-        return Choice("chunked", "FlexAttention would pay, but there is no C++ compiler here")
+        return Choice("chunked", "FlexAttention would pay, but needs a C++ compiler and AVX2")
     why = "it has a backward" if needs_grad else "padding, documents, a predicate or a soft cap"
     return Choice("chunked", f"plain torch tiles: {why}")
 
@@ -75,7 +75,7 @@ def choice_for(
         aligned=aligned(queries, block),
         plain=plain(region, queries, block, softcap),
         needs_grad=needs_grad(queries, block),
-        compiler=has_compiler(),
+        compiler=has_compiler(queries.vectors.device.type),
         one_part=alone,
     )
 

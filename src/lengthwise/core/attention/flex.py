@@ -21,9 +21,10 @@ TILE = 128  # pairs are skipped or masked in squares of this size
 
 
 @functools.cache
-def has_compiler() -> bool:
-    """Whether torch.compile can build CPU kernels here."""
-    return any(shutil.which(name) for name in ("g++", "clang++"))
+def has_compiler(device: str = "cpu") -> bool:
+    """Whether torch.compile can build FlexAttention here; for a CPU it writes vectors of AVX2."""
+    vectors = device != "cpu" or torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return vectors and any(shutil.which(name) for name in ("g++", "clang++"))
 
 
 @functools.cache
