@@ -1,4 +1,4 @@
-"""Damaged corpora and tokenizers: `lengthwise pack` on each of them.
+"""Damaged corpora and tokenizers: `lengthwise pack`, and what `train` reads, on each of them.
 
     python tests/fuzz/corpora.py [--count N] [--seed N] [--only WORDS] [-v]
 
@@ -246,6 +246,42 @@ def wrong_with(words: list[str], folder: Path, call: Callable[..., tuple[int, st
     return ""
 
 
+def read_by_train(draw: random.Random, folder: Path) -> str:
+    """What the reader of `lengthwise train` made of damaged rows that it must not, or nothing."""
+    from datasets import Dataset
+
+    from lengthwise.train.loop.rows import Plan, micro_batches, open_source
+    from lengthwise.train.recipe import Recipe
+
+    rows = sound_rows(draw, tokens=True)
+    wrong = draw.choice(("rows", "rows", "bytes", "json"))
+    if wrong == "rows":
+        spoil_rows(draw, rows)
+    table = as_table(rows)
+    if table is None:
+        return ""
+    saved = folder / "saved"
+    Dataset(table).save_to_disk(str(saved))
+    files = sorted(file for file in saved.rglob("*") if file.is_file())
+    if wrong == "bytes":
+        spoil_bytes(draw, draw.choice(files))
+    elif wrong == "json":
+        spoil_json(draw, draw.choice([file for file in files if file.suffix == ".json"]))
+    documents = draw.choice(("joined", "apart"))
+    recipe = Recipe(base="demo", data=str(saved), target=16, documents=documents, step_tokens=64)
+    try:
+        source = open_source(recipe, 16, 16, 2, folder / "rows", None)
+        plan = Plan(recipe, source.usable, 16, 16, 16)
+        for number in range(3):
+            batches, _ = micro_batches(source, plan.step(number), recipe, None, 1.0, VOCABULARY)
+            assert all(batch["input_ids"].dtype.is_signed for batch in batches)
+    except (ValueError, OSError) as error:
+        return "" if str(error).strip() else "a refusal without words"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def run(count: int, seed: int, only: str = "", say: Callable[[str], None] = print) -> list[str]:
     """Every case that went wrong, in words."""
     from datasets import disable_progress_bars
@@ -264,6 +300,11 @@ def run(count: int, seed: int, only: str = "", say: Callable[[str], None] = prin
         draw = random.Random(f"{seed} {number}")
         folder = Path(tempfile.mkdtemp(prefix="corpora"))
         try:
+            if number % 4 == 3:  # a quarter of them
+                say(f"{number}: train")
+                if found := read_by_train(draw, folder):
+                    failures.append(f"{number}: train\n    {found}")
+                continue
             words = a_case(draw, folder)
             if only and only not in " ".join(words):
                 continue

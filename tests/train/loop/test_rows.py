@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from lengthwise.testing.models import VOCABULARY, tiny_model
 from lengthwise.train.loop.facts import build_part
+from lengthwise.train.loop.pairs import pair_batches, refuse_tokens
 from lengthwise.train.loop.rows import Plan, Source, Step, micro_batches, open_source
 from lengthwise.train.recipe import Recipe
 
@@ -251,3 +253,40 @@ def test_labels_that_the_model_does_not_have(recipe: Callable[..., Recipe], labe
     rows = source([{"input_ids": [3, 4, 5], "labels": [-100, label, 5], "seq_lengths": [3]}])
     with pytest.raises(ValueError, match=rf"holds the token {label} and the model has"):
         micro_batches(rows, Step((0,), (0,), 3, short=False), recipe(), None, 1.0, VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"input_ids": ["a text"]}, r"input_ids holds string; it must hold lists of whole numbers"),
+        ({"input_ids": [[1.5, 2.0]]}, r"input_ids holds list<.*double>"),
+        ({"input_ids": [[3, 4], None]}, "input_ids is null in a row"),
+        ({"input_ids": [[3, 4]], "labels": [3]}, "labels holds int64"),
+        ({"input_ids": [[3, 4]], "seq_lengths": [[[2]]]}, "seq_lengths holds list"),
+    ],
+)
+def test_columns_of_other_types(
+    recipe: Callable[..., Recipe], tmp_path: Path, columns: dict[str, list[Any]], message: str
+) -> None:
+    Dataset.from_dict(columns).save_to_disk(str(tmp_path / "odd"))
+    with pytest.raises(ValueError, match=message):
+        open_source(recipe(data=str(tmp_path / "odd")), 2, 2, 2, tmp_path / "rows", None)
+
+
+def test_a_damaged_data_set_is_named(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    Dataset.from_dict({"input_ids": [[3, 4, None]]}).save_to_disk(str(folder))
+    rows = open_source(recipe(data=str(folder)), 2, 2, 2, tmp_path / "rows", None)
+    with pytest.raises(ValueError, match=r"odd, row 0: input_ids has a null"):
+        micro_batches(rows, Step((0,), (0,), 3, short=False), recipe(data=str(folder)), None, 1, 99)
+    (folder / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"odd is damaged: KeyError"):
+        open_source(recipe(data=str(folder)), 2, 2, 2, tmp_path / "rows", None)
+
+
+def test_pairs_of_another_tokenizer() -> None:
+    row = {"long": [3, 4], "short": [3], "chosen": [5], "rejected": [VOCABULARY]}
+    batches = list(pair_batches([row], 1, 0))
+    refuse_tokens(batches, VOCABULARY + 1, "pairs")
+    with pytest.raises(ValueError, match=f"pairs holds the token {VOCABULARY} and the model has"):
+        refuse_tokens(batches, VOCABULARY, "pairs")

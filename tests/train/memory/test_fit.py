@@ -12,6 +12,7 @@ from lengthwise.testing.models import tiny_model
 from lengthwise.train.memory import Offload, StreamBP, TiledLoss, TiledMLP, fit
 from lengthwise.train.memory.head import unwrap
 from lengthwise.train.memory.host import Host
+from lengthwise.train.patterns import MASFormer, fit_pattern
 
 METHODS = (StreamBP(chunk=22), TiledMLP(tokens=14), TiledLoss(7), Offload())
 
@@ -245,6 +246,24 @@ def test_without_gradients_every_method_leaves_a_forward_whole(family, adapted):
                     got = [model(ids, use_cache=False, **call) for call in calls]
                     assert torch.equal(more, model.generate(ids, max_new_tokens=3, do_sample=False))
                 torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_training_after_a_token_in_inference_mode(family):
+    """Nothing that a forward there worked out for the next one is an inference tensor."""
+    for make in (
+        lw.adapt,
+        lambda model: lw.adapt(model, lw.YaRN(factor=4)),
+        lambda model: lw.adapt(model, lw.DynamicNTK()),
+        lambda model: fit_pattern(model, MASFormer(full=1, block=8)),
+    ):
+        model = make(tiny_model(family))
+        with torch.inference_mode():
+            model.generate(tokens(1, 3), max_new_tokens=1)
+        model.train()
+        step(model)
+        with fit(model, *METHODS):
+            step(model)
 
 
 def test_below_break_even_nothing_is_tiled():

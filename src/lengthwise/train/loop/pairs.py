@@ -41,6 +41,19 @@ def pair_batches(rows: Sequence[Mapping[str, Any]], count: int, pad: int) -> Ite
         }
 
 
+def refuse_tokens(batches: Sequence[Batch], vocabulary: int, place: str) -> None:
+    """Raise ValueError for tokens that the model does not have."""
+    for batch in batches:
+        for texts in batch.values():
+            ids = texts["input_ids"]
+            outside = ids[(ids < 0) | (ids >= vocabulary)]
+            if len(outside):
+                raise ValueError(
+                    f"{place} holds the token {int(outside[0])} and the model has {vocabulary}: it "
+                    "was made with another tokenizer; make the pairs with this model's"
+                )
+
+
 def _texts(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad: int) -> dict[str, Tensor]:
     width = max(len(prompt) + len(answer) for prompt, answer in pairs)
     ids, labels = [], []

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lengthwise.train.data.collate import PackedCollator, document_lengths, refuse_masks
 from lengthwise.train.data.pipeline import Progress, pack
+from lengthwise.train.data.reading import BESIDE, first_line, is_lists
 from lengthwise.train.data.state import is_complete
 from lengthwise.train.data.weights import IGNORED
 from lengthwise.train.loop.pairs import COLUMNS
@@ -56,8 +57,6 @@ def open_source(
     Raises:
         ValueError: If there is no such data, or its rows are too short.
     """
-    from datasets import load_from_disk
-
     place = Path(recipe.data)
     if not _has_rows(place):
         if not is_complete(folder):
@@ -66,7 +65,7 @@ def open_source(
                 progress=progress,
             )  # fmt: skip
         place = folder
-    rows = load_from_disk(str(place))
+    rows = load_rows(place, ("input_ids", *BESIDE))
     lengths = row_lengths(rows)
     longest = int(lengths.max(initial=0))
     if longest < max(least, trained // 2):
@@ -87,10 +86,8 @@ def open_pairs(recipe: Recipe) -> Source:
     Raises:
         ValueError: If the data are something else.
     """
-    from datasets import load_from_disk
-
     place = Path(recipe.data)
-    rows = load_from_disk(str(place)) if (place / "state.json").is_file() else None
+    rows = load_rows(place, COLUMNS) if (place / "state.json").is_file() else None
     if rows is None or not set(COLUMNS) <= set(rows.column_names):
         raise ValueError(
             f"{recipe.data} holds no preferences: it must be a directory of datasets with the "
@@ -103,9 +100,44 @@ def _has_rows(place: Path) -> bool:
     """Whether a directory of `datasets` holds rows of tokens and not documents of text."""
     if not (place / "state.json").is_file():
         return False
+    return "input_ids" in load_rows(place, ()).column_names
+
+
+def load_rows(place: Path, columns: Sequence[str]) -> Any:
+    """The data set that `datasets` saved in a directory.
+
+    Args:
+        columns: Those that are read; where they are there they hold lists of whole numbers.
+
+    Raises:
+        ValueError: If the files are damaged, or a column holds something else.
+    """
+    import pyarrow as pa
     from datasets import load_from_disk
 
-    return "input_ids" in load_from_disk(str(place)).column_names
+    try:
+        rows = load_from_disk(str(place))
+        rows.data.validate(full=True)  # a damaged offset would be followed wherever it points
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # whatever `datasets` runs into in files that it did not write so
+        words = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{place} is damaged: {words}") from error
+    schema = rows.data.schema
+    for name in columns:
+        if name not in rows.column_names:
+            continue
+        kind = schema.field(name).type
+        numbers = is_lists(kind) and (
+            pa.types.is_integer(kind.value_type)
+            or pa.types.is_boolean(kind.value_type)
+            or pa.types.is_null(kind.value_type)
+        )
+        if not numbers:
+            raise ValueError(f"{place}: {name} holds {kind}; it must hold lists of whole numbers")
+        if name in ("input_ids", *COLUMNS) and rows.data.column(name).null_count:
+            raise ValueError(f"{place}: {name} is null in a row; leave such rows out")
+    return rows
 
 
 def row_lengths(rows: Any) -> np.ndarray:
@@ -201,10 +233,13 @@ def micro_batches(
     Raises:
         ValueError: For tokens that the model does not have.
     """
-    rows = [
-        _row(source.rows[row], step, recipe, None if step.short else transform, number)
-        for row, number in zip(step.rows, step.numbers, strict=True)
-    ]
+    rows = []
+    for row, number in zip(step.rows, step.numbers, strict=True):
+        given = {name: value for name, value in source.rows[row].items() if value is not None}
+        try:
+            rows.append(_row(given, step, recipe, None if step.short else transform, number))
+        except ValueError as error:
+            raise ValueError(f"{recipe.data}, row {row:,}: {error}") from error
     collate = PackedCollator(weights=True)
     batches = []
     for first in range(0, len(rows), recipe.rows):
@@ -231,11 +266,16 @@ def micro_batches(
 
 def _row(row: Row, step: Step, recipe: Recipe, transform: Any, number: int) -> dict[str, Any]:
     """A row cut to the step's length at a place of its own, and transformed."""
+    if "input_ids" not in row:
+        raise ValueError("it has no input_ids")
     ids = np.asarray(row["input_ids"])
     rng = np.random.default_rng([recipe.seed, DRAWN, int(step.short), number])
     start = int(rng.integers(0, max(1, len(ids) - step.length + 1)))
     stop = min(len(ids), start + step.length)
     cut: dict[str, Any] = {"input_ids": ids[start:stop]}
+    for name in ("input_ids", *BESIDE):
+        if None in row.get(name, ()):
+            raise ValueError(f"{name} has a null; it must hold whole numbers")
     for name in PER_TOKEN:
         if name in row:
             if len(row[name]) != len(ids):

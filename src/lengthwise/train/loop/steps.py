@@ -14,7 +14,7 @@ from lengthwise.train.loop.checkpoint import load_checkpoint, save_checkpoint
 from lengthwise.train.loop.evaluate import Evaluation
 from lengthwise.train.loop.metrics import Metrics
 from lengthwise.train.loop.optimize import learning_rate, make_optimizer
-from lengthwise.train.loop.pairs import pair_batches
+from lengthwise.train.loop.pairs import pair_batches, refuse_tokens
 from lengthwise.train.loop.parts import Parts, in_training
 from lengthwise.train.loop.rows import Plan, Source, Step, micro_batches
 from lengthwise.train.loop.subject import Subject
@@ -131,6 +131,7 @@ class Steps:
             pairs = list(pair_batches(rows, recipe.rows, pad=0))
             sides = ("chosen_long", "rejected_long")
             read = sum(one[side]["input_ids"].numel() for one in pairs for side in sides)
+            refuse_tokens(pairs, int(self.subject.inner.config.vocab_size), recipe.data)
             return [{k: _on(device, x) for k, x in one.items()} for one in pairs], read
         facts = self.subject.facts
         vocabulary = int(self.subject.inner.config.vocab_size)
