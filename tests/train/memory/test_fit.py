@@ -190,7 +190,7 @@ def test_forwards_that_cannot_be_cut():
                 model(ids, **{flag: True})
         with torch.no_grad():
             cache = model(ids).past_key_values
-        with pytest.raises(ValueError, match="takes no cache; leave past_key_values out"):
+        with pytest.raises(ValueError, match="takes no cache; leave"):
             model(ids, past_key_values=cache)
         with pytest.raises(ValueError, match=r"how to cut the argument 'cu_seq_lens_q'"):
             model(ids, cu_seq_lens_q=torch.tensor([0, 10, 34]))
