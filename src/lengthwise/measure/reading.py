@@ -74,7 +74,6 @@ def read(
             logits_to_keep=0 if every_logit and done > skip else 1,
         )
         cache = cache_of(out)
-        done += part.shape[1]
         if not every_logit:  # else the caller sees each, and what of it is no number
             likeliest(out.logits, done)
         yield out.logits, cache
