@@ -637,6 +637,16 @@ def test_flex_is_compiled_for_processors_that_torch_writes_vectors_for(capabilit
     assert flex_module.has_compiler.__wrapped__("cuda")
 
 
+def test_flex_compiled_for_one_processor_is_not_taken_for_another(monkeypatch):
+    """torch's cache of compiled code goes by these options."""
+    options = []
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: options.append(kwargs["options"]))
+    for capability in ("AVX2", "AVX512"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda it=capability: it)
+        flex_module._compiled.__wrapped__()
+    assert options[0] != options[1]
+
+
 @pytest.mark.skipif(not flex_module.has_compiler(), reason="no C++ compiler or no AVX2")
 def test_compiled_flex_equals_reference(monkeypatch):
     monkeypatch.undo()

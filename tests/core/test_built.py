@@ -28,7 +28,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     source.write_text("int lengthwise_seven(void) { return 7; }\n", encoding="utf-8")
     monkeypatch.setattr(built, "SOURCE", source)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("CC", raising=False)
+    for name in ("CC", built.ASKED):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path / "cache" / "lengthwise"
 
 

@@ -29,7 +29,10 @@ def has_compiler(device: str = "cpu") -> bool:
 
 @functools.cache
 def _compiled() -> Any:
-    return torch.compile(flex_attention, dynamic=False)
+    # torch keeps what it compiles and finds it again by its settings, not by the processor: code
+    # for AVX-512, loaded where there is AVX2 (a home on several machines), kills the process.
+    bits = 512 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 256
+    return torch.compile(flex_attention, dynamic=False, options={"cpp.simdlen": bits})
 
 
 def flex(
