@@ -1,5 +1,8 @@
 """Blocks of keys and runs of queries, cut and joined."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from lengthwise.core.keys import KeyBlock, Queries, concatenate
@@ -57,3 +60,10 @@ def test_shared_positions_join_positions_of_each_head():
     shared, each = block(2, start=0), block(3, start=2, heads=3, seed=1)
     joined = concatenate([shared, each])
     assert joined.positions.tolist() == [[[0, 1, 2, 3, 4]] * 3] * 2
+
+
+def test_places_are_cut_and_not_mixed_with_blocks_that_have_none():
+    whole = replace(block(7), places=torch.arange(7)[None, None] * 2)
+    assert whole.slots(2, 4).places.tolist() == [[[4, 6]]]
+    with pytest.raises(ValueError, match="places of their own"):
+        concatenate([whole, block(2)])

@@ -10,7 +10,7 @@ from lengthwise.core import pages as pages_module
 from lengthwise.core.attention.reference import reference
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.pages import Paging, SlotMap, attend_pages
-from lengthwise.core.regions import Fixed, Grouped, Region
+from lengthwise.core.regions import ByRank, Fixed, Grouped, Region
 from lengthwise.core.rotary import Rotary
 
 ROTARY = Rotary(100.0 ** -(torch.arange(3, dtype=torch.float64) / 3), 1.2)
@@ -97,14 +97,15 @@ class Memory:
         self.read = 0
 
     def gather(self, slots):
-        b, m = slots.shape
-        at = slots.clamp(min=0)[:, None, :, None]
+        b, _, m = slots.shape
+        at = slots.clamp(min=0)[..., None]
         kv = self.keys.shape[1]
         keys = self.keys.gather(2, at.expand(b, kv, m, self.keys.shape[-1]))
         values = self.values.gather(2, at.expand(b, kv, m, self.values.shape[-1]))
-        positions = torch.where(slots >= 0, self.positions.gather(1, slots.clamp(min=0)), -1)
+        where = self.positions[:, None].expand(b, slots.shape[1], -1)
+        positions = torch.where(slots >= 0, where.gather(2, slots.clamp(min=0)), -1)
         self.read += m
-        return KeyBlock(keys, values, positions[:, None])
+        return KeyBlock(keys, values, positions)
 
     def block(self):
         return KeyBlock(self.keys, self.values, self.positions[:, None])
@@ -115,14 +116,16 @@ def spelled(queries, chosen, paging, memory, region, **kw):
     rows = []
     for b in range(len(chosen)):
         times = {p: i for i, p in enumerate(queries.positions[b].tolist()) if p >= 0}
-        allowed = torch.zeros(64, 64, dtype=torch.bool)
+        allowed = torch.zeros(4, 64, 64, dtype=torch.bool)
         for p, time in times.items():
             for k in range(paging.first, 64):
                 page = (k - paging.first) // paging.size
-                allowed[p, k] = page < chosen.shape[2] and chosen[b, time, page]
+                for h in range(4):
+                    mine = chosen[b, h // (4 // chosen.shape[1])]
+                    allowed[h, p, k] = page < chosen.shape[3] and mine[time, page]
 
         def also(_, h, q, k, allowed=allowed, before=region.also):
-            mine = allowed[q.clamp(min=0), k.clamp(min=0)] & (q >= 0) & (k >= 0)
+            mine = allowed[h, q.clamp(min=0), k.clamp(min=0)] & (q >= 0) & (k >= 0)
             return mine if before is None else mine & before(_, h, q, k)
 
         one = Queries(queries.vectors[b : b + 1], queries.positions[b : b + 1])
@@ -167,16 +170,53 @@ def test_chosen_pages_equal_dense_attention_under_their_mask(
     memory, paging = Memory(POSITIONS), Paging(size, first)
     queries = Queries(draw(0, 3, 4, 11, 8), POSITIONS[:, 13:])
     g = torch.Generator().manual_seed(size)
-    chosen = torch.rand(3, 11, (24 - first) // size + 1, generator=g) < 0.4
-    chosen[0, 2] = False  # a query that reads nothing
-    chosen[1, :, 1:] = False  # and a row that reads less than others
     kw = {"rotary": ROTARY, "stored": None, "scale": 0.4}
-    got = attend_pages(
-        queries, chosen, paging, memory.slots, memory.gather, region, impl=impl, **kw
-    )
-    out, lse = spelled(queries, chosen, paging, memory, region, **kw)
-    assert_close(got.out, out, rtol=0, atol=1e-10)
-    assert_close(got.lse, lse, rtol=0, atol=1e-10)
+    for heads in (1, 2):
+        chosen = torch.rand(3, heads, 11, (24 - first) // size + 1, generator=g) < 0.4
+        chosen[0, :, 2] = False  # a query that reads nothing
+        chosen[1, :, :, 1:] = False  # and a row that reads less than others
+        got = attend_pages(
+            queries, chosen, paging, memory.slots, memory.gather, region, impl=impl, **kw
+        )
+        out, lse = spelled(queries, chosen, paging, memory, region, **kw)
+        assert_close(got.out, out, rtol=0, atol=1e-10)
+        assert_close(got.lse, lse, rtol=0, atol=1e-10)
+
+
+def test_pages_in_a_row_stand_where_their_rank_puts_them():
+    """Every pair by itself, with the distance that counting the chosen pages gives."""
+    memory, paging, end = Memory(POSITIONS), Paging(3, 2), 40
+    queries = Queries(draw(0, 3, 4, 11, 8), POSITIONS[:, 13:])
+    g = torch.Generator().manual_seed(1)
+    chosen = torch.rand(3, 2, 11, 8, generator=g) < 0.4
+    region = Region(near=1, q_place=Fixed(45), k_place=ByRank())
+    want = torch.zeros(3, 4, 11, 8, dtype=torch.float64)
+    for b in range(3):
+        slot_of = {p: slot for slot, p in enumerate(POSITIONS[b].tolist()) if p >= 0}
+        for h in range(4):
+            for t, asked in enumerate(queries.positions[b].tolist()):
+                scores, values = [], []
+                mine = chosen[b, h // 2, t].nonzero()[:, 0].tolist()
+                for rank, page in enumerate(mine):
+                    for offset in range(3):
+                        position = 2 + 3 * page + offset
+                        if position not in slot_of or position >= asked:
+                            continue
+                        at = torch.tensor([[[end - 3 * (len(mine) - rank) + offset]]])
+                        key = memory.keys[b, h // 2, slot_of[position]][None, None, None]
+                        q = queries.vectors[b, h, t][None, None, None]
+                        q = ROTARY.rotate(q, torch.tensor([[[45]]]))
+                        scores.append((q * ROTARY.rotate(key, at)).sum() * 0.4)
+                        values.append(memory.values[b, h // 2, slot_of[position]])
+                if scores:
+                    weights = torch.softmax(torch.stack(scores), 0)
+                    want[b, h, t] = (weights[:, None] * torch.stack(values)).sum(0)
+    args = (paging, memory.slots, memory.gather, region, end)
+    for impl in ("reference", "chunked", "decode", "auto"):
+        kw = {"rotary": ROTARY, "stored": None, "scale": 0.4, "impl": impl}
+        assert_close(attend_pages(queries, chosen, *args, **kw).out, want, rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="a key by itself has none"):
+        attend_pages(queries, chosen, *args[:-1], **kw)
 
 
 @given(seed=st.integers(0, 10**6), tile=st.integers(1, 6), size=st.integers(1, 5))
@@ -186,7 +226,7 @@ def test_queries_between_any_padding_read_their_own_pages(seed, tile, size):
     real = (torch.rand(3, 20, generator=g) < 0.7).long()
     memory = Memory(torch.where(real > 0, real.cumsum(1) - 1, -1))
     queries = Queries(draw(0, 3, 4, 9, 8), memory.positions[:, 11:])
-    chosen = torch.rand(3, 9, 20 // size + 1, generator=g) < 0.5
+    chosen = torch.rand(3, 1, 9, 20 // size + 1, generator=g) < 0.5
     kw = {"rotary": ROTARY, "stored": None, "scale": 0.4}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pages_module, "QUERY_TILE", tile)
@@ -201,13 +241,13 @@ def test_queries_between_any_padding_read_their_own_pages(seed, tile, size):
 def test_only_chosen_pages_are_read_and_neighbours_do_not_matter():
     memory, paging = Memory(POSITIONS), Paging(4)
     queries = Queries(draw(0, 3, 4, 11, 8), POSITIONS[:, 13:])
-    chosen = torch.zeros(3, 11, 6, dtype=torch.bool)
-    chosen[:, :, 2] = True
+    chosen = torch.zeros(3, 1, 11, 6, dtype=torch.bool)
+    chosen[:, :, :, 2] = True
     kw = {"rotary": ROTARY, "stored": None, "scale": 0.4}
     args = (paging, memory.slots, memory.gather, Region(near=1))
     alone = attend_pages(queries, chosen, *args, **kw)
     assert memory.read == paging.size
-    chosen[:, 5, :] = True
+    chosen[:, :, 5] = True
     together = attend_pages(queries, chosen, *args, **kw)
     others = [i for i in range(11) if i != 5]
     assert_close(together.out[:, :, others], alone.out[:, :, others], rtol=0, atol=1e-12)
@@ -219,7 +259,7 @@ def test_no_pages_give_the_empty_part():
     queries = Queries(draw(0, 3, 4, 11, 8), POSITIONS[:, 13:])
     kw = {"rotary": ROTARY, "stored": None, "scale": 0.4}
     for pages in (0, 3):
-        none = torch.zeros(3, 11, pages, dtype=torch.bool)
+        none = torch.zeros(3, 1, 11, pages, dtype=torch.bool)
         got = attend_pages(queries, none, Paging(4), memory.slots, memory.gather, Region(), **kw)
         assert got.out.shape == (3, 4, 11, 5) and not got.out.any()
         assert bool(got.lse.isneginf().all())

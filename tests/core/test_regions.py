@@ -78,7 +78,9 @@ def test_within_keeps_all_but_the_bands():
     region = Region(q_place=Fixed(3), k_place=Grouped(2), also=odd, paged=True)
     cut = region.within(near=2, last=9, paged=True)
     assert cut == Region(near=2, last=9, q_place=Fixed(3), k_place=Grouped(2), also=odd, paged=True)
-    assert not region.within(near=2).paged  # what is cut off is read exactly, unless said
+    assert region.within(near=2).paged  # as it was, unless said
+    assert not region.within(near=2, paged=False).paged
+    assert not replace(region, paged=False).within(near=2).paged
 
 
 def test_a_predicate_narrows_a_band_by_batch_and_head():

@@ -22,6 +22,8 @@ class KeyBlock:
             (a ring). None if unknown.
         bias: Added to the scores of every slot after scale and soft cap: log w where a key stands
             for w keys. None for 0 everywhere.
+        places: Apparent positions of the slots, instead of a region's `k_place`: where they follow
+            from what else is read, as ranks do. None for the region's.
     """
 
     keys: Float[Tensor, "b kv n d"]
@@ -31,6 +33,7 @@ class KeyBlock:
     start: int | None = None
     span: tuple[int, int] | None = None
     bias: Float[Tensor, " b #kv n"] | None = None
+    places: Int[Tensor, " #b #kv n"] | None = None
 
     def __len__(self) -> int:
         return self.keys.shape[2]
@@ -59,6 +62,7 @@ class KeyBlock:
             None if self.start is None else self.start + low,
             self.span,
             None if self.bias is None else self.bias[:, :, low:high],
+            None if self.places is None else self.places[:, :, low:high],
         )
 
 
@@ -90,6 +94,8 @@ def concatenate(blocks: Sequence[KeyBlock]) -> KeyBlock:
         return blocks[0]
     heads = max(block.positions.shape[1] for block in blocks)
     segments = [block.segments for block in blocks]
+    if any(block.places is not None for block in blocks):
+        raise ValueError("keys with places of their own are read alone, not beside other blocks")
     bias = None
     if any(block.bias is not None for block in blocks):
         kv = blocks[0].keys.shape[1]

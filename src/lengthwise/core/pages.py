@@ -61,12 +61,20 @@ class SlotMap:
         self.slots[rows, positions[rows, times]] = times + self.arrived
         self.arrived += n
 
-    def of(self, positions: Int[Tensor, "b m"]) -> Int[Tensor, "b m"]:
+    def of(self, positions: Int[Tensor, "b *kv m"]) -> Int[Tensor, "b *kv m"]:
         """Slots of positions; -1 where the position is out of range or nothing arrived."""
         assert self.slots is not None
         limit = self.slots.shape[1]
         inside = (positions >= 0) & (positions < limit)
-        return torch.where(inside, self.slots.gather(1, positions.clamp(0, limit - 1)), -1)
+        found = self.slots.gather(1, positions.clamp(0, limit - 1).flatten(1))
+        return torch.where(inside, found.view_as(positions), -1)
+
+    def filled(self, paging: Paging, pages: int) -> Bool[Tensor, "b pages"]:
+        """Which of the first `pages` pages hold a token; where positions jump, one may not."""
+        assert self.slots is not None
+        held = self.slots[:, paging.first : paging.first + pages * paging.size] >= 0
+        held = torch.nn.functional.pad(held, (0, pages * paging.size - held.shape[1]))
+        return held.unflatten(1, (pages, paging.size)).any(-1)
 
     def select_rows(self, index: Tensor) -> None:
         """Keep the rows `index` of the batch, in that order."""
@@ -80,11 +88,12 @@ class SlotMap:
 
 def attend_pages(
     queries: Queries,
-    chosen: Bool[Tensor, "b t pages"],
+    chosen: Bool[Tensor, " b #kv t pages"],
     paging: Paging,
     slots: SlotMap,
     gather: Callable[[Tensor], KeyBlock],
     region: Region,
+    end: int | None = None,
     **kw: Any,
 ) -> Partial:
     """Attention of each query over the pages that it chose, within a region.
@@ -93,29 +102,40 @@ def attend_pages(
     query to its own: what a query sees never depends on its neighbours.
 
     Args:
-        gather: From slots `[b, m]` to keys.
+        chosen: One choice for all heads, or one for the heads of each KV head.
+        gather: From slots `[b, #kv, m]` to keys.
+        end: If given, the pages that a query reads seem to stand in a row without gaps, in their
+            order, up to the place before this one; then queries are read one by one. None leaves
+            keys where the region puts them.
         kw: Keyword arguments of `attend_blocks`.
     """
-    b, t, pages = chosen.shape
+    _, _, t, pages = chosen.shape
     if kw.get("impl", "auto") == "auto":
         kw["impl"] = choice_for_pages(t).name
     outs, lses = [], []
     within = torch.arange(paging.size, device=chosen.device)
-    for low in range(0, t, QUERY_TILE):
-        high = min(low + QUERY_TILE, t)
-        mine = chosen[:, low:high]
-        union = mine.any(1)
-        most = int(union.sum(1).max())
+    tile_size = QUERY_TILE if end is None else 1
+    for low in range(0, t, tile_size):
+        high = min(low + tile_size, t)
+        mine = chosen[:, :, low:high]
+        union = mine.any(2)
+        count = union.sum(-1, keepdim=True)
+        most = int(count.max())
         # The union's pages first, in order; a row with fewer reads page -1, which is empty.
-        order = union.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-        taken = torch.where(union.gather(1, order), order, -1)
-        positions = paging.first + taken[:, :, None] * paging.size + within
-        positions = torch.where(taken[:, :, None] >= 0, positions, -1).flatten(1)
+        order = union.int().argsort(dim=-1, descending=True, stable=True)[..., :most]
+        taken = torch.where(union.gather(-1, order), order, -1)
+        positions = paging.first + taken[..., None] * paging.size + within
+        positions = torch.where(taken[..., None] >= 0, positions, -1).flatten(2)
         block = gather(slots.of(positions))
+        if end is not None:
+            row = torch.arange(most * paging.size, device=chosen.device)
+            block = replace(block, places=end - count * paging.size + row)
         tile = replace(queries.times(low, high), start=None)
-        mask = _chosen_by(mine, tile.positions, paging)
-        also = mask if region.also is None else _both(region.also, mask)
-        part = attend_blocks(tile, [block], [replace(region, also=also)], **kw)
+        own = region
+        if high - low > 1:  # a single query reads all that it chose
+            mask = _chosen_by(mine, tile.positions, paging)
+            own = replace(region, also=mask if region.also is None else _both(region.also, mask))
+        part = attend_blocks(tile, [block], [own], **kw)
         outs.append(part.out)
         lses.append(part.lse)
     return Partial(torch.cat(outs, dim=2), torch.cat(lses, dim=2))
@@ -123,11 +143,11 @@ def attend_pages(
 
 def _chosen_by(chosen: Tensor, q_positions: Tensor, paging: Paging) -> Any:
     """The predicate "this query chose this key's page", for whole tiles; no position twice."""
-    b, t, pages = chosen.shape
+    batch, kv, _, pages = chosen.shape
     # Time of every position, because padding may stand between two queries.
     base = torch.where(q_positions >= 0, q_positions, q_positions.amax()).amin().clamp(min=0)
     span = int(q_positions.amax() - base) + 1
-    times = q_positions.new_zeros(b, max(span, 1))
+    times = q_positions.new_zeros(batch, max(span, 1))
     rows, at = (q_positions >= 0).nonzero(as_tuple=True)
     times[rows, q_positions[rows, at] - base] = at
 
@@ -135,9 +155,14 @@ def _chosen_by(chosen: Tensor, q_positions: Tensor, paging: Paging) -> Any:
         rows, _, length, _ = torch.broadcast_shapes(b.shape, q.shape, (1, 1, 1, 1))
         time = times[b, (q - base).clamp(0, times.shape[1] - 1)]
         page = paging.page(k)
-        mine = chosen[b, time][:, 0, :, 0] & (q >= 0)[:, 0]
-        index = page.clamp(0, pages - 1)[:, 0].expand(rows, length, -1)
-        return mine.gather(2, index)[:, None] & (page >= 0) & (page < pages)
+        heads = torch.arange(kv, device=chosen.device)[:, None]
+        mine = chosen[b[..., 0], heads, time[..., 0]] & (q >= 0)  # [b, kv, t, pages]
+        group = max(1, h.shape[1] // kv)
+        index = page.clamp(0, pages - 1)[:, ::group].expand(rows, kv, length, -1)
+        read = mine.gather(3, index)
+        if kv > 1:
+            read = read.repeat_interleave(group, dim=1)
+        return read & (page >= 0) & (page < pages)
 
     return mask
 

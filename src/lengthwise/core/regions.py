@@ -99,6 +99,17 @@ class InChunk:
         return moved if self.limit is None else moved.clamp(max=self.limit)
 
 
+@dataclass(frozen=True)
+class ByRank:
+    """Where a key seems to stand depends on what is read with it: see `KeyBlock.places`."""
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        raise ValueError(
+            "the selector gives keys places by their rank among those that a query reads, so a "
+            "key by itself has none; look at this model without the selector"
+        )
+
+
 class KeyRange(Protocol):
     """Which run of keys a query sees, elementwise: positions to (first, one past the last)."""
 
@@ -183,16 +194,16 @@ class Region:
         far: int | None = None,
         first: int = 0,
         last: int | None = None,
-        paged: bool = False,
+        paged: bool | None = None,
     ) -> "Region":
-        """This region cut down to narrower bands."""
+        """This region cut down to narrower bands; None leaves `paged` as it is."""
         return replace(
             self,
             near=max(self.near, near),
             far=_smaller(self.far, far),
             first=max(self.first, first),
             last=_smaller(self.last, last),
-            paged=paged,
+            paged=self.paged if paged is None else paged,
         )
 
     @property

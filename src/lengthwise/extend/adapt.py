@@ -56,6 +56,11 @@ def compose(methods: tuple[Method, ...]) -> Axes:
             f"not depend on distances alone and {type(layout).__name__} cannot move them; use "
             "start_tokens=0 or name lw.Causal()"
         )
+    if selector.by_rank and layout not in (Causal(), *selector.brings()):
+        raise ValueError(
+            f"{type(selector).__name__} gives far keys places by their rank among those that are "
+            f"read, which leaves nothing for {type(layout).__name__} to say; name no layout"
+        )
     for method in filled.values():
         missing = method.needs - store.offers
         if missing:

@@ -149,10 +149,7 @@ class Engine:
         """The regions of every layer, cut by the model's window, the store and the selector."""
         all_regions = []
         for layer, axes in zip(self.geometry.layers, self.layers, strict=True):
-            regions = [
-                region.within(far=layer.window, paged=region.paged)
-                for region in axes.layout.regions()
-            ]
+            regions = [region.within(far=layer.window) for region in axes.layout.regions()]
             regions = axes.selector.restrict(axes.store.restrict(regions))
             all_regions.append([region for region in regions if not region.empty])
         return all_regions

@@ -165,9 +165,15 @@ class Layout(Method):
 
 
 class Selector(Method):
-    """Which pages of keys a query reads."""
+    """Which pages of keys a query reads.
+
+    Attributes:
+        by_rank: Whether far keys stand where their rank among those that are read puts them. It
+            gives distances itself then, and fits no layout but `Causal` and the one it brings.
+    """
 
     axis = "selector"
+    by_rank: ClassVar[bool] = False
 
     @abstractmethod
     def restrict(self, regions: Sequence[Region]) -> list[Region]:
@@ -185,12 +191,15 @@ class Selector(Method):
         """Keys that stand for pages and that the last query is compared with to choose."""
         return 0
 
-    def noted_bytes(self, ends: Sequence[int], kv_heads: int, head_dim: int, item: int) -> int:
+    def noted_bytes(
+        self, ends: Sequence[int], kv_heads: int, head_dim: int, item: int, heads: int
+    ) -> int:
         """Bytes of what `state` notes of one row, as its `bytes` says them.
 
         Args:
             ends: Tokens read after each forward, rising.
             item: Bytes of a number of a key.
+            heads: Query heads.
         """
         return 0
 
@@ -331,8 +340,15 @@ class StoreState(ABC):
         """A piece of at most `Store.every` tokens was read: score keys, and drop some where due."""
         raise ValueError(f"{type(self).__name__} drops keys by their positions alone")
 
+    def blocks(self) -> list[KeyBlock]:
+        """All keys that are held, in order of arrival, as they lie."""
+        raise ValueError(f"{type(self).__name__} drops keys, so they cannot all be looked at")
+
     def gather(self, slots: Tensor) -> KeyBlock:
-        """The keys in the slots `[b, m]`, counted in order of arrival; -1 gives an empty slot."""
+        """The keys in the slots `[b, #kv, m]`, counted in order of arrival; -1 gives an empty slot.
+
+        One row of slots is for all KV heads.
+        """
         raise ValueError(f"{type(self).__name__} drops keys, so pages of them cannot be looked up")
 
     def crop(self, tokens: int) -> None:

@@ -110,8 +110,10 @@ def store_bytes(engine: Engine, tokens: int, dtype: torch.dtype, chunk: int = CH
     ends = [*range(chunk, tokens, chunk), tokens]
     shape = (engine.geometry.kv_heads, engine.geometry.head_dim, dtype.itemsize)
     layers = len(engine.layers)
+    heads = engine.geometry.heads
     return sum(
-        axes.store.allocated(ends, *shape, layer, layers) + axes.selector.noted_bytes(ends, *shape)
+        axes.store.allocated(ends, *shape, layer, layers)
+        + axes.selector.noted_bytes(ends, *shape, heads)
         for layer, axes in enumerate(engine.layers)
     )
 

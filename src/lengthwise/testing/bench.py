@@ -88,7 +88,10 @@ class Bench:
         return torch.cat(outs, dim=2)
 
     def by_hand(
-        self, axes: Axes, tensors: tuple[Tensor, Tensor, Tensor], pages: Tensor | None = None
+        self,
+        axes: Axes,
+        tensors: tuple[Tensor, Tensor, Tensor],
+        pages: Tensor | tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """The same in one dense softmax, pair by pair, from the methods' `reference` tables.
 
@@ -97,18 +100,27 @@ class Bench:
 
         Args:
             pages: Pairs that are read, by what selectors and stores choose from the data,
-                `[rows, length, length]` or `[rows, heads, length, length]`; None reads all.
+                `[rows, length, length]` or `[rows, heads, length, length]`; None reads all. With a
+                second tensor of that kind, which says how far away keys seem instead of the layout.
         """
-        scores, seen = self.scores_by_hand(axes, tensors)
+        pages, distance = pages if isinstance(pages, tuple) else (pages, None)
+        scores, seen = self.scores_by_hand(axes, tensors, distance)
         if pages is not None:
             seen = seen & (pages[:, None] if pages.ndim == 3 else pages)
         v = tensors[2].double().repeat_interleave(self.heads // self.kv_heads, dim=1)
         return torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1) @ v
 
     def scores_by_hand(
-        self, axes: Axes, tensors: tuple[Tensor, Tensor, Tensor]
+        self,
+        axes: Axes,
+        tensors: tuple[Tensor, Tensor, Tensor],
+        distances: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Scores `[rows, heads, length, length]`, and which pairs layout and store show."""
+        """Scores `[rows, heads, length, length]`, and which pairs layout and store show.
+
+        Args:
+            distances: Of every pair of every head, of that shape; None for the layout's.
+        """
         q, k, _ = (x.double() for x in tensors)
         rows, _, length, _ = q.shape
         k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
@@ -130,7 +142,11 @@ class Bench:
             turn = torch.lerp(
                 turned(distance.floor()), turned(distance.ceil()), distance.frac()[..., None] + 0j
             )
-        scores = torch.einsum("bhip,bhjp,bijp->bhij", qc, kc.conj(), turn).real
+        if distances is not None:
+            by = distances[..., None] * inv_freq[:, None, None, None]
+            turn = torch.polar(torch.ones(()).double(), by)
+        how = "bhip,bhjp,bijp->bhij" if distances is None else "bhip,bhjp,bhijp->bhij"
+        scores = torch.einsum(how, qc, kc.conj(), turn).real
         factor = torch.as_tensor(rotary.attention_factor, dtype=torch.float64).expand(rows)
         scores = scores * factor[:, None, None, None] ** 2
         scores = scores + q[..., 2 * half :] @ k[..., 2 * half :].transpose(-1, -2)

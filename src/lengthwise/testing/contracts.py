@@ -31,7 +31,8 @@ class Case:
         window: The number around which lengths are chosen.
         identity: Methods that must equal full attention up to `identity_length` tokens.
         identity_length: See there.
-        pages: For a selector: from (bench, axes, tensors) to the pairs that it reads, by hand.
+        pages: For a selector: from (bench, axes, tensors) to the pairs that it reads, by hand; with
+            their apparent distances where those are its own.
         except_for: Reasons for the checks that do not hold, by name.
         shapes: Heads, KV heads, head dimensions and rotated dimensions to try; a method with a
             number for each rotated pair needs 16 of the last.
@@ -41,7 +42,7 @@ class Case:
     window: int
     identity: tuple[Method, ...]
     identity_length: int = 40
-    pages: Callable[..., Tensor] | None = None
+    pages: Callable[..., Tensor | tuple[Tensor, Tensor]] | None = None
     except_for: Mapping[str, str] = field(default_factory=dict)
     shapes: Sequence[tuple[int, int, int, int]] = SHAPES
 
@@ -197,7 +198,7 @@ def check_bytes(case: Case) -> None:
     bench.run(engine, bench.tensors(1, length), [length - 2, 1, 1], state=row)
     shape = (bench.kv_heads, bench.head_dim, 8)
     said = axes.store.allocated(ends, *shape)
-    said += axes.selector.noted_bytes(ends, *shape)
+    said += axes.selector.noted_bytes(ends, *shape, bench.heads)
     assert row.bytes() == said, f"a plan says {said}, {row.bytes()} are allocated"
 
 

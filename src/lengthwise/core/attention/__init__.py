@@ -218,7 +218,7 @@ def settled(region: Region, queries: Queries) -> Region:
     if len(_runs(region.range_of, queries)) > 1:
         return region
     first, last = region.range_of(queries.positions[0, :1])
-    cut = region.within(first=int(first), last=int(last), paged=region.paged)
+    cut = region.within(first=int(first), last=int(last))
     return replace(cut, range_of=None)
 
 
@@ -277,7 +277,7 @@ def place_keys(
     block: KeyBlock, region: Region, rotary: Rotary | None, stored: Place | None
 ) -> KeyBlock:
     """The keys rotated to their apparent positions in a region."""
-    if rotary is None or stored == region.k_place:
+    if rotary is None or (block.places is None and stored == region.k_place):
         return block
     return replace(block, keys=turn_keys(block, region, rotary, stored))
 

@@ -66,7 +66,7 @@ def turn_keys(block: KeyBlock, region: Region, rotary: Rotary, stored: Place | N
             at = at.unsqueeze(-1)
         return rotary.shift(block.keys, places - at)
 
-    places = region.k_place(block.positions)
+    places = region.k_place(block.positions) if block.places is None else block.places
     if not region.blend:
         return turned(places)
     below, above = turned(places.floor()), turned(places.ceil())

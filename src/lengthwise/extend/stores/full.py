@@ -79,11 +79,11 @@ class FullState(StoreState):
 
     def extend(self, new: KeyBlock) -> list[KeyBlock]:
         if new.keys.requires_grad or new.values.requires_grad:
-            older = [buffer.block() for buffer in self.buffers]
+            older = self.blocks()
             self._append(new)
             return [*older, new]
         self._append(new)
-        return [buffer.block() for buffer in self.buffers]
+        return self.blocks()
 
     @torch.no_grad()
     def _append(self, new: KeyBlock) -> None:
@@ -122,30 +122,34 @@ class FullState(StoreState):
         self.buffers.append(buffer)
         return buffer
 
+    def blocks(self) -> list[KeyBlock]:
+        return [buffer.block() for buffer in self.buffers]
+
     def gather(self, slots: Tensor) -> KeyBlock:
-        first = self.buffers[0].block()
+        first = self.buffers[0]
         b, kv, _, d = first.keys.shape
-        m = slots.shape[1]
-        keys, values = (
-            first.keys.new_zeros(b, kv, m, d),
-            first.values.new_zeros(b, kv, m, first.values.shape[-1]),
-        )
-        positions = first.positions.new_full((b, 1, m), -1)
+        m = slots.shape[2]
+        keys = first.keys.new_zeros(b, kv, m, d)
+        values = first.values.new_zeros(b, kv, m, first.values.shape[-1])
+        positions = first.positions.new_full(slots.shape, -1)
         offset = 0
         for buffer in self.buffers:
             here = (slots >= offset) & (slots < offset + buffer.used)
-            rows, at = here.nonzero(as_tuple=True)
-            if b == 1 and len(at):
-                local = slots[0, at] - offset
+            rows, heads, at = here.nonzero(as_tuple=True)
+            local = slots[rows, heads, at] - offset
+            offset += buffer.used
+            if not len(at):
+                continue
+            positions[rows, heads, at] = buffer.positions[rows, 0, local]
+            if b == 1 and slots.shape[1] == 1:
                 keys[:, :, at] = buffer.keys.index_select(2, local)
                 values[:, :, at] = buffer.values.index_select(2, local)
-                positions[:, :, at] = buffer.positions[:, :1].index_select(2, local)
-            elif len(at):
-                local = slots[rows, at] - offset
+            elif slots.shape[1] == 1:
                 keys[rows, :, at] = buffer.keys[rows, :, local]
                 values[rows, :, at] = buffer.values[rows, :, local]
-                positions[rows, 0, at] = buffer.positions[rows, 0, local]
-            offset += buffer.used
+            else:
+                keys[rows, heads, at] = buffer.keys[rows, heads, local]
+                values[rows, heads, at] = buffer.values[rows, heads, local]
         return KeyBlock(keys, values, positions)
 
     def select_rows(self, index: Tensor) -> None:

@@ -62,8 +62,10 @@ class StreamingLLM(Store):
         return (CacheSlots(self.sinks, self.window),)
 
     def restrict(self, regions: Sequence[Region]) -> list[Region]:
-        near = [region.within(far=self.window, paged=region.paged) for region in regions]
-        sinks = [region.within(near=self.window, last=self.sinks) for region in regions]
+        near = [region.within(far=self.window) for region in regions]
+        sinks = [
+            region.within(near=self.window, last=self.sinks, paged=False) for region in regions
+        ]
         return [region for region in near + sinks if not region.empty]
 
     def state(self, layer: int = 0, layers: int = 1) -> "RollingState":

@@ -1,0 +1,278 @@
+"""What selectors with pages share: where pages begin, summaries of them, and the choice.
+
+The sinks, the local window and what is not yet a page are read exactly; of the pages behind them
+every query reads those with the best scores. A new selector says what it notes of a page's tokens
+while they arrive, what it makes of them once the page is closed, and how it scores that.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lengthwise.core.keys import Queries
+from lengthwise.core.pages import Paging, SlotMap, attend_pages
+from lengthwise.core.partial import Partial
+from lengthwise.core.regions import Place, Region
+from lengthwise.core.rotary import Rotary
+from lengthwise.extend.method import Selector, SelectorState, StoreState
+
+NOTE_TILE = 256  # queries that are noted together, and room for tokens of the next
+LONG = 8  # bytes of a position
+
+
+def mapped_slots(ends: Sequence[int]) -> int:
+    """Positions for which a `SlotMap` has room after forwards that ended there."""
+    places = 0
+    for end in ends:
+        places = max(end, 2 * places) if end > places else places
+    return places
+
+
+class Paged(Selector):
+    """A selector that chooses among pages of equal size.
+
+    Attributes:
+        page_size: Tokens of a page.
+        sinks: First tokens of a row, always read; the first page begins behind them.
+        window: A page can be chosen once its last token is at least so far away.
+        choose: Pages that a query reads.
+        open_for: A page is summed up once it is whole and its last token is so far away.
+        end: As for `attend_pages`.
+    """
+
+    page_size: int
+    sinks: int
+    window: int
+    needs: ClassVar[frozenset[str]] = frozenset({"all keys"})
+
+    @property
+    @abstractmethod
+    def choose(self) -> int: ...
+
+    @property
+    def open_for(self) -> int:
+        return self.window
+
+    @property
+    def end(self) -> int | None:
+        return None
+
+    @property
+    def paging(self) -> Paging:
+        """Where pages lie."""
+        return Paging(self.page_size, self.sinks)
+
+    def of_sinks(self, region: Region) -> Region:
+        """How sinks are read that are out of the window."""
+        return region
+
+    def of_pages(self, region: Region) -> Region:
+        """How pages are read."""
+        return region
+
+    def restrict(self, regions: Sequence[Region]) -> list[Region]:
+        paging = self.paging
+
+        def not_in_a_page(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return paging.last(paging.page(k)) > q - self.window
+
+        cut: list[Region] = []
+        for region in regions:
+            if not region.paged:
+                cut.append(region)
+                continue
+            assert region.also is None, "a region with a predicate of its own cannot be paged yet"
+            far = region.within(near=self.window)
+            exact = replace(far, paged=False)
+            border = exact.within(far=self.window + self.page_size, first=self.sinks)
+            cut += [
+                region.within(far=self.window, paged=False),
+                self.of_sinks(exact.within(last=self.sinks)),
+                replace(border, also=not_in_a_page),
+                self.of_pages(far.within(first=self.sinks)),
+            ]
+        return [region for region in cut if not region.empty]
+
+    @abstractmethod
+    def state(self) -> "PagedState": ...
+
+    def pages_made(self, ends: Sequence[int]) -> tuple[int, int]:
+        """After forwards over one row that ended there: what is noted of tokens, pages made."""
+        noted = pages = begin = 0
+        for end in ends:
+            for top in (*range(begin + NOTE_TILE, end, NOTE_TILE), end):
+                reached = top - self.sinks - pages * self.page_size
+                noted = reached + NOTE_TILE if reached > noted else noted
+            done = max((end - self.open_for - self.sinks) // self.page_size, pages)
+            if noted:
+                noted, pages = max(0, noted - (done - pages) * self.page_size), done
+            begin = end
+        return noted, pages
+
+
+class PagedState(SelectorState):
+    """Pages of one layer. Everything is indexed by logical position, so padding is no case.
+
+    Attributes:
+        noted: What is known of the tokens from page `base` on, `[b, heads, m, ...]`.
+        made: Summaries of pages, each `[b, heads, pages, ...]`; empty before the first.
+    """
+
+    def __init__(self, config: Paged) -> None:
+        self.config, self.paging = config, config.paging
+        self.slots = SlotMap()
+        self.seen: Tensor | None = None  # tokens of each row, [b]
+        self.count: Tensor | None = None  # pages of each row that are summed up, [b]
+        self.base = 0  # the smallest of them
+        self.noted: Tensor | None = None
+        self.made: tuple[Tensor, ...] = ()
+
+    @abstractmethod
+    def note(
+        self, tile: Queries, store: StoreState, regions: Sequence[Region], first: int, **kw: Any
+    ) -> tuple[int, Tensor]:
+        """What a few new queries say about tokens from position `first` on.
+
+        Returns:
+            A position, at least `first`, and what is to be added to what is noted from there on,
+            `[b, heads, m, ...]`.
+        """
+
+    @abstractmethod
+    def sum_up(
+        self, noted: Tensor, pages: Tensor, slots: Tensor, store: StoreState, **kw: Any
+    ) -> tuple[Tensor, ...]:
+        """Summaries, each `[b, heads, pages, ...]`.
+
+        Args:
+            noted: `[b, heads, pages, size, ...]`.
+            pages: Their numbers.
+            slots: Where their tokens lie `[b, pages, size]`; -1 for none.
+        """
+
+    @abstractmethod
+    def score(
+        self,
+        queries: Queries,
+        paged: Sequence[Region],
+        last: Tensor,
+        rotary: Rotary | None,
+        stored: Place | None,
+    ) -> Float[Tensor, " b #kv t pages"]:
+        """How much each query wants each page; `last` are the pages' last positions."""
+
+    def attend(
+        self, queries: Queries, store: StoreState, regions: Sequence[Region], **kw: Any
+    ) -> list[Partial]:
+        self.slots.note(queries.positions)
+        longest = queries.positions.amax(1) + 1
+        if self.seen is None:
+            self.seen, self.count = longest, torch.zeros_like(longest)
+        self.seen = torch.maximum(self.seen, longest)
+        self._note(queries, store, regions, **kw)
+        self._sum_up(store, **kw)
+        paged = [region for region in regions if region.paged]
+        chosen = self._choose(queries, paged, kw["rotary"], kw["stored"])
+        if chosen is None:
+            return []
+        how = (self.paging, self.slots, store.gather)
+        return [
+            attend_pages(queries, chosen, *how, region, self.config.end, **kw) for region in paged
+        ]
+
+    @torch.no_grad()
+    def _note(
+        self, queries: Queries, store: StoreState, regions: Sequence[Region], **kw: Any
+    ) -> None:
+        first = self.paging.first + self.base * self.paging.size
+        for low in range(0, len(queries), NOTE_TILE):
+            tile = queries.times(low, min(low + NOTE_TILE, len(queries)))
+            top = int(tile.positions.max())
+            if top < first:
+                continue
+            start, new = self.note(tile, store, regions, first, **kw)
+            held = 0 if self.noted is None else self.noted.shape[2]
+            if held < top + 1 - first:
+                shape = (*new.shape[:2], top + 1 - first + NOTE_TILE, *new.shape[3:])
+                grown = new.new_zeros(shape)
+                if self.noted is not None:
+                    grown[:, :, :held] = self.noted
+                self.noted = grown
+            assert self.noted is not None
+            self.noted[:, :, start - first : start - first + new.shape[2]] += new
+
+    @torch.no_grad()
+    def _sum_up(self, store: StoreState, **kw: Any) -> None:
+        """Sum up the pages that have just been closed, each row at its own time."""
+        size = self.paging.size
+        assert self.seen is not None and self.count is not None
+        done = torch.maximum(self.paging.page(self.seen - self.config.open_for), self.count)
+        stop = int(done.max())
+        if self.noted is None or not (done > self.count).any():
+            return
+        fresh = stop - self.base
+        pad = (0, 0) * (self.noted.ndim - 3) + (0, max(0, fresh * size - self.noted.shape[2]))
+        noted = torch.nn.functional.pad(self.noted, pad)[:, :, : fresh * size]
+        pages = torch.arange(self.base, stop, device=noted.device)
+        starts = self.paging.first + pages * size
+        places = (starts[:, None] + torch.arange(size, device=noted.device)).flatten()
+        slots = self.slots.of(places.expand(len(done), -1)).unflatten(1, (fresh, size))
+        new = self.sum_up(noted.unflatten(2, (fresh, size)), pages, slots, store, **kw)
+        due = ((pages >= self.count[:, None]) & (pages < done[:, None]))[:, None]
+        if self.made:
+            new = tuple(self._joined(*pair, due) for pair in zip(self.made, new, strict=True))
+        self.made, self.count = new, done
+        moved = int(done.min()) - self.base
+        self.base += moved
+        self.noted = self.noted[:, :, moved * size :].clone()
+
+    def _joined(self, old: Tensor, new: Tensor, due: Tensor) -> Tensor:
+        """Summaries with new ones from page `base` on, where they are due."""
+        kept = old[:, :, self.base :]
+        more = (0, 0) * (kept.ndim - 3) + (0, new.shape[2] - kept.shape[2])
+        kept = torch.nn.functional.pad(kept, more)
+        due = due.view(*due.shape, *(1,) * (new.ndim - 3))
+        return torch.cat([old[:, :, : self.base], torch.where(due, new, kept)], dim=2)
+
+    @torch.no_grad()
+    def _choose(
+        self,
+        queries: Queries,
+        paged: Sequence[Region],
+        rotary: Rotary | None,
+        stored: Place | None,
+    ) -> Bool[Tensor, " b #kv t pages"] | None:
+        """The pages that each query reads; None when there are none."""
+        if not self.made or not paged:
+            return None
+        pages, asked = self.made[0].shape[2], queries.positions[:, None, :, None]
+        last = self.paging.last(torch.arange(pages, device=asked.device))
+        far = asked - last >= self.config.window
+        far &= self.slots.filled(self.paging, pages)[:, None, None]
+        if not far.any():
+            return None
+        if self.config.choose >= pages:
+            return far
+        score = self.score(queries, paged, last, rotary, stored).masked_fill(~far, float("-inf"))
+        top = score.topk(self.config.choose, dim=-1).indices
+        return torch.zeros_like(score, dtype=torch.bool).scatter_(3, top, True) & far
+
+    def _held(self) -> list[Tensor]:
+        held = (self.seen, self.count, self.noted, *self.made)
+        return [tensor for tensor in held if tensor is not None]
+
+    def select_rows(self, index: Tensor) -> None:
+        self.slots.select_rows(index)
+        for name in ("seen", "count", "noted"):
+            held = getattr(self, name)
+            if held is not None:
+                setattr(self, name, held.index_select(0, index))
+        self.made = tuple(held.index_select(0, index) for held in self.made)
+
+    def bytes(self) -> int:
+        return self.slots.bytes() + sum(tensor.nbytes for tensor in self._held())
