@@ -639,6 +639,7 @@ def test_flex_is_compiled_for_processors_that_torch_writes_vectors_for(capabilit
 
 def test_flex_compiled_for_one_processor_is_not_taken_for_another(monkeypatch):
     """torch's cache of compiled code goes by these options."""
+    monkeypatch.undo()
     options = []
     monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: options.append(kwargs["options"]))
     for capability in ("AVX2", "AVX512"):
