@@ -1,5 +1,7 @@
 """Bad models, texts and methods: one line each, before anything costs time."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,3 +133,18 @@ def test_unknown_devices_and_numbers(
     option: str, value: str, said: str, checkpoint: Path, book: Path, refused: Refused
 ) -> None:
     assert said in refused("run", checkpoint, "--prompt-file", book, option, value)
+
+
+def test_numbers_that_no_checkpoint_has(
+    checkpoint: Path, tmp_path: Path, book: Path, refused: Refused
+) -> None:
+    for file, change, said in (
+        ("config.json", {"num_hidden_layers": 10**30}, "at most 10,000 are built"),
+        ("tokenizer.json", {"added_tokens": [{"id": 2**31}]}, "a token of the id 2,147,483,648"),
+        ("tokenizer_config.json", {"model_max_length": "1e4"}, "must be a number"),
+    ):
+        folder = tmp_path / file
+        shutil.copytree(checkpoint, folder)
+        found = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(found | change))
+        assert said in refused("run", folder, "--prompt-file", book)

@@ -54,7 +54,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "measure --suite quick": (
         "{model} -o {out} --upto 512 --items 1",
-        ("--method", "--upto", "--items", "--threshold", "--text", "--chunk", "--seed", "--suite",
+        ("--method", "--upto", "--threshold", "--text", "--chunk", "--seed", "--suite",
          "--tokenizer", "--parallel", "--lengths", "--ray"),
     ),
     "extend": (

@@ -14,6 +14,7 @@ OBJECTS = (
 )  # fmt: skip
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 MOST_LAYERS = 10_000
+MOST_IDS = 1 << 24
 
 
 def find_checkpoint(name: str) -> str:
@@ -85,7 +86,9 @@ def check_objects(path: Path) -> None:
     """
     for name in OBJECTS:
         if (path / name).is_file():
-            read_object(path / name)
+            found = read_object(path / name)
+            if name == "tokenizer.json":
+                _check_ids(path / name, found)
 
 
 def _local(name: str, failing: str = "no checkpoint at") -> Path | None:
@@ -101,6 +104,19 @@ def _local(name: str, failing: str = "no checkpoint at") -> Path | None:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
         raise ValueError(f"{failing} {name}: there is no directory {name} here")
     return None
+
+
+def _check_ids(file: Path, tokenizer: dict[str, Any]) -> None:
+    """Refuse ids so large that counting up to them, as saving does, takes minutes."""
+    model = tokenizer.get("model")
+    words = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(words.values()) if isinstance(words, dict) else []
+    added = tokenizer.get("added_tokens")
+    if isinstance(added, list):
+        ids += [one.get("id") for one in added if isinstance(one, dict)]
+    largest = max((one for one in ids if isinstance(one, int)), default=0)
+    if largest > MOST_IDS:
+        raise ValueError(f"{file} has a token of the id {largest:,}; at most {MOST_IDS:,} is read")
 
 
 def _check_weights(path: Path) -> None:
