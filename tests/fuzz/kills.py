@@ -28,7 +28,7 @@ from typing import Any
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 TEXT = "It was a bright cold day in April, and the clocks were striking thirteen. "
-# Whether, and in which run, something was done; a suite counts the peak of a process's first answer.
+# Whether, and in which run, something was done; a suite counts the peak of a run's first answer.
 TELLS = frozenset({"resumed", "session", "peak"})
 RUNS = 6  # a command that does not end within so many runs does not end
 
