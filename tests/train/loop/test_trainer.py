@@ -590,3 +590,23 @@ def test_what_an_objective_trains_beside_the_model_is_kept(recipe: Make, tmp_pat
     go(ours, tmp_path / "run")
     go(ours, tmp_path / "whole")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_damaged_files_of_a_run_are_named(recipe: Make, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stop):
+        go(recipe(), run, progress=stop_after(3))
+    note, metrics = (run / "run.json").read_text(), (run / "metrics.jsonl").read_text()
+    for damaged in ("{", "[]", "{}", '{"recipe": 3, "base": "", "rows": ""}'):
+        (run / "run.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"run\.json is damaged .*--force"):
+            go(recipe(), run)
+    (run / "run.json").write_text(note)
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl has lost the evaluation before"):
+        go(recipe(), run)
+    (run / "metrics.jsonl").write_text('3\n{"step": "x"}\n' + metrics)
+    assert go(recipe(), run).steps == recipe().steps
+    (run / "result.json").write_text('{"steps": 3}')
+    with pytest.raises(ValueError, match=r"result\.json is damaged"):
+        read_result(run)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthwise.files import write_text
+from lengthwise.train.data.reading import first_line
 from lengthwise.train.places import RUN
 from lengthwise.train.recipe import Recipe
 
@@ -43,14 +44,21 @@ def check_same_run(folder: Path, recipe: Recipe, base: str, rows: str) -> None:
     if not file.is_file():
         write_text(file, json.dumps(now, indent=1) + "\n")
         return
-    then = json.loads(file.read_text(encoding="utf-8"))
     way_out = "choose another directory or begin anew with --force"
+    try:
+        then = json.loads(file.read_text(encoding="utf-8"))
+        recipe_then, base_then, rows_then = dict(then["recipe"]), then["base"], then["rows"]
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{file} is damaged ({why}); {way_out}") from error
     for name, value in now["recipe"].items():
-        if name not in MAY_DIFFER and then["recipe"].get(name) != value:
+        if name not in MAY_DIFFER and recipe_then.get(name) != value:
             raise ValueError(
-                f"{folder} holds a run with {name}={then['recipe'].get(name)!r}, now {value!r}; "
+                f"{folder} holds a run with {name}={recipe_then.get(name)!r}, now {value!r}; "
                 + way_out
             )
-    for name, what in (("base", "the weights of the base"), ("rows", "the data")):
-        if then[name] != now[name]:
+    for was, name, what in (
+        (base_then, "base", "the weights of the base"), (rows_then, "rows", "the data"),
+    ):  # fmt: skip
+        if was != now[name]:
             raise ValueError(f"{folder}: {what} changed since the run began; {way_out}")

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lengthwise.files import write_text
+
 
 class Metrics:
     """Appends lines to a file.
@@ -17,14 +19,19 @@ class Metrics:
     def __init__(self, path: Path, done: int) -> None:
         self.path = path
         kept = [line for line in read_metrics(path) if line["step"] <= done] if done else []
-        fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(fresh, path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     def write(self, step: int, **values: Any) -> None:
-        """One line; it begins with the number of steps that are done."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        """One line; it begins with the number of steps that are done.
+
+        Raises:
+            OSError: With the path, when the disk is full for instance.
+        """
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def to_disk(self) -> None:
         """Make sure of the lines so far; called before a checkpoint claims their steps."""
@@ -41,7 +48,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     lines = []
     for line in path.read_text(encoding="utf-8").split("\n"):
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(found, dict) and isinstance(found.get("step"), int):
+            lines.append(found)
     return lines
+
+
+def evaluation_before(path: Path) -> dict[str, Any]:
+    """What was measured before the first step.
+
+    Raises:
+        ValueError: If it is not there any more.
+    """
+    for line in read_metrics(path):
+        if line["step"] == 0 and "evaluation" in line:
+            found: dict[str, Any] = line["evaluation"]
+            return found
+    raise ValueError(
+        f"{path} has lost the evaluation before training, which the result is held against; begin "
+        "anew with --force, or in another directory"
+    )

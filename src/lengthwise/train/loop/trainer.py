@@ -26,12 +26,13 @@ import torch
 from lengthwise.files import write_text
 from lengthwise.hf.skeleton import read_config, skeleton
 from lengthwise.train.data.pipeline import Progress as Packing
+from lengthwise.train.data.reading import first_line
 from lengthwise.train.data.state import locked
 from lengthwise.train.loop.evaluate import make_evaluation
 from lengthwise.train.loop.finish import write_result
 from lengthwise.train.loop.fits import check_fits
 from lengthwise.train.loop.folder import check_same_run, clear, sweep
-from lengthwise.train.loop.metrics import Metrics, read_metrics
+from lengthwise.train.loop.metrics import Metrics, evaluation_before
 from lengthwise.train.loop.parts import build_parts
 from lengthwise.train.loop.rows import Plan, open_pairs, open_source
 from lengthwise.train.loop.steps import Progress, Steps
@@ -145,12 +146,14 @@ def train(
         steps = Steps(recipe, subject, parts, source, plan, evaluation, accelerator, say)
         steps.resume(folder / CHECKPOINTS)
         if main:
+            if steps.done:
+                evaluation_before(folder / METRICS)
             steps.metrics = Metrics(folder / METRICS, steps.done)
             stack.callback(steps.metrics.close)
         steps.run(folder / CHECKPOINTS, progress)
         if main:
             after = evaluation(subject.inner)
-            before = read_metrics(folder / METRICS)[0]["evaluation"]
+            before = evaluation_before(folder / METRICS)
             steps.unwrap()
             record = {
                 "steps": steps.done, "tokens": steps.tokens, "seconds": round(steps.seconds, 1),
@@ -170,7 +173,10 @@ def read_result(folder: Path) -> Result:
     file = folder / RESULT
     if not file.is_file():
         raise ValueError(f"{folder} holds no finished run")
-    return Result(folder, **json.loads(file.read_text(encoding="utf-8")))
+    try:
+        return Result(folder, **json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: {first_line(error)}") from error
 
 
 def _accelerator(recipe: Recipe, device: str, tracker: Any, folder: Path) -> Any:
