@@ -79,6 +79,87 @@ def infllm_pages(bench, axes, tensors):
     return read
 
 
+def longheads_pages(bench, axes, tensors):
+    """LongHeads spelled out with loops: a vector of every chunk, scores, chunks in a row."""
+    q, k, v = (x.double() for x in tensors)
+    rows, heads, length, d = q.shape
+    group = heads // bench.kv_heads
+    size, most = axes.selector.chunk, axes.selector.chunks
+    rotary = axes.scaling.rotary(bench.base, 64, torch.full((rows,), length))
+    f, factor, half = (
+        rotary.inv_freq.double(),
+        float(rotary.attention_factor),
+        bench.rotary_dim // 2,
+    )
+
+    def turn(x, p):
+        a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+        c, n = factor * torch.cos(p * f), factor * torch.sin(p * f)
+        return torch.cat([a * c - b * n, b * c + a * n, rest], -1)
+
+    def pooled(query, keys, values):
+        weights = torch.softmax(torch.stack([query @ key for key in keys]) / d**0.5, 0)
+        return sum(w * value for w, value in zip(weights, values, strict=True))
+
+    read = torch.zeros(rows, heads, length, length, dtype=torch.bool)
+    distance = torch.arange(length)[:, None] - torch.arange(length)[None]
+    distance = distance.expand(rows, heads, -1, -1).clone()
+    for row in range(rows):
+        known = {}
+        for number in range(length // size):
+            inside = range(number * size, (number + 1) * size)
+            for h in range(heads):
+                keys = [turn(k[row, h // group, j], j % size) for j in inside]
+                values = [v[row, h // group, j] for j in inside]
+                got = [pooled(turn(q[row, h, j], j % size), keys, values) for j in inside]
+                known[h, number] = pooled(sum(got) / size, keys, keys)
+        for i in range(length):
+            own = i // size
+            for kv in range(bench.kv_heads):
+                mine = range(kv * group, (kv + 1) * group)
+
+                def wanted(number, mine=mine, row=row, i=i, known=known):
+                    return float(sum(q[row, h, i] @ known[h, number] for h in mine))
+
+                best = sorted(range(1, own - 1), key=lambda number: -wanted(number))
+                chosen = sorted({0, max(own - 1, 0), own, *best[: most - 3]})
+                for rank, number in enumerate(chosen):
+                    for j in range(number * size, min((number + 1) * size, i + 1)):
+                        place = (len(chosen) - 1) * size + i % size - (rank * size + j % size)
+                        read[row, kv * group : (kv + 1) * group, i, j] = True
+                        distance[row, kv * group : (kv + 1) * group, i, j] = place
+    return read, distance
+
+
+def longcache_pages(bench, axes, tensors):
+    """LongCache spelled out with loops: named keys, votes, neighbours, places by rank."""
+    q, k, _ = (x.double() for x in tensors)
+    rows, heads, length, _ = q.shape
+    group = heads // bench.kv_heads
+    s = axes.selector
+    read = torch.zeros(rows, heads, length, length, dtype=torch.bool)
+    distance = torch.zeros(rows, heads, length, length, dtype=torch.long)
+    for row in range(rows):
+        for i in range(length):
+            middle = range(s.sinks, i - s.window + 1)
+            votes = dict.fromkeys(middle, 0)
+            for h in range(heads):
+                products = {j: float(q[row, h, i] @ k[row, h // group, j]) for j in middle}
+                for j in sorted(middle, key=lambda j: -products[j])[: s.top]:
+                    votes[j] += 1
+            named = [j for j in middle if votes[j]]
+            centres = sorted(named, key=lambda j: (-votes[j], j))[: s.centres]
+            runs = {
+                c + step for c in centres for step in range(-(s.span // 2), s.span - s.span // 2)
+            }
+            near = range(max(0, i - s.window + 1), i + 1)
+            chosen = sorted({*range(min(s.sinks, i + 1)), *(runs & {*middle}), *near})
+            for rank, j in enumerate(chosen):
+                read[row, :, i, j] = True
+                distance[row, :, i, j] = len(chosen) - 1 - rank
+    return read, distance
+
+
 CASES = [
     Case((lw.PI(factor=4),), 16, (lw.PI(factor=1),)),
     Case((lw.NTK(factor=4),), 16, (lw.NTK(factor=1),)),
@@ -197,6 +278,30 @@ SELECTORS = [
         (lw.InfLLM(pages=99, page_size=4, sinks=1, window=5), lw.Causal()),
         pages=infllm_pages,
     ),
+    Case(
+        (lw.LongHeads(chunks=4, chunk=4),),
+        16,
+        (lw.LongHeads(chunks=5, chunk=8),),
+        pages=longheads_pages,
+    ),
+    Case(
+        (lw.LongHeads(chunks=5, chunk=3), lw.YaRN(factor=4)),
+        15,
+        (lw.LongHeads(chunks=14, chunk=3),),
+        pages=longheads_pages,
+    ),
+    Case(
+        (lw.LongCache(top=1, centres=3, span=3, sinks=2, window=6),),
+        6,
+        (lw.LongCache(window=40),),
+        pages=longcache_pages,
+    ),
+    Case(
+        (lw.LongCache(top=2, centres=2, span=4, sinks=0, window=7), lw.NTK(factor=2), lw.Causal()),
+        7,
+        (lw.LongCache(top=40, centres=40, span=1, sinks=0, window=5), lw.Causal()),
+        pages=longcache_pages,
+    ),
 ]
 
 
@@ -257,8 +362,9 @@ def test_gradients_through_adapt_are_those_of_differences():
                 return value().item()
 
         lw.adapt(model, *methods)
-        if isinstance(methods[0], lw.InfLLM):
-            with pytest.raises(ValueError, match="InfLLM has no gradient for the keys of its pag"):
+        if isinstance(methods[0], lw.InfLLM | lw.LongHeads | lw.LongCache):
+            words = f"{type(methods[0]).__name__} has no gradient for the keys of its pag"
+            with pytest.raises(ValueError, match=words):
                 value().backward()
             continue
         value().backward()

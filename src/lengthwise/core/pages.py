@@ -113,6 +113,7 @@ def attend_pages(
     if kw.get("impl", "auto") == "auto":
         kw["impl"] = choice_for_pages(t).name
     outs, lses = [], []
+    every = torch.arange(pages, device=chosen.device)
     within = torch.arange(paging.size, device=chosen.device)
     tile_size = QUERY_TILE if end is None else 1
     for low in range(0, t, tile_size):
@@ -121,9 +122,10 @@ def attend_pages(
         union = mine.any(2)
         count = union.sum(-1, keepdim=True)
         most = int(count.max())
-        # The union's pages first, in order; a row with fewer reads page -1, which is empty.
-        order = union.int().argsort(dim=-1, descending=True, stable=True)[..., :most]
-        taken = torch.where(union.gather(-1, order), order, -1)
+        # The union's pages in their order; a row with fewer reads page -1 at last, which is empty.
+        rank = torch.where(union, union.cumsum(-1) - 1, most)
+        taken = rank.new_full((*rank.shape[:2], most + 1), -1)
+        taken = taken.scatter_(2, rank, every.expand_as(rank))[..., :most]
         positions = paging.first + taken[..., None] * paging.size + within
         positions = torch.where(taken[..., None] >= 0, positions, -1).flatten(2)
         block = gather(slots.of(positions))

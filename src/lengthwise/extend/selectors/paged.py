@@ -254,11 +254,14 @@ class PagedState(SelectorState):
         last = self.paging.last(torch.arange(pages, device=asked.device))
         far = asked - last >= self.config.window
         far &= self.slots.filled(self.paging, pages)[:, None, None]
+        seen = [region.visible(last, last, asked, last) for region in paged]
+        far &= torch.stack(seen).any(0)  # a model's own window may end before
         if not far.any():
             return None
         if self.config.choose >= pages:
             return far
-        score = self.score(queries, paged, last, rotary, stored).masked_fill(~far, float("-inf"))
+        score = self.score(queries, paged, last, rotary, stored)
+        score = score.masked_fill(~far, float("-inf"))
         top = score.topk(self.config.choose, dim=-1).indices
         return torch.zeros_like(score, dtype=torch.bool).scatter_(3, top, True) & far
 

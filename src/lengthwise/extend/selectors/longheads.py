@@ -1,0 +1,174 @@
+"""LongHeads: every head reads the few chunks that it wants, at positions that the model knows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from lengthwise.core.attention import place_keys
+from lengthwise.core.attention.reference import at_least_float32
+from lengthwise.core.keys import Queries
+from lengthwise.core.regions import ByRank, InChunk, Place, Region
+from lengthwise.core.rotary import Rotary
+from lengthwise.extend.method import StoreState, whole
+from lengthwise.extend.selectors.paged import LONG, Paged, PagedState, mapped_slots
+
+
+@dataclass(frozen=True)
+class Squeezed:
+    """Chunks count up to number `last`, and from then on every one seems to be that one."""
+
+    chunk: int
+    last: int
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        number = positions.div(self.chunk, rounding_mode="floor").clamp(max=self.last)
+        return number * self.chunk + positions % self.chunk
+
+
+@dataclass(frozen=True)
+class LongHeads(Paged):
+    """Read the first chunk, the last two, and those of the others that a head wants most.
+
+    A text is cut into chunks of `chunk` tokens. The `chunks` of them that a query reads seem to
+    stand in a row, in their order, so no distance is longer than `chunks * chunk` tokens, however
+    long the text. A chunk is known to a head by one vector: the head's queries of the chunk
+    attend all its keys, and the mean of what they get attends the keys once more and gathers
+    those keys. Its score is the product of that vector with the query, un-rotated. Heads that
+    share a KV head add up their scores and read the same chunks.
+
+    Source: Lu et al. 2024, arXiv:2402.10685, section 2, with details of the authors' code: the
+        positions inside a chunk in its vector, and which chunks are always read.
+    Differs from the source: every query chooses by the same rule, where the source reads the
+        first tokens with full attention and a generated token counts the last whole chunk as the
+        one before, so decoding equals prefill here; and grouped KV heads, which it does not know.
+    Reduces to: the untouched model, up to `chunks * chunk` tokens.
+
+    Args:
+        chunks: Chunks that a query reads, its own included, at least 4; the source takes 16.
+        chunk: Tokens in a chunk, at least 2; the source takes 256. `chunks * chunk` is at most
+            the trained window.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    chunks: int = 8
+    chunk: int = 64
+    by_rank = True
+
+    def __post_init__(self) -> None:
+        whole("LongHeads", "chunks", self.chunks, 4)
+        whole("LongHeads", "chunk", self.chunk, 2)
+
+    def check(self, window: int) -> None:
+        if self.chunks * self.chunk > window:
+            raise ValueError(
+                f"LongHeads: chunks * chunk must be at most the trained window of {window} tokens, "
+                f"got {self.chunks} * {self.chunk} = {self.chunks * self.chunk}"
+            )
+
+    @property
+    def page_size(self) -> int:  # type: ignore[override]
+        return self.chunk
+
+    @property
+    def sinks(self) -> int:  # type: ignore[override]
+        return self.chunk
+
+    @property
+    def window(self) -> int:  # type: ignore[override]
+        # The last token of the chunk before the last is so far from any query, and no nearer one.
+        return self.chunk + 1
+
+    @property
+    def open_for(self) -> int:
+        return 0
+
+    @property
+    def choose(self) -> int:
+        return self.chunks - 3
+
+    @property
+    def end(self) -> int:
+        return (self.chunks - 2) * self.chunk
+
+    def of_sinks(self, region: Region) -> Region:
+        return replace(region, q_place=Squeezed(self.chunk, self.chunks - 1))
+
+    def of_pages(self, region: Region) -> Region:
+        last = InChunk(self.chunk, shift=(self.chunks - 1) * self.chunk)
+        return replace(region, q_place=last, k_place=ByRank())
+
+    def state(self) -> "LongHeadsState":
+        return LongHeadsState(self)
+
+    def keys_read(self, length: int) -> int:
+        number, rest = divmod(length - 1, self.chunk)
+        return min(number, self.chunks - 1) * self.chunk + rest + 1
+
+    def keys_compared(self, length: int) -> int:
+        return max(0, length // self.chunk - 1)
+
+    def noted_bytes(
+        self, ends: Sequence[int], kv_heads: int, head_dim: int, item: int, heads: int
+    ) -> int:
+        noted, pages = self.pages_made(ends)
+        vectors = noted * item + pages * max(item, 4)
+        return (mapped_slots(ends) + 2) * LONG + heads * head_dim * vectors
+
+
+class LongHeadsState(PagedState):
+    """Noted of a token are its queries; of a chunk, one vector for each query head."""
+
+    kv_heads = 1
+
+    def note(
+        self, tile: Queries, store: StoreState, regions: Sequence[Region], first: int, **kw: Any
+    ) -> tuple[int, Tensor]:
+        positions, vectors = tile.positions, tile.vectors
+        rows, times = (positions >= first).nonzero(as_tuple=True)
+        at = positions[rows, times]
+        start, stop = int(at.min()), int(at.max()) + 1
+        new = vectors.new_zeros(*vectors.shape[:2], stop - start, vectors.shape[3])
+        new[rows, :, at - start] = vectors[rows, :, times]
+        return start, new
+
+    def sum_up(
+        self, noted: Tensor, pages: Tensor, slots: Tensor, store: StoreState, **kw: Any
+    ) -> tuple[Tensor, ...]:
+        b, count, size = slots.shape
+        heads = noted.shape[1]
+        block, rotary = store.gather(slots.flatten(1)[:, None]), kw["rotary"]
+        placed = place_keys(block, Region(k_place=InChunk(size)), rotary, kw["stored"])
+        self.kv_heads = block.keys.shape[1]
+        queries = noted.flatten(2, 3)
+        if rotary is not None:
+            places = torch.arange(count * size, device=slots.device) % size
+            queries = rotary.rotate(queries, places.expand(b, 1, -1))
+
+        def chunks(x: Tensor) -> Tensor:
+            x = at_least_float32(x).repeat_interleave(heads // x.shape[1], dim=1)
+            return x.unflatten(2, (count, size)).flatten(1, 2)  # [b, heads * chunks, size, d]
+
+        q, k, v = chunks(queries), chunks(placed.keys), chunks(block.values)
+        real = (slots >= 0)[:, None, :, None].expand(-1, heads, -1, -1, -1).flatten(1, 2)
+        mask = None if bool(real.all()) else real
+        got = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=kw["scale"])
+        mean = (got * real.transpose(2, 3)).sum(2, keepdim=True) / real.sum(3, keepdim=True)
+        made = scaled_dot_product_attention(mean, k, k, attn_mask=mask, scale=kw["scale"])
+        return (made.nan_to_num(0.0).view(b, heads, count, -1),)  # 0 where no token arrived
+
+    def score(
+        self,
+        queries: Queries,
+        paged: Sequence[Region],
+        last: Tensor,
+        rotary: Rotary | None,
+        stored: Place | None,
+    ) -> Tensor:
+        product = at_least_float32(queries.vectors) @ self.made[0].transpose(2, 3)
+        return product.unflatten(1, (self.kv_heads, -1)).sum(2)
