@@ -134,7 +134,7 @@ def longheads_pages(bench, axes, tensors):
 def longcache_pages(bench, axes, tensors):
     """LongCache spelled out with loops: named keys, votes, neighbours, places by rank."""
     q, k, _ = (x.double() for x in tensors)
-    rows, heads, length, _ = q.shape
+    rows, heads, length, d = q.shape
     group = heads // bench.kv_heads
     s = axes.selector
     read = torch.zeros(rows, heads, length, length, dtype=torch.bool)
@@ -144,8 +144,8 @@ def longcache_pages(bench, axes, tensors):
             middle = range(s.sinks, i - s.window + 1)
             votes = dict.fromkeys(middle, 0)
             for h in range(heads):
-                products = {j: float(q[row, h, i] @ k[row, h // group, j]) for j in middle}
-                for j in sorted(middle, key=lambda j: -products[j])[: s.top]:
+                logits = {j: float(q[row, h, i] @ k[row, h // group, j]) / d**0.5 for j in middle}
+                for j in sorted(middle, key=lambda j: (-round(1024 * logits[j]), j))[: s.top]:
                     votes[j] += 1
             named = [j for j in middle if votes[j]]
             centres = sorted(named, key=lambda j: (-votes[j], j))[: s.centres]

@@ -19,7 +19,10 @@ from lengthwise.extend.layouts.far_as_one import FarAsOne
 from lengthwise.extend.method import Method, Selector, SelectorState, StoreState, whole
 from lengthwise.extend.selectors.paged import LONG, mapped_slots
 
-SCORES = 1 << 24  # of queries and keys that are held together
+SCORES = 1 << 23  # of queries and keys that are held together
+# Keys whose scores differ by less than one part in so many of a nat are equal. In the first layer
+# every repeated token has the same un-rotated key, and rounding would choose among them.
+EQUAL = 1024
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,10 @@ class LongCache(Selector):
     """Read the sinks, the local window, and runs of `span` tokens around the keys most wanted.
 
     Every head of a query names the `top` far keys with the largest products without positions.
-    The `centres` keys named by most heads, of equals the oldest, are read by all heads of the
-    layer, with their neighbours up to `span` tokens in all. What is read, sinks, runs and window,
-    seems to stand in a row without gaps, so no distance is longer than the row.
+    The `centres` keys named by most heads are read by all heads of the layer, with their
+    neighbours up to `span` tokens in all; of equals, the oldest is named and read. What is read,
+    sinks, runs and window, seems to stand in a row without gaps, so no distance is longer than
+    the row.
 
     Brings the layout `FarAsOne(window)` where no layout is named, for its un-rotated keys in the
     cache: all of them are compared with every query.
@@ -38,7 +42,8 @@ class LongCache(Selector):
         section 3, with the votes of the authors' code.
     Differs from the source: every query chooses for itself, where the source lets 512 choose
         together, so decoding equals prefill; and the window is what `window` says, where the
-        source moves its edge to a multiple of 128.
+        source moves its edge to a multiple of 128. Products that differ by less than 1/1024, times
+        the scale of the softmax, are equal: a repeated token has equal ones in the first layer.
     Reduces to: the untouched model, up to `window` tokens.
 
     Args:
@@ -160,22 +165,27 @@ class LongCacheState(SelectorState):
         self, queries: Queries, store: StoreState, paged: Sequence[Region], **kw: Any
     ) -> Tensor:
         """Positions of the keys that the heads want most, `[b, t, heads * top]`; -1 for none."""
-        q, asked = at_least_float32(queries.vectors), queries.positions[:, None, :, None]
+        assert self.slots.slots is not None
+        q, asked = (
+            at_least_float32(queries.vectors) * kw["scale"],
+            queries.positions[:, None, :, None],
+        )
         zero, free = asked.new_zeros(()), Region(k_place=Fixed(0))
-        scores, places = [], []
+        limit, none = self.slots.slots.shape[1], -(1 << 62)
+        found = []
         for block in store.blocks():
             keys = at_least_float32(place_keys(block, free, kw["rotary"], kw["stored"]).keys)
             score = (by_kv_head(q, keys) @ keys.transpose(2, 3)).view(*q.shape[:3], len(block))
             at = block.positions[:, :1, None]
             seen = torch.stack([region.visible(zero, zero, asked, at) for region in paged]).any(0)
-            score = score.masked_fill(~(seen & (at >= self.config.sinks)), float("-inf"))
-            best = score.topk(min(self.config.top, len(block)), dim=-1)
-            place = at.expand_as(score).gather(3, best.indices)
-            scores.append(best.values)
-            places.append(torch.where(best.values.isneginf(), -1, place))
-        joined = torch.cat(scores, 3)
-        first = joined.topk(min(self.config.top, joined.shape[3]), dim=-1).indices
-        return torch.cat(places, 3).gather(3, first).transpose(1, 2).flatten(2)
+            # One number says the score and, of equal ones, the older.
+            rank = (score * EQUAL).round().long() * limit + (limit - 1 - at)
+            rank.masked_fill_(~(seen & (at >= self.config.sinks)), none)
+            found.append(rank.topk(min(self.config.top, len(block)), dim=-1).values)
+        best = torch.cat(found, 3)
+        best = best.topk(min(self.config.top, best.shape[3]), dim=-1).values
+        places = torch.where(best > none, limit - 1 - best % limit, -1)
+        return places.transpose(1, 2).flatten(2)
 
     def select_rows(self, index: Tensor) -> None:
         self.slots.select_rows(index)
