@@ -182,6 +182,28 @@ def test_damaged_files_of_datasets(tmp_path: Path, file: str, content: str, word
         open_source(tmp_path, Reading())
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"path": 3}', '{"sha256": "", "value": {}}'])
+def test_damaged_records_of_a_packing_are_done_again(tmp_path: Path, damage: str) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(name: str, done: int, total: int | None) -> None:
+        if name == "packing" and done:
+            raise Stop
+
+    rows = [{"text": "word " * n} for n in range(1, 20)]
+    source = json_lines(tmp_path, rows)
+    pack(source, tmp_path / "whole", 32, tokenizer="demo")
+    for room in ("tokens", "rows"):
+        out = tmp_path / room
+        with pytest.raises(Stop):
+            pack(source, out, 32, tokenizer="demo", progress=stop)
+        (record,) = (out / ".pack" / room).glob("*.json")
+        record.write_text(damage)
+        assert pack(source, out, 32, tokenizer="demo").resumed
+        assert content(out) == content(tmp_path / "whole")
+
+
 def test_two_columns_of_one_name(tmp_path: Path) -> None:
     lists = pa.array([[1, 2]])
     batch = pa.record_batch([lists, lists], names=["input_ids", "input_ids"])

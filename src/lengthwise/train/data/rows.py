@@ -1,6 +1,5 @@
 """The second pass: a block of documents becomes rows of at most `capacity` tokens."""
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -11,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lengthwise.files import write_text
 from lengthwise.train.data.arrow import write_arrow
 from lengthwise.train.data.documents import IGNORED, Block, Documents, Pieces, cut, load
 from lengthwise.train.data.packers import PACKERS, best_fit_bins
+from lengthwise.train.data.state import read_record, write_record
 from lengthwise.train.data.tally import Tally, count
 from lengthwise.train.data.tokens import NAMED
 
@@ -109,10 +108,9 @@ class Pack:
             OSError: When the disk is full.
         """
         record = Path(self.records) / f"{block.number:06d}.json"
-        if record.exists():
-            saved = json.loads(record.read_text(encoding="utf-8"))
-            if self.skip_bad or not saved["bad"]:
-                return Packed(**{**saved, "tally": Tally(**saved["tally"])})
+        saved = read_record(record)
+        if saved is not None and (self.skip_bad or not saved["bad"]):
+            return Packed(**{**saved, "tally": Tally(**saved["tally"])})
         done = Packed([], Tally())
         documents = load(block, self.vocabulary, done.note)
         if done.bad and not self.skip_bad:
@@ -132,7 +130,7 @@ class Pack:
 
         with ThreadPoolExecutor(self.threads) as pool:  # numpy and the disk let go of the lock
             done.files = list(pool.map(write, range(-(-len(rows) // size))))
-        write_text(record, json.dumps(asdict(done)))
+        write_record(record, asdict(done))
         return done
 
 

@@ -1,6 +1,7 @@
 """A directory that is being filled: one run at a time, and the next goes on where it stopped."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -61,7 +62,7 @@ def begin(folder: Path, plan: Mapping[str, Any], force: bool) -> bool:
     if not force and is_complete(folder):
         shutil.rmtree(work, ignore_errors=True)  # killed between finishing and tidying up
         raise ValueError(f"{folder} exists and is complete; pack into another or use --force")
-    old = _read(work / PLAN)
+    old = read_record(work / PLAN)
     if old is not None and not force:
         begun = any((work / "tokens").glob("*.json"))
         if old["tokens"] != plan["tokens"] and begun:
@@ -84,7 +85,7 @@ def begin(folder: Path, plan: Mapping[str, Any], force: bool) -> bool:
     for name in ("tokens", "rows"):
         (work / name).mkdir(exist_ok=True)
     _sweep(folder)
-    write_text(work / PLAN, json.dumps(plan, indent=1))
+    write_record(work / PLAN, plan)
     return (work / "tokens") in keep
 
 
@@ -115,12 +116,22 @@ def finish(folder: Path, files: list[str], record: Mapping[str, Any]) -> None:
     shutil.rmtree(folder / WORK)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def write_record(path: Path, value: Any) -> None:
+    """Note something in a small file of JSON that can tell whether it is what was written."""
+    write_text(path, json.dumps({"sha256": _sum(value), "value": value}, indent=1))
+
+
+def read_record(path: Path) -> Any:
+    """What `write_record` noted; None if it is not there or damaged, which is done again."""
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found["value"] if found["sha256"] == _sum(found["value"]) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return plan
+
+
+def _sum(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _sweep(folder: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lengthwise.files import write_text
 from lengthwise.train.data.arrow import arrow_batches, arrow_schema, write_arrow
 from lengthwise.train.data.parts import ArrowFile, Part
 from lengthwise.train.data.reading import LABELS, TOKENS, Documents, Reading
+from lengthwise.train.data.state import read_record, write_record
 
 NAMED = 20  # bad documents that the report names
 LISTS = pa.list_(pa.int32())
@@ -122,8 +122,9 @@ class Tokenise:
         """
         number, part = task
         record = Path(self.folder) / f"{number:06d}.json"
-        if record.exists():
-            finished = Shard(**json.loads(record.read_text(encoding="utf-8")))
+        saved = read_record(record)
+        if saved is not None:
+            finished = Shard(**saved)
             if self.skip_bad or not finished.bad:
                 return finished
         path = record.with_suffix(".arrow")
@@ -142,7 +143,7 @@ class Tokenise:
                     yield batch
 
             write_arrow(path, SCHEMA, counted())
-        write_text(record, json.dumps(asdict(shard)))
+        write_record(record, asdict(shard))
         return shard
 
     def _batch(self, documents: Documents) -> pa.RecordBatch:
