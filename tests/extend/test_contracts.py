@@ -285,7 +285,7 @@ SELECTORS = [
         pages=longheads_pages,
     ),
     Case(
-        (lw.LongHeads(chunks=5, chunk=3), lw.YaRN(factor=4)),
+        (lw.LongHeads(chunks=5, chunk=3), lw.YaRN(factor=4), lw.Causal()),
         15,
         (lw.LongHeads(chunks=14, chunk=3),),
         pages=longheads_pages,
@@ -297,10 +297,11 @@ SELECTORS = [
         pages=longcache_pages,
     ),
     Case(
-        (lw.LongCache(top=2, centres=2, span=4, sinks=0, window=7), lw.NTK(factor=2), lw.Causal()),
+        (lw.LongCache(top=2, centres=2, span=4, sinks=0, window=7), lw.DynamicNTK(factor=2)),
         7,
         (lw.LongCache(top=40, centres=40, span=1, sinks=0, window=5), lw.Causal()),
         pages=longcache_pages,
+        except_for=MOVES_WITH_LENGTH,
     ),
 ]
 

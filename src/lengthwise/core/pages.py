@@ -13,9 +13,12 @@ from lengthwise.core.attention.choice import choice_for_pages
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import Region
+from lengthwise.core.rotary import Rotary
 
 # Queries whose chosen pages are read together; more share reads, fewer waste less on masks.
 QUERY_TILE = 256
+# Keys that are gathered together for queries that each have a row of their own.
+ROW_KEYS = 8192
 
 
 @dataclass(frozen=True)
@@ -105,33 +108,19 @@ def attend_pages(
         chosen: One choice for all heads, or one for the heads of each KV head.
         gather: From slots `[b, #kv, m]` to keys.
         end: If given, the pages that a query reads seem to stand in a row without gaps, in their
-            order, up to the place before this one; then queries are read one by one. None leaves
-            keys where the region puts them.
+            order, up to the place before this one. None leaves keys where the region puts them.
         kw: Keyword arguments of `attend_blocks`.
     """
-    _, _, t, pages = chosen.shape
+    t = chosen.shape[2]
     if kw.get("impl", "auto") == "auto":
         kw["impl"] = choice_for_pages(t).name
+    if end is not None:
+        return _in_a_row(queries, chosen, paging, slots, gather, region, end, **kw)
     outs, lses = [], []
-    every = torch.arange(pages, device=chosen.device)
-    within = torch.arange(paging.size, device=chosen.device)
-    tile_size = QUERY_TILE if end is None else 1
-    for low in range(0, t, tile_size):
-        high = min(low + tile_size, t)
+    for low in range(0, t, QUERY_TILE):
+        high = min(low + QUERY_TILE, t)
         mine = chosen[:, :, low:high]
-        union = mine.any(2)
-        count = union.sum(-1, keepdim=True)
-        most = int(count.max())
-        # The union's pages in their order; a row with fewer reads page -1 at last, which is empty.
-        rank = torch.where(union, union.cumsum(-1) - 1, most)
-        taken = rank.new_full((*rank.shape[:2], most + 1), -1)
-        taken = taken.scatter_(2, rank, every.expand_as(rank))[..., :most]
-        positions = paging.first + taken[..., None] * paging.size + within
-        positions = torch.where(taken[..., None] >= 0, positions, -1).flatten(2)
-        block = gather(slots.of(positions))
-        if end is not None:
-            row = torch.arange(most * paging.size, device=chosen.device)
-            block = replace(block, places=end - count * paging.size + row)
+        block = gather(slots.of(_tokens(mine.any(2), paging)))
         tile = replace(queries.times(low, high), start=None)
         own = region
         if high - low > 1:  # a single query reads all that it chose
@@ -140,6 +129,57 @@ def attend_pages(
         part = attend_blocks(tile, [block], [own], **kw)
         outs.append(part.out)
         lses.append(part.lse)
+    return Partial(torch.cat(outs, dim=2), torch.cat(lses, dim=2))
+
+
+def _tokens(chosen: Bool[Tensor, "*n pages"], paging: Paging) -> Int[Tensor, "*n m"]:
+    """Positions of all tokens of the chosen pages, in order; -1 fills up where others have more."""
+    most = int(chosen.sum(-1).max())
+    rank = torch.where(chosen, chosen.cumsum(-1) - 1, most)
+    every = torch.arange(chosen.shape[-1], device=chosen.device)
+    taken = rank.new_full((*rank.shape[:-1], most + 1), -1)
+    taken = taken.scatter_(-1, rank, every.expand_as(rank))[..., :most, None]
+    within = torch.arange(paging.size, device=chosen.device)
+    return torch.where(taken >= 0, paging.first + taken * paging.size + within, -1).flatten(-2)
+
+
+def _in_a_row(
+    queries: Queries,
+    chosen: Bool[Tensor, " b #kv t pages"],
+    paging: Paging,
+    slots: SlotMap,
+    gather: Callable[[Tensor], KeyBlock],
+    region: Region,
+    end: int,
+    *,
+    rotary: Rotary | None,
+    **kw: Any,
+) -> Partial:
+    """Each query over keys at places of their own: as a row of a batch, some queries at a time."""
+    assert region.also is None and region.score is None, "rows are not those of the batch"
+    b, _, t, _ = chosen.shape
+    counts = chosen.sum(-1, keepdim=True) * paging.size
+    tile = max(1, ROW_KEYS // max(1, b * int(counts.max())))
+    outs, lses = [], []
+    for low in range(0, t, tile):
+        n = min(tile, t - low)
+        tokens, count = _tokens(chosen[:, :, low : low + n], paging), counts[:, :, low : low + n]
+        m = tokens.shape[-1]
+        found = gather(slots.of(tokens.flatten(2)))
+
+        def rows(x: Tensor, shape: tuple[int, int] = (n, m)) -> Tensor:
+            return x.unflatten(2, shape).transpose(1, 2).flatten(0, 1)
+
+        if bool((count == count[0, 0, 0]).all()):
+            count = count[:1, :1, :1]  # one row of places for all
+        places = (end - count + torch.arange(m, device=count.device)).transpose(1, 2).flatten(0, 1)
+        block = KeyBlock(rows(found.keys), rows(found.values), rows(found.positions), places=places)
+        asked = queries.times(low, low + n)
+        one = Queries(rows(asked.vectors, (n, 1)), asked.positions.flatten()[:, None])
+        turned = None if rotary is None else rotary.repeated(n)
+        part = attend_blocks(one, [block], [region], rotary=turned, **kw)
+        outs.append(part.out.unflatten(0, (b, n))[:, :, :, 0].transpose(1, 2))
+        lses.append(part.lse.unflatten(0, (b, n))[:, :, :, 0].transpose(1, 2))
     return Partial(torch.cat(outs, dim=2), torch.cat(lses, dim=2))
 
 

@@ -12,7 +12,7 @@ Where the numbers go, once for the whole project:
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -70,6 +70,17 @@ class Rotary:
         """Whether another rotation by the same rule turns by the same angles."""
         mine, theirs = (torch.as_tensor(x.attention_factor) for x in (self, other))
         return torch.equal(self.inv_freq, other.inv_freq) and torch.equal(mine, theirs)
+
+    def repeated(self, times: int) -> "Rotary":
+        """For a batch in which every row of this one stands `times` times, one after the other."""
+        inv_freq, factor = self.inv_freq, self.attention_factor
+        if inv_freq.ndim == 2:
+            inv_freq = inv_freq.repeat_interleave(times, 0)
+        if isinstance(factor, Tensor):
+            factor = factor.repeat_interleave(times, 0) if factor.ndim else factor
+        elif inv_freq is self.inv_freq:
+            return self
+        return replace(self, inv_freq=inv_freq, attention_factor=factor)
 
     def _scaled(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
         width = 2 * self.inv_freq.shape[-1]

@@ -50,10 +50,11 @@ def compose(methods: tuple[Method, ...]) -> Axes:
     scaling, layout, selector, store = (filled[axis] for axis in AXES)
     assert isinstance(scaling, Scaling) and isinstance(layout, Layout)
     assert isinstance(selector, Selector) and isinstance(store, Store)
-    if scaling.absolute and layout != Causal():
+    if scaling.absolute and (layout != Causal() or selector.by_rank):
+        mover = selector if selector.by_rank else layout
         raise ValueError(
             f"{type(scaling).__name__} gives the first tokens angles of their own, so scores do "
-            f"not depend on distances alone and {type(layout).__name__} cannot move them; use "
+            f"not depend on distances alone and {type(mover).__name__} cannot move them; use "
             "start_tokens=0 or name lw.Causal()"
         )
     if selector.by_rank and layout not in (Causal(), *selector.brings()):

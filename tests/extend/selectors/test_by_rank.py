@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import lengthwise as lw
+from lengthwise.extend.adapt import compose
 from lengthwise.hf.families import FAMILIES
 from lengthwise.testing import Bench
 from lengthwise.testing.models import PAD, tiny_model
@@ -84,6 +85,9 @@ def test_what_does_not_fit_is_refused():
         words = f"{type(selector).__name__} gives far keys places by their rank among those"
         with pytest.raises(ValueError, match=words):
             lw.adapt(model, selector, lw.SelfExtend(group=4, window=16))
+    start = lw.LongRoPE((1.0, 1.5), 2, start_tokens=2)
+    with pytest.raises(ValueError, match="LongHeads cannot move them"):
+        compose((start, SELECTORS[0], lw.Causal()))
     for make, words in (
         (lambda: lw.LongHeads(chunks=3), "LongHeads: chunks must be a whole number of at least 4"),
         (lambda: lw.LongHeads(chunk=1), "LongHeads: chunk must be a whole number of at least 2"),
@@ -113,3 +117,14 @@ def test_longcache_chooses_by_content_alone():
         bench.run(engine, tensors, [60], state=state)
         kept.append(torch.cat(seen, 1)[..., :60])
     assert torch.equal(*kept) and kept[0].any()
+
+
+def test_of_keys_that_are_equal_the_oldest_is_read_however_a_text_is_cut():
+    """A repeated token has one un-rotated key in the first layer, and rounding must not choose."""
+    bench = Bench(heads=8, head_dim=64, rotary_dim=64, dtype=torch.float32)
+    q, k, v = bench.tensors(1, 150)
+    tensors = (q, k[:, :, torch.arange(150) % 7], v)
+    engine = bench.engine(SELECTORS[1])
+    whole = bench.run(engine, tensors)
+    for chunks in ([1] * 150, [60, 17, 73], [149, 1]):
+        assert (bench.run(engine, tensors, chunks) - whole).abs().max() < 1e-4

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
-from lengthwise.core.regions import Place, Region, same_segment, visible_pairs
+from lengthwise.core.regions import Fixed, Place, Region, same_segment, visible_pairs
 from lengthwise.core.rotary import Rotary
 
 
@@ -59,6 +59,8 @@ def turn_keys(block: KeyBlock, region: Region, rotary: Rotary, stored: Place | N
     def turned(places: Tensor) -> Tensor:
         if stored is None:
             return rotary.rotate(block.keys, places)
+        if isinstance(stored, Fixed):  # places that all heads share stay shared
+            return rotary.shift(block.keys, places - stored.position)
         at = stored(block.positions)
         if at.ndim > places.ndim:  # a position for each pair, in a last dimension
             places = places.unsqueeze(-1)

@@ -179,7 +179,7 @@ class LongCacheState(SelectorState):
             at = block.positions[:, :1, None]
             seen = torch.stack([region.visible(zero, zero, asked, at) for region in paged]).any(0)
             # One number says the score and, of equal ones, the older.
-            rank = (score * EQUAL).round().long() * limit + (limit - 1 - at)
+            rank = score.mul_(EQUAL).round_().long().mul_(limit).add_(limit - 1 - at)
             rank.masked_fill_(~(seen & (at >= self.config.sinks)), none)
             found.append(rank.topk(min(self.config.top, len(block)), dim=-1).values)
         best = torch.cat(found, 3)

@@ -11,9 +11,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from lengthwise.core.attention import place_keys
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.keys import Queries
-from lengthwise.core.regions import ByRank, InChunk, Place, Region
+from lengthwise.core.regions import OWN, ByRank, InChunk, Place, Region
 from lengthwise.core.rotary import Rotary
-from lengthwise.extend.method import StoreState, whole
+from lengthwise.extend.layouts.far_as_one import FarAsOne
+from lengthwise.extend.method import Method, StoreState, whole
 from lengthwise.extend.selectors.paged import LONG, Paged, PagedState, mapped_slots
 
 
@@ -40,6 +41,9 @@ class LongHeads(Paged):
     those keys. Its score is the product of that vector with the query, un-rotated. Heads that
     share a KV head add up their scores and read the same chunks.
 
+    Brings the layout `FarAsOne(2 * chunk + 1)` where no layout is named, for its un-rotated keys in
+    the cache.
+
     Source: Lu et al. 2024, arXiv:2402.10685, section 2, with details of the authors' code: the
         positions inside a chunk in its vector, and which chunks are always read.
     Differs from the source: every query chooses by the same rule, where the source reads the
@@ -63,6 +67,9 @@ class LongHeads(Paged):
     def __post_init__(self) -> None:
         whole("LongHeads", "chunks", self.chunks, 4)
         whole("LongHeads", "chunk", self.chunk, 2)
+
+    def brings(self) -> tuple[Method, ...]:
+        return (FarAsOne(2 * self.chunk + 1),)
 
     def check(self, window: int) -> None:
         if self.chunks * self.chunk > window:
@@ -97,11 +104,21 @@ class LongHeads(Paged):
         return (self.chunks - 2) * self.chunk
 
     def of_sinks(self, region: Region) -> Region:
-        return replace(region, q_place=Squeezed(self.chunk, self.chunks - 1))
+        return replace(region, q_place=Squeezed(self.chunk, self.chunks - 1), k_place=OWN)
 
-    def of_pages(self, region: Region) -> Region:
+    def restrict(self, regions: Sequence[Region]) -> list[Region]:
+        cut = super().restrict(regions)
+        paged = [region for region in cut if region.paged]
+        if not paged:
+            return cut
+        # Pages stand in their row however far they are: the layout's regions are one.
+        fars = [region.far for region in paged if region.far is not None]
         last = InChunk(self.chunk, shift=(self.chunks - 1) * self.chunk)
-        return replace(region, q_place=last, k_place=ByRank())
+        row = Region(
+            near=self.window, far=max(fars) if len(fars) == len(paged) else None, first=self.sinks,
+            q_place=last, k_place=ByRank(), paged=True,
+        )  # fmt: skip
+        return [*(region for region in cut if not region.paged), row]
 
     def state(self) -> "LongHeadsState":
         return LongHeadsState(self)

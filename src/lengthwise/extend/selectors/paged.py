@@ -71,10 +71,6 @@ class Paged(Selector):
         """How sinks are read that are out of the window."""
         return region
 
-    def of_pages(self, region: Region) -> Region:
-        """How pages are read."""
-        return region
-
     def restrict(self, regions: Sequence[Region]) -> list[Region]:
         paging = self.paging
 
@@ -94,7 +90,7 @@ class Paged(Selector):
                 region.within(far=self.window, paged=False),
                 self.of_sinks(exact.within(last=self.sinks)),
                 replace(border, also=not_in_a_page),
-                self.of_pages(far.within(first=self.sinks)),
+                far.within(first=self.sinks),
             ]
         return [region for region in cut if not region.empty]
 
