@@ -31,6 +31,19 @@ class Squeezed:
 
 
 @dataclass(frozen=True)
+class AllWhileFew:
+    """The keys before the last two chunks, for queries in the first `chunks` chunks alone."""
+
+    chunk: int
+    chunks: int
+
+    def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        own = q.div(self.chunk, rounding_mode="floor")
+        last = torch.where(own < self.chunks, (own - 1) * self.chunk, 0)
+        return torch.zeros_like(last), last
+
+
+@dataclass(frozen=True)
 class LongHeads(Paged):
     """Read the first chunk, the last two, and those of the others that a head wants most.
 
@@ -96,6 +109,10 @@ class LongHeads(Paged):
         return 0
 
     @property
+    def chooses_from(self) -> int:
+        return self.chunks * self.chunk
+
+    @property
     def choose(self) -> int:
         return self.chunks - 3
 
@@ -118,7 +135,15 @@ class LongHeads(Paged):
             near=self.window, far=max(fars) if len(fars) == len(paged) else None, first=self.sinks,
             q_place=last, k_place=ByRank(), paged=True,
         )  # fmt: skip
-        return [*(region for region in cut if not region.paged), row]
+        # Where all are read, they stand where they are.
+        few = replace(
+            row,
+            q_place=OWN,
+            k_place=OWN,
+            paged=False,
+            range_of=AllWhileFew(self.chunk, self.chunks),
+        )
+        return [*(region for region in cut if not region.paged), few, row]
 
     def state(self) -> "LongHeadsState":
         return LongHeadsState(self)

@@ -41,6 +41,7 @@ class Paged(Selector):
         sinks: First tokens of a row, always read; the first page begins behind them.
         window: A page can be chosen once its last token is at least so far away.
         choose: Pages that a query reads.
+        chooses_from: Position of the first query that reads pages; regions show those before all.
         open_for: A page is summed up once it is whole and its last token is so far away.
         end: As for `attend_pages`.
     """
@@ -53,6 +54,10 @@ class Paged(Selector):
     @property
     @abstractmethod
     def choose(self) -> int: ...
+
+    @property
+    def chooses_from(self) -> int:
+        return 0
 
     @property
     def open_for(self) -> int:
@@ -248,7 +253,7 @@ class PagedState(SelectorState):
             return None
         pages, asked = self.made[0].shape[2], queries.positions[:, None, :, None]
         last = self.paging.last(torch.arange(pages, device=asked.device))
-        far = asked - last >= self.config.window
+        far = (asked - last >= self.config.window) & (asked >= self.config.chooses_from)
         far &= self.slots.filled(self.paging, pages)[:, None, None]
         seen = [region.visible(last, last, asked, last) for region in paged]
         far &= torch.stack(seen).any(0)  # a model's own window may end before
