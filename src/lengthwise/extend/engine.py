@@ -193,13 +193,15 @@ class Engine:
     def ordered(self) -> list[bool]:
         """Whether tokens of a layer can stand elsewhere than their positions say: see `Order`.
 
-        Where keys are stored at their own positions, both are free. Elsewhere positions say it.
+        Where keys are stored at their own positions, both are free. Elsewhere positions say it, as
+        they do to a store that counts tokens.
         """
         layers = zip(self.geometry.layers, self.layers, self._pages, strict=True)
         return [
             axes.layout == Causal()
             and (layer.rotary is None or axes.scaling.storable(layer.rotary))
             and not pages
+            and not axes.store.every
             for layer, axes, pages in layers
         ]
 

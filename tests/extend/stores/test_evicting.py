@@ -255,6 +255,36 @@ def test_every_family_reads_alike_in_one_forward_and_in_chunks():
             torch.testing.assert_close(same, all_kept, atol=1e-9, rtol=0)
 
 
+@torch.no_grad()
+def test_padding_behind_a_row_and_holes_before_a_turn_count_for_nothing():
+    draw = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 300, (2, 90), generator=draw)
+    ended = torch.ones_like(ids)
+    ended[1, 61:] = 0
+    holes = torch.ones(1, 70, dtype=torch.long)
+    holes[0, 50:56] = 0
+    places = (holes.cumsum(1) - 1)[:, 50:]
+    chelsea = lw.Chelsea(tokens=24, sinks=2, recent=8, chunk=8, every=8)
+    model = tiny_model("llama").double()
+    for store in (chelsea, *(case.methods[0] for case in CASES)):
+        if isinstance(store, lw.PrefixKV):
+            store = lw.PrefixKV(budgets=(9, 12), every=4)
+        lw.adapt(model, store)
+        out = model(ids, attention_mask=ended).logits
+        first, second = model(ids[:1]).logits, model(ids[1:, :61]).logits
+        caches = [lw.new_cache(model) for _ in range(2)]
+        for cache in caches:
+            model(ids[:1, :50], past_key_values=cache)
+        turn = model(
+            ids[:1, :20], attention_mask=holes, position_ids=places, past_key_values=caches[0]
+        ).logits[:, 6:]
+        alone = model(ids[:1, 6:20], past_key_values=caches[1]).logits
+        for got, want in ((out[:1], first), (out[1:, :61], second), (turn, alone)):
+            gap = (got - want).abs().max().item()
+            assert gap < 1e-9, f"{type(store).__name__}: {gap:.1e}"
+        lw.restore(model)
+
+
 def test_every_store_of_this_kind_has_a_case():
     exported = [getattr(lw, name) for name in stores.__all__]
     wanted = {cls for cls in exported if issubclass(cls, Evicting)}

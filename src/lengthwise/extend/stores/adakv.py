@@ -95,8 +95,9 @@ class RaggedState(EvictingState):
         return 2 * self.config.every
 
     def extend(self, new: KeyBlock) -> list[KeyBlock]:
+        fresh = super().extend(new)  # which may move what lay in slots to what is kept
         kept = self._kept()
-        return ([kept] if kept is not None and len(kept) else []) + super().extend(new)
+        return [kept, *fresh] if kept is not None and len(kept) else fresh
 
     def whole(self) -> KeyBlock:
         fresh, kept = self._fresh(), self._kept()
