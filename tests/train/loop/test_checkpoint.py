@@ -115,5 +115,5 @@ def test_metrics_after_a_kill_stand_there_once(tmp_path: Path) -> None:
     ]  # fmt: skip
     Metrics(file, 0).close()
     assert read_metrics(file) == []
-    file.write_text('{"text": "one\u2028two"}\n', encoding="utf-8")
-    assert read_metrics(file) == [{"text": "one\u2028two"}]
+    file.write_text('{"step": 1, "text": "one\u2028two"}\n', encoding="utf-8")
+    assert read_metrics(file) == [{"step": 1, "text": "one\u2028two"}]
