@@ -4,10 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 import lengthwise as lw
+from lengthwise.cli.app import app
 from lengthwise.cli.inputs import check_changes_something, read_methods, read_text
 from lengthwise.extend.method import Method
 
@@ -139,7 +141,7 @@ def test_numbers_that_no_checkpoint_has(
     checkpoint: Path, tmp_path: Path, book: Path, refused: Refused
 ) -> None:
     for file, change, said in (
-        ("config.json", {"num_hidden_layers": 10**30}, "at most 10,000 are built"),
+        ("config.json", {"num_hidden_layers": 10**30}, "whole number from 1 to 10,000"),
         ("tokenizer.json", {"added_tokens": [{"id": 2**31}]}, "a token of the id 2,147,483,648"),
         ("tokenizer_config.json", {"model_max_length": "1e4"}, "must be a number"),
     ):
@@ -148,3 +150,39 @@ def test_numbers_that_no_checkpoint_has(
         found = json.loads((folder / file).read_text())
         (folder / file).write_text(json.dumps(found | change))
         assert said in refused("run", folder, "--prompt-file", book)
+
+
+def test_every_whole_number_of_the_command_line_has_an_upper_bound() -> None:
+    groups = [app, *(group.typer_instance for group in app.registered_groups)]
+    commands = [one.callback for group in groups for one in group.registered_commands]
+    seen = []
+    for command in commands:
+        for name, hint in get_type_hints(command, include_extras=True).items():
+            plain, *notes = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+            if plain is int or int in get_args(plain):
+                seen.append(name)
+                assert notes and notes[0].max, f"{command}: {name}"
+    assert len(seen) > 25
+
+
+def test_numbers_beyond_every_range_are_refused_by_the_option(
+    call: Callable[..., tuple[int, str, str]], book: Path, tmp_path: Path
+) -> None:
+    out, big = tmp_path / "out", "9" * 26
+    race = ("extend", "demo", "-o", out, "--auto", "--to")
+    for words, said in (
+        (("plan", "demo", "--train", "--device", "1e999GB"), "--device '1e999GB'"),
+        (("plan", "demo", "--train", "--device", "1e300GB"), "at most 1024TiB"),
+        (("plan", "demo", "--memory", "1e999"), "--memory '1e999'"),
+        (("plan", "demo", "--flops", "inf"), "--flops must be above 0 and at most 1e+24"),
+        (("plan", "demo", "--tokens", big), "--tokens"),
+        (("pack", book, "-o", out, "--tokenizer", "demo", "--capacity", big), "--capacity"),
+        (("run", "demo", "--prompt-file", book, "--chunk", big), "2147483648"),
+        (("measure", "demo", "-o", out, "--lengths", big), "--lengths: '9"),
+        (("measure", "demo", "-o", out, "--suite", "quick", "--upto", big), "--upto: '9"),
+        ((*race, big), "--to"),
+        ((*race, 64, "--budget", "9" * 400 + "h"), "at most 10,000h"),
+        ((*race, 64, "--memory", "9" * 400 + "GB"), "at most 1024TiB"),
+    ):
+        status, _, err = call(*words)
+        assert status == 2 and said in err and err.count("\n") == 1, (words, err)

@@ -192,3 +192,24 @@ def test_numbers_that_are_none_in_the_middle_of_an_answer(
         "run", checkpoint, "--prompt-file", book, "--chunk", 1000, "--max-new-tokens", 8
     )
     assert status == 2 and out.endswith("\n") and "are NaN" in err
+
+
+def test_a_chat_template_that_cannot_be_used_is_named(
+    checkpoint: Path, book: Path, tmp_path: Path, call: Call
+) -> None:
+    tokenizer, bad = tiny_tokenizer(), tmp_path / "bad"
+    tokenizer.name_or_path = "DIR"
+    for template in (
+        "{% for", 5, "{{ raise_exception('no') }}", "{{ 1/0 }}", "{{ ''.__class__ }}", "{{ '' }}",
+        "{{ ''.__class__.__mro__ }}", "{% for x in range(10**9) %}{% endfor %}",
+        "{{ messages[5].content }}", {"other": "a"}, "{{ messages | nothing }}",
+    ):  # fmt: skip
+        tokenizer.chat_template = template
+        with pytest.raises(ValueError, match=r"chat template of DIR cannot .*; pass --no-chat$"):
+            run_module.encode(tokenizer, "a text", "", None)
+        assert run_module.encode(tokenizer, "a text", "", False).shape[1]
+    shutil.copytree(checkpoint, bad)
+    (bad / "chat_template.jinja").write_text("{{ 1/0 }}")
+    status, out, err = call("run", bad, "--prompt-file", book, "--max-new-tokens", 1)
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert f"the chat template of {bad} cannot be used: ZeroDivisionError" in err

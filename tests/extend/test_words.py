@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import lengthwise as lw
 from lengthwise.extend.adapt import binding_of, is_adapted
 from lengthwise.extend.layouts import SlidingWindow
-from lengthwise.extend.words import older_words
+from lengthwise.extend.words import older_words, read_methods
 from lengthwise.hf.families import FAMILIES, read_geometry
 from lengthwise.hf.release import CACHE
 from lengthwise.testing.models import WINDOW, tiny_model, tiny_tokenizer
@@ -276,3 +276,12 @@ def test_no_note_names_an_engine_that_was_not_checked(tmp_path):
     model = lw.adapt(tiny_model("llama"), lw.PI(factor=2))
     note = lw.save(model, tiny_tokenizer(), tmp_path / "a")
     assert not re.search("vLLM|SGLang|every engine", note)
+
+
+def test_a_block_of_methods_that_is_none_is_refused() -> None:
+    for block in ([1], [], 5, "x", {}, {"format": 1, "methods": 5}, {"format": 1, "methods": [3]}):
+        with pytest.raises(ValueError, match=r"config.json has .*lengthwise"):
+            read_methods(block)
+    wrong = {"format": 1, "methods": [{"method": "YaRN", "factor": "x"}]}
+    with pytest.raises(ValueError, match=r"config.json: YaRN: factor must be at least 1, got 'x'"):
+        read_methods(wrong)

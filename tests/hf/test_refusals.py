@@ -1,6 +1,8 @@
 """What an adapted model cannot honour it refuses, in one line, and nothing is changed."""
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from transformers import DynamicCache
 
 import lengthwise as lw
 from lengthwise.hf.families import FAMILIES, UnsupportedModelError
+from lengthwise.hf.files import find_config
 from lengthwise.testing.models import COMMON, VOCABULARY, tiny_model
 
 SMALL = {"vocab_size": 50, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -250,3 +253,37 @@ def test_continuous_batching(adapted):
     config = hf.GenerationConfig(max_new_tokens=2, do_sample=False, pad_token_id=0)
     with pytest.raises(ValueError, match="lengthwise is not supported for continuous batching"):
         adapted.generate_batch([[3, 4]], generation_config=config, progress_bar=False)
+
+
+def test_numbers_that_no_model_can_have_are_refused_by_name(tmp_path: Path) -> None:
+    sound = tiny_model("llama").config.to_dict()
+    rope = sound["rope_parameters"]
+    file = tmp_path / "config.json"
+    for name, values in {
+        "max_position_embeddings": (10**30, -7, 0, 3.5, "x", True, 2**31 + 1),
+        "vocab_size": (10**12, 0, -1),
+        "num_hidden_layers": (10**6, 0, -1),
+        "hidden_size": (10**9, 0, []),
+        "rope_theta": (float("nan"), float("inf"), -1, 0, "x", 10**400, True),
+        "rotary_emb_base": (-1,),
+    }.items():
+        for value in values:
+            changes = [{name: value}, {"text_config": {name: value}}]
+            if name == "rope_theta":
+                inner = {**rope, name: value}
+                changes = [{name: value}, {"rope_parameters": inner}, {"rope_scaling": inner},
+                           {"rope_parameters": {"full_attention": inner}}]  # fmt: skip
+            elif name == "rotary_emb_base":
+                changes = [{name: value}]
+            for change in changes:
+                file.write_text(json.dumps(sound | change))
+                with pytest.raises(ValueError, match=rf"config.json says {name} .*; it must be "):
+                    find_config(str(file))
+    for change in (
+        {},
+        {"rope_theta": None},
+        {"intermediate_size": [8, 16]},
+        {"max_position_embeddings": 2**31},
+    ):
+        file.write_text(json.dumps(sound | change))
+        assert find_config(str(file)) == file

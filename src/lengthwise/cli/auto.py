@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lengthwise.cli.inputs import open_model, say
+from lengthwise.measure.devices import MOST_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lengthwise.extend.search.race import Race, Run
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
+MOST_HOURS = 10_000
 SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 RACE_SHARE = 0.8  # of the budget; the rest measures the winner
 SEED, NEEDLES = 0, 4
@@ -31,7 +33,10 @@ def read_seconds(words: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", words.strip())
     if match is None or not float(match[1]):
         raise ValueError(f"--budget: {words!r} is no time; write 90s, 10m or 1h")
-    return float(match[1]) * UNITS[match[2]]
+    seconds = float(match[1]) * UNITS[match[2]]
+    if seconds > MOST_HOURS * 3600:
+        raise ValueError(f"--budget: {words[:40]!r} is too long; at most {MOST_HOURS:,}h")
+    return seconds
 
 
 def read_bytes(words: str) -> int:
@@ -43,7 +48,10 @@ def read_bytes(words: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", words.strip())
     if match is None or match[2] not in SIZES or not float(match[1]):
         raise ValueError(f"--memory: {words!r} is no size; write 8GiB or 500MB")
-    return int(float(match[1]) * SIZES[match[2]])
+    count = float(match[1]) * SIZES[match[2]]
+    if count > MOST_BYTES:
+        raise ValueError(f"--memory: {words[:40]!r} is too much; at most 1024TiB")
+    return int(count)
 
 
 def choose(

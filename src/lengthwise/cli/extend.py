@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lengthwise.cli.inputs import Methods, Model, check_inputs, read_text
+from lengthwise.cli.inputs import MOST, Methods, Model, check_inputs, read_text
 from lengthwise.cli.interrupt import work_begins
 from lengthwise.cli.measure import TEXT_HELP
 from lengthwise.files import restore
@@ -24,7 +24,10 @@ def extend(
         bool, typer.Option("--auto", help="Let a race over methods choose, on a text.")
     ] = False,
     to: Annotated[
-        int, typer.Option("--to", metavar="TOKENS", help="The length that --auto is to reach.")
+        int,
+        typer.Option(
+            "--to", metavar="TOKENS", max=MOST, help="The length that --auto is to reach."
+        ),
     ] = 0,
     budget: Annotated[
         str, typer.Option(metavar="TIME", help="How long --auto may take: 90s, 10m, 1h.")

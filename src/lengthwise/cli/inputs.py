@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 METHOD_HELP = "yarn:factor=8 or infllm:pages=32, say; join several on different axes by +."
 MODEL_HELP = "A checkpoint's directory, a name on the Hugging Face hub, or `demo`."
+MOST = 1 << 31  # of whole numbers that options take
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE_HELP = "cpu, cuda, cuda:1 … [default: a GPU if there is one]"
 DTYPE_HELP = f"{', '.join(DTYPES)} [default: the checkpoint's own; for demo float32]"
@@ -30,9 +31,12 @@ Methods = Annotated[
 ]
 TEXT_HELP = "A text in UTF-8 [default: the standard library of this Python]"
 Text = Annotated[Path | None, typer.Option(metavar="FILE", help=TEXT_HELP)]
-Seed = Annotated[int, typer.Option(metavar="N", help="Draws everything that is random.")]
+Seed = Annotated[
+    int, typer.Option(metavar="N", min=0, max=MOST, help="Draws everything that is random.")
+]
 Chunk = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Tokens that are read in one forward pass.")
+    int,
+    typer.Option(metavar="N", min=1, max=MOST, help="Tokens that are read in one forward pass."),
 ]
 
 
@@ -70,6 +74,22 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise ValueError(f"{path} is empty; give a file with text in it")
     return text
+
+
+def read_count(option: str, words: str) -> int:
+    """The number of `4096`, in tokens, or of `8x`, in trained windows.
+
+    Raises:
+        ValueError: If it is none, or out of range.
+    """
+    number = words.removesuffix("x")
+    digits = number.isascii() and number.isdigit() and len(number) <= len(str(MOST))
+    if not (digits and 1 <= int(number) <= MOST):
+        raise ValueError(
+            f"{option}: {words[:40]!r} is no length; write tokens as 4096 or windows as 8x, at "
+            f"most {MOST:,}"
+        )
+    return int(number)
 
 
 def check_inputs(model: str = "", methods: Sequence[str] = (), dtype: str = "") -> None:

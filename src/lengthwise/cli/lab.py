@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lengthwise.cli.inputs import MOST
 from lengthwise.cli.interrupt import STATUS, work_begins
 
 lab = typer.Typer(help="Hold the papers' claims against the bundled model.", no_args_is_help=True)
@@ -29,8 +30,12 @@ def reproduce(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The directory for the evidence.")
     ] = FOLDER,
-    passkeys: Annotated[int, typer.Option(metavar="N", min=1, help="Items for each length.")] = 4,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Texts for the loss.")] = 1,
+    passkeys: Annotated[
+        int, typer.Option(metavar="N", min=1, max=MOST, help="Items for each length.")
+    ] = 4,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=1, max=MOST, help="Texts for the loss.")
+    ] = 1,
 ) -> None:
     """Measure methods on the bundled model to 16 windows and write a verdict on each claim.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lengthwise.cli.inputs import Chunk, Device, Dtype, check_inputs, read_text
+from lengthwise.cli.inputs import MOST, Chunk, Device, Dtype, check_inputs, read_count, read_text
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.cli.suite import Place, Server, check_options, measure_suite
 from lengthwise.files import hold, leftovers
@@ -52,7 +52,9 @@ def measure(
     ] = None,
     suite: Annotated[str, typer.Option(metavar="SUITE", help=SUITE_HELP)] = "",
     upto: Annotated[str, typer.Option(metavar="LENGTH", help=UPTO_HELP)] = "",
-    items: Annotated[int | None, typer.Option(metavar="N", min=1, help=ITEMS_HELP)] = None,
+    items: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=MOST, help=ITEMS_HELP)
+    ] = None,
     threshold: Annotated[float, typer.Option(metavar="SCORE", help=THRESHOLD_HELP)] = 0.85,
     text: Annotated[Path | None, typer.Option(metavar="FILE", help=TEXT_HELP)] = None,
     lengths: Annotated[str, typer.Option(metavar="LENGTHS", help=LENGTHS_HELP)] = "1x,2x,4x,8x",
@@ -60,24 +62,27 @@ def measure(
         str, typer.Option(metavar="TASKS", help="What to measure.")
     ] = "loss,passkey,speed",
     passkeys: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Passkey items for each length.")
+        int, typer.Option(metavar="N", min=1, max=MOST, help="Passkey items for each length.")
     ] = 10,
     samples: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Stretches of text that the loss is read over.")
+        int,
+        typer.Option(
+            metavar="N", min=1, max=MOST, help="Stretches of text that the loss is read over."
+        ),
     ] = 1,
     chunk: Chunk = 512,
-    seed: Annotated[int, typer.Option(metavar="N", help="Draws the items.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST, help="Draws the items.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Measure anew what is there already.")
     ] = False,
     device: Device = "",
     dtype: Dtype = "",
-    ray: Annotated[int | None, typer.Option(metavar="N", min=1, help=RAY_HELP)] = None,
+    ray: Annotated[int | None, typer.Option(metavar="N", min=1, max=MOST, help=RAY_HELP)] = None,
     tokenizer: Annotated[str, typer.Option(metavar="PATH", help=TOKENIZER_HELP)] = "",
     served_model: Annotated[str, typer.Option(metavar="NAME", help=SERVED_HELP)] = "",
     key_env: Annotated[str, typer.Option(metavar="VAR", help=KEY_HELP)] = "",
     parallel: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Requests to a server at a time.")
+        int, typer.Option(metavar="N", min=1, max=MOST, help="Requests to a server at a time.")
     ] = 8,
     chat: Annotated[bool, typer.Option("--chat", help=CHAT_HELP)] = False,
 ) -> None:
@@ -149,7 +154,7 @@ def measure(
     )
 
 
-def read_lengths(words: str, window: int) -> list[int]:
+def read_lengths(words: str, window: int, option: str = "--lengths") -> list[int]:
     """Lengths in tokens from `512,2x`, where `2x` is two trained windows.
 
     Raises:
@@ -157,12 +162,7 @@ def read_lengths(words: str, window: int) -> list[int]:
     """
     lengths = []
     for word in (piece.strip() for piece in words.split(",")):
-        number = word.removesuffix("x")
-        if not (number.isascii() and number.isdigit() and int(number)):
-            raise ValueError(
-                f"--lengths: {word!r} is no length; write tokens as 4096 or windows as 8x"
-            )
-        lengths.append(int(number) * (window if word.endswith("x") else 1))
+        lengths.append(read_count(option, word) * (window if word.endswith("x") else 1))
     return sorted(set(lengths))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lengthwise.cli.inputs import MOST
 from lengthwise.cli.interrupt import work_begins
 from lengthwise.hf.files import find_tokenizer
 
@@ -35,7 +36,7 @@ def pack(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to write.")
     ],
-    capacity: Annotated[int, typer.Option(metavar="N", help="Tokens of a row, at most.")],
+    capacity: Annotated[int, typer.Option(metavar="N", max=MOST, help="Tokens of a row, at most.")],
     tokenizer: Annotated[str, typer.Option(metavar="NAME", help=TOKENIZER_HELP)] = "",
     overflow: Annotated[str, typer.Option(metavar="POLICY", help=OVERFLOW_HELP)] = "split",
     packer: Annotated[str, typer.Option(metavar="NAME", help=PACKER_HELP)] = "best_fit",
@@ -44,19 +45,21 @@ def pack(
         str, typer.Option(metavar="UNIT", help="A document of plain text: a file or a line.")
     ] = "file",
     vocabulary: Annotated[
-        int, typer.Option(metavar="N", help=VOCABULARY_HELP, show_default=False)
+        int, typer.Option(metavar="N", max=MOST, help=VOCABULARY_HELP, show_default=False)
     ] = 0,
     end: Annotated[
         bool, typer.Option("--end/--no-end", help="Whether texts get the tokenizer's end token.")
     ] = True,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the order of the rows.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=MOST, help="Of the order of the rows.")
+    ] = 0,
     slim: Annotated[bool, typer.Option("--slim", help=SLIM_HELP)] = False,
     mask: Annotated[bool, typer.Option("--mask", help=MASK_HELP)] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out and count what cannot be read.")
     ] = False,
     workers: Annotated[
-        int, typer.Option(metavar="N", help="Processes; 0 is one for each core.")
+        int, typer.Option(metavar="N", max=1024, help="Processes; 0 is one for each core.")
     ] = 0,
     ray: Annotated[bool, typer.Option("--ray", help=RAY_HELP)] = False,
     force: Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lengthwise.cli.inputs import DTYPES, MODEL_HELP
+from lengthwise.cli.inputs import DTYPES, MODEL_HELP, MOST
 
 if TYPE_CHECKING:
     import torch
@@ -41,14 +41,14 @@ def plan(
     ] = False,
     tokens: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Length of a sequence [default: the trained window]; with "
-                     "--train, a length that must fit."),
+        typer.Option(metavar="N", max=MOST, help="Length of a sequence [default: the trained "
+                     "window]; with --train, a length that must fit."),
     ] = None,
-    batch: Annotated[int, typer.Option(metavar="B", help="Sequences at once.")] = 1,
+    batch: Annotated[int, typer.Option(metavar="B", max=MOST, help="Sequences at once.")] = 1,
     lora: Annotated[
         int | None,
-        typer.Option(metavar="RANK", help="With --train: also plan adapters of this rank on every "
-                     "linear layer."),
+        typer.Option(metavar="RANK", max=MOST, help="With --train: also plan adapters of this rank "
+                     "on every linear layer."),
     ] = None,
     optimizer: Annotated[
         str, typer.Option(metavar="NAME", help="With --train: adamw, sgd or momentum.")
@@ -96,7 +96,9 @@ def plan(
             raise ValueError(f"{name} must be at least 1, got {value}")
     size = read_size(memory) if memory else None
     if memory and size is None:
-        raise ValueError(f"--memory {memory!r} is no size; write bytes, 48GB or 44GiB")
+        raise ValueError(
+            f"--memory {memory!r} is no size; write bytes, 48GB or 44GiB, at most 1024TiB"
+        )
     where = find_device(device, 0)
     where = override(where, memory=size, flops=flops, bandwidth=bandwidth, link=link)
     check_inputs(methods=method or [])

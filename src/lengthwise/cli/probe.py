@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lengthwise.cli.inputs import (
+    MOST,
     Device,
     Dtype,
     Methods,
@@ -103,8 +104,10 @@ def context(
     contexts: Annotated[
         str, typer.Option(metavar="LENGTHS", help="Tokens, or trained windows as in 2x.")
     ] = "16,32,64,128,256,1x,2x,4x",
-    places: Annotated[int, typer.Option(metavar="N", min=2, help="Blocks of text.")] = 32,
-    block: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a block.")] = 16,
+    places: Annotated[int, typer.Option(metavar="N", min=2, max=MOST, help="Blocks of text.")] = 32,
+    block: Annotated[
+        int, typer.Option(metavar="N", min=1, max=MOST, help="Tokens of a block.")
+    ] = 16,
     tolerance: Annotated[float, typer.Option(metavar="NATS", min=0.0)] = 0.02,
     text: Text = None,
     seed: Seed = 0,
@@ -122,7 +125,7 @@ def context(
     from lengthwise.measure.reading import first_token, trained_window
 
     loaded, tokenizer = _opened(model, method, device, dtype)
-    lengths = read_lengths(contexts, trained_window(loaded))
+    lengths = read_lengths(contexts, trained_window(loaded), "--contexts")
     ids = _ids(tokenizer, text)
     work_begins()
     with _busy(f"{places} blocks under {len(lengths)} contexts"):
@@ -149,8 +152,12 @@ def tokens(
     model: Model,
     text: Annotated[Path, typer.Option(metavar="FILE", help="A short text in UTF-8.")],
     method: Methods = None,
-    window: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens read at once.")] = 128,
-    last: Annotated[int, typer.Option(metavar="N", min=1, help="Predictions to show.")] = 4,
+    window: Annotated[
+        int, typer.Option(metavar="N", min=2, max=MOST, help="Tokens read at once.")
+    ] = 128,
+    last: Annotated[
+        int, typer.Option(metavar="N", min=1, max=MOST, help="Predictions to show.")
+    ] = 4,
     output: Json = None,
     force: Force = False,
     device: Device = "",
@@ -185,8 +192,12 @@ def tokens(
 def field(
     model: Model,
     method: Methods = None,
-    length: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens of the text.")] = 512,
-    block: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens changed at once.")] = 32,
+    length: Annotated[
+        int, typer.Option(metavar="N", min=2, max=MOST, help="Tokens of the text.")
+    ] = 512,
+    block: Annotated[
+        int, typer.Option(metavar="N", min=1, max=MOST, help="Tokens changed at once.")
+    ] = 32,
     text: Text = None,
     seed: Seed = 0,
     output: Json = None,
@@ -222,8 +233,10 @@ def field(
 def capacity(
     model: Model,
     method: Methods = None,
-    length: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens of a text.")] = 512,
-    texts: Annotated[int, typer.Option(metavar="N", min=1, help="Texts.")] = 8,
+    length: Annotated[
+        int, typer.Option(metavar="N", min=2, max=MOST, help="Tokens of a text.")
+    ] = 512,
+    texts: Annotated[int, typer.Option(metavar="N", min=1, max=MOST, help="Texts.")] = 8,
     bias: Annotated[float, typer.Option(help="Added to the bits saved.")] = 0.0,
     text: Text = None,
     output: Json = None,
@@ -254,11 +267,13 @@ def capacity(
 def heads(
     model: Model,
     length: Annotated[
-        int, typer.Option(metavar="N", min=16, help="Tokens of texts and passkeys.")
+        int, typer.Option(metavar="N", min=16, max=MOST, help="Tokens of texts and passkeys.")
     ] = 512,
     share: Annotated[float, typer.Option(help="Of all heads that are flagged.")] = 0.1,
-    draws: Annotated[int, typer.Option(metavar="N", min=2, help="Sets of random heads.")] = 20,
-    items: Annotated[int, typer.Option(metavar="N", min=1, help="Passkeys.")] = 16,
+    draws: Annotated[
+        int, typer.Option(metavar="N", min=2, max=MOST, help="Sets of random heads.")
+    ] = 20,
+    items: Annotated[int, typer.Option(metavar="N", min=1, max=MOST, help="Passkeys.")] = 16,
     seed: Seed = 0,
     output: Json = None,
     force: Force = False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lengthwise.cli.inputs import (
+    MOST,
     Chunk,
     Device,
     Dtype,
@@ -38,7 +39,7 @@ def run(
         str, typer.Option("--question", "-q", metavar="TEXT", help="Asked after the text.")
     ] = "",
     max_new_tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Tokens of the answer, at most.")
+        int, typer.Option(metavar="N", min=1, max=MOST, help="Tokens of the answer, at most.")
     ] = 128,
     chunk: Chunk = 512,
     chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help=CHAT_HELP)] = None,
@@ -124,21 +125,18 @@ def encode(
     """The prompt as tokens `[1, t]`.
 
     Raises:
-        ValueError: If a chat is asked of a tokenizer that has no template for it.
+        ValueError: If a chat is asked of a tokenizer that has no template for it, or a bad one.
     """
     import torch
 
-    from lengthwise.hf.prompts import encode_prompt
+    from lengthwise.hf.prompts import encode_chat, encode_prompt
 
     templated = bool(getattr(tokenizer, "chat_template", None))
     if chat and not templated:
         raise ValueError("this model's tokenizer has no chat template; use --no-chat")
     if templated and chat is not False:
         content = f"{text.rstrip()}\n\n{question}" if question else text
-        encoded = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=True
-        )
-        return torch.tensor([encoded["input_ids"]])
+        return torch.tensor([encode_chat(tokenizer, content)])
     prompt = f"{text.rstrip()}\n{question}" if question else text
     return torch.tensor([encode_prompt(tokenizer, prompt)])
 

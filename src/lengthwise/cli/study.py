@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lengthwise.cli.inputs import Device, Dtype, Model, Seed, Text, check_inputs, read_text, say
+from lengthwise.cli.inputs import (
+    MOST,
+    Device,
+    Dtype,
+    Model,
+    Seed,
+    Text,
+    check_inputs,
+    read_text,
+    say,
+)  # fmt: skip
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.hf.files import find_checkpoint
 from lengthwise.names import PLAIN
@@ -26,8 +36,8 @@ def study(
     tuned: Annotated[list[str] | None, typer.Option(metavar="NAME=DIR", help=TUNED_HELP)] = None,
     lengths: Annotated[str, typer.Option(metavar="LENGTHS")] = "1x,2x,4x",
     tasks: Annotated[str, typer.Option(metavar="TASKS")] = "needle,niah_single_1,vt",
-    items: Annotated[int, typer.Option(metavar="N", min=1)] = 10,
-    samples: Annotated[int, typer.Option(metavar="N", min=1)] = 1,
+    items: Annotated[int, typer.Option(metavar="N", min=1, max=MOST)] = 10,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, max=MOST)] = 1,
     text: Text = None,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Measure anew.")] = False,

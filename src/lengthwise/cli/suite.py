@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lengthwise.cli.inputs import check_inputs, say
+from lengthwise.cli.inputs import check_inputs, read_count, say
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.files import hold, leftovers
 from lengthwise.hf.files import find_tokenizer
@@ -280,14 +280,12 @@ def read_upto(words: str, window: int | None, windows: int) -> int:
         ValueError: If it is no such length, or the window is not known.
     """
     words = words.strip() or f"{windows}x"
-    number = words.removesuffix("x")
-    if not (number.isascii() and number.isdigit() and int(number)):
-        raise ValueError(f"--upto: {words!r} is no length; write tokens as 4096 or windows as 8x")
+    count = read_count("--upto", words)
     if not words.endswith("x"):
-        return int(number)
+        return count
     if window is None:
         raise ValueError("the server does not say how long its window is; give --upto in tokens")
-    return int(number) * window
+    return count * window
 
 
 def read_own(path: Path | None) -> Own:

@@ -48,7 +48,7 @@ def load(path_or_hub_id: str | os.PathLike[str], **kw: Any) -> tuple[PreTrainedM
                 f"cannot load {name!r}: weights are {what} ({len(some)}), as {some[0]}"
             )
     block = getattr(model.config, BLOCK, None)
-    return (adapt(model, *read_methods(block)) if block else model), tokenizer
+    return (model if block is None else adapt(model, *read_methods(block))), tokenizer
 
 
 def save(

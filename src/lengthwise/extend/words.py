@@ -291,21 +291,37 @@ def _write_method(method: Method) -> dict[str, Any]:
     return {"method": name, **arguments}
 
 
-def read_methods(block: dict[str, Any]) -> list[Method]:
+def read_methods(block: Any) -> list[Method]:
     """The other way round.
 
     Raises:
-        ValueError: If the block is of another format or names something unknown.
+        ValueError: If the block is damaged, of another format, or names something unknown.
     """
+    if not isinstance(block, dict):
+        raise ValueError(
+            f"config.json has a lengthwise block of the type {type(block).__name__} where an "
+            "object should be; without the block the model is read as it was"
+        )
     if block.get("format") != FORMAT:
         raise ValueError(
             f"config.json has a lengthwise block of format {block.get('format')!r}; this version "
             f"reads format {FORMAT}"
         )
-    return [_read_method(entry) for entry in block.get("methods", [])]
+    entries = block.get("methods", [])
+    if not isinstance(entries, list):
+        raise ValueError(
+            f"config.json has lengthwise methods of the type {type(entries).__name__} where a list "
+            "should be; without the lengthwise block the model is read as it was"
+        )
+    return [_read_method(entry) for entry in entries]
 
 
-def _read_method(entry: dict[str, Any]) -> Method:
+def _read_method(entry: Any) -> Method:
+    if not isinstance(entry, dict):
+        raise ValueError(
+            f"config.json has a lengthwise method of the type {type(entry).__name__} where an "
+            "object should be; without the lengthwise block the model is read as it was"
+        )
     arguments = {
         key: _read_method(value) if isinstance(value, dict) and "method" in value else value
         for key, value in entry.items()
@@ -316,7 +332,9 @@ def _read_method(entry: dict[str, Any]) -> Method:
         raise ValueError(f"config.json names the method {name!r}, which this version lacks")
     try:
         method = found[0](**arguments)
-    except TypeError as error:
+    except ValueError as error:  # it names the method
+        raise ValueError(f"config.json: {error}") from error
+    except (TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"config.json: {name}: {error}") from error
     assert isinstance(method, Method)
     return method

@@ -13,8 +13,17 @@ OBJECTS = (
     "special_tokens_map.json", "added_tokens.json", "processor_config.json", "adapter_config.json",
 )  # fmt: skip
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
-MOST_LAYERS = 10_000
 MOST_IDS = 1 << 24
+# What must be whole numbers of at least 1, and at most this: a layer's shape, and windows.
+SIZES = {
+    "vocab_size": MOST_IDS, "hidden_size": 1 << 20, "intermediate_size": 1 << 24,
+    "num_attention_heads": 1 << 16, "num_key_value_heads": 1 << 16, "head_dim": 1 << 16,
+    "max_position_embeddings": 1 << 31, "n_positions": 1 << 31, "max_seq_len": 1 << 31,
+    "seq_length": 1 << 31, "max_sequence_length": 1 << 31, **dict.fromkeys(LAYERS, 10_000),
+}  # fmt: skip
+BASES = ("rope_theta", "rotary_emb_base", "rope_local_base_freq", "global_rope_theta",
+         "local_rope_theta")  # fmt: skip
+MOST_BASE = 1e30
 
 
 def find_checkpoint(name: str) -> str:
@@ -153,20 +162,54 @@ def _all_safe(path: Path) -> bool:
 
 
 def _check_config(config_file: Path) -> None:
-    """Refuse what transformers would take: so many layers that building them does not end, and
-    rotary parameters without a base, for which it would take 10,000."""
+    """Refuse numbers that transformers would take and no model can have: so many layers that
+    building them does not end, sizes and windows below 1, rotary bases that are none, and rotary
+    parameters without a base, for which it would take 10,000."""
     config = read_object(config_file)
-    for name in LAYERS:
-        if isinstance(config.get(name), int) and config[name] > MOST_LAYERS:
-            raise ValueError(
-                f"{config_file} says {name} {config[name]:,}; at most {MOST_LAYERS:,} are built"
-            )
-    given = config.get("rope_parameters")
-    if not isinstance(given, dict) or "rope_theta" in config:
-        return
-    nested = [value for value in given.values() if isinstance(value, dict)]
-    if any("rope_theta" not in one for one in nested or [given]):
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for name, most in SIZES.items():
+            if part.get(name) is not None and not _whole(part[name], most):
+                raise ValueError(
+                    f"{config_file} says {name} {_shown(part[name])}; it must be a whole number "
+                    f"from 1 to {most:,}"
+                )
+    for part in (config, *_rotary(config, "rope_parameters"), *_rotary(config, "rope_scaling")):
+        for name in BASES:
+            value = part.get(name)
+            if not (name not in part or (value is None and part is config) or _base(value)):
+                raise ValueError(
+                    f"{config_file} says {name} {_shown(value)}; it must be a number above 0 and "
+                    f"at most {MOST_BASE:g}, the base that the model was trained with"
+                )
+    lacking = any("rope_theta" not in one for one in _rotary(config, "rope_parameters"))
+    if lacking and config.get("rope_theta") is None:
         raise ValueError(
             f"{config_file} has rope_parameters without rope_theta, the base of its frequencies; "
             "write the base that the model was trained with"
         )
+
+
+def _rotary(config: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The objects that say how keys turn: one, or one for each kind of layer."""
+    given = config.get(name)
+    if not isinstance(given, dict):
+        return []
+    return [value for value in given.values() if isinstance(value, dict)] or [given]
+
+
+def _whole(value: Any, most: int) -> bool:
+    """Whether it is a whole number from 1 to the most, or a list of them, one for each layer."""
+    entries = value if isinstance(value, list) and value else [value]
+    return all(
+        isinstance(one, int) and not isinstance(one, bool) and 1 <= one <= most for one in entries
+    )
+
+
+def _base(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value <= MOST_BASE  # and so not NaN
+
+
+def _shown(value: Any) -> str:
+    words = str(value) if isinstance(value, float) else json.dumps(value)
+    return words if len(words) <= 40 else f"{words[:37]}..."

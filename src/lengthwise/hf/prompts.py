@@ -26,6 +26,31 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return _opened(tokenizer, [row])[0]
 
 
+def encode_chat(tokenizer: PreTrainedTokenizerBase, content: str) -> list[int]:
+    """What a person says, in the words of the tokenizer's chat template, as tokens.
+
+    Raises:
+        ValueError: If the template, which is a program of the checkpoint's, fails or says nothing.
+    """
+    said = [{"role": "user", "content": content}]
+    try:
+        encoded: Any = tokenizer.apply_chat_template(
+            said, add_generation_prompt=True, return_dict=True
+        )
+    except Exception as error:  # it can run into anything: a program divides by zero as it likes
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise _unusable(tokenizer, words) from error
+    if not encoded["input_ids"]:
+        raise _unusable(tokenizer, "it makes no token of a text")
+    return list(encoded["input_ids"])
+
+
+def _unusable(tokenizer: PreTrainedTokenizerBase, words: str) -> ValueError:
+    return ValueError(
+        f"the chat template of {tokenizer.name_or_path} cannot be used: {words}; pass --no-chat"
+    )
+
+
 def _opened(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[list[int]]:
     behind = closing(tokenizer)
     if not behind:

@@ -7,6 +7,8 @@ from typing import Any
 
 UNITS = {"": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20,
          "gib": 2**30, "tib": 2**40, "b": 1}  # fmt: skip
+MOST_BYTES = 2**50  # 1024TiB
+MOST_RATE = 1e24  # of anything a second
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,15 @@ DEVICES = {
 
 
 def read_size(words: str) -> int | None:
-    """Bytes from `80GB`, `24GiB`, `141e9`; None if it is no size."""
+    """Bytes from `80GB`, `24GiB`, `141e9`; None if it is no size, or beyond `MOST_BYTES`."""
     found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?) ?([kmgt]?i?b)?", words.strip().lower())
     if found is None or (found[2] or "") not in UNITS:
         return None
     try:
-        return int(float(found[1]) * UNITS[found[2] or ""])
+        count = float(found[1]) * UNITS[found[2] or ""]
     except ValueError:
         return None
+    return int(count) if count <= MOST_BYTES else None
 
 
 def find_device(words: str, cpu_memory: int) -> Device:
@@ -81,7 +84,8 @@ def find_device(words: str, cpu_memory: int) -> Device:
     near = difflib.get_close_matches(name, names, 1, 0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(
-        f"--device {words!r} is neither one of {', '.join(names)} nor bytes such as 48GB{hint}"
+        f"--device {words!r} is neither one of {', '.join(names)} nor bytes such as "
+        f"48GB, at most 1024TiB{hint}"
     )
 
 
@@ -93,7 +97,7 @@ def override(
     bandwidth: float | None = None,
     link: float | None = None,
 ) -> Device:
-    """The device with other figures, each above 0.
+    """The device with other figures, each above 0 and finite.
 
     Raises:
         ValueError: If one is not.
@@ -101,6 +105,6 @@ def override(
     given: dict[str, Any] = {"memory": memory, "flops": flops, "bandwidth": bandwidth, "link": link}
     known = {name: value for name, value in given.items() if value is not None}
     for name, value in known.items():
-        if not value > 0:
-            raise ValueError(f"--{name} must be above 0, got {value}")
+        if not 0 < value <= MOST_RATE:
+            raise ValueError(f"--{name} must be above 0 and at most {MOST_RATE:g}, got {value}")
     return replace(device, **known)
