@@ -140,16 +140,31 @@ def test_unknown_devices_and_numbers(
 def test_numbers_that_no_checkpoint_has(
     checkpoint: Path, tmp_path: Path, book: Path, refused: Refused
 ) -> None:
+    around = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>"}}],
+        "special_tokens": {},
+    }
     for file, change, said in (
         ("config.json", {"num_hidden_layers": 10**30}, "whole number from 1 to 10,000"),
         ("tokenizer.json", {"added_tokens": [{"id": 2**31}]}, "a token of the id 2,147,483,648"),
+        ("tokenizer.json", {"post_processor": around}, "'</s>' around texts, which is not among"),
         ("tokenizer_config.json", {"model_max_length": "1e4"}, "must be a number"),
+        ("tokenizer_config.json", {"model_max_length": -3}, "a number of at least 1, got -3"),
+        ("tokenizer_config.json", {"model_max_length": float("nan")}, "at least 1, got nan"),
+        ("generation_config.json", {"eos_token_id": [None, "x"]}, 'eos_token_id [null, "x"]; it'),
+        ("generation_config.json", {"max_length": "z"}, 'max_length "z"; it must be a whole'),
+        ("generation_config.json", {"temperature": "z"}, 'temperature "z"; it must be'),
+        ("config.json", {"rms_norm_eps": "x"}, "'rms_norm_eps' expected float, got str"),
+        ("config.json", {"hidden_act": "x"}, "has hidden_act 'x' in its config.json"),
+        ("config.json", {"dtype": "x"}, "cannot load config.json of "),
     ):
-        folder = tmp_path / file
-        shutil.copytree(checkpoint, folder)
+        folder = tmp_path / "broken"
+        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
         found = json.loads((folder / file).read_text())
         (folder / file).write_text(json.dumps(found | change))
         assert said in refused("run", folder, "--prompt-file", book)
+        (folder / file).write_text(json.dumps(found))
 
 
 def test_every_whole_number_of_the_command_line_has_an_upper_bound() -> None:

@@ -32,7 +32,13 @@ FILES = (
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 3, 2**31, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x",
     "1e4", "../..", "\ud800", "[/b]", "\u2028", [], [1, "a"], [[]], {}, {"a": {"b": None}},
-    {"": 1}, {"type": "x"}, ["default"] * 3,
+    {"": 1}, {"type": "x"}, ["default"] * 3, -7, 10**12, "{% for", "{{ 1/0 }}", [None, "x"],
+    {"format": 1, "methods": [3]},
+)  # fmt: skip
+# Written where they may not have been.
+KEYS = (
+    "lengthwise", "max_position_embeddings", "rope_theta", "rope_parameters", "vocab_size",
+    "num_hidden_layers", "eos_token_id", "max_length", "chat_template", "model_max_length",
 )  # fmt: skip
 ALLOWED = (0, 2, 130)
 SECONDS = 60  # what takes longer hangs
@@ -70,7 +76,9 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def damage(name: str, data: bytes, rng: random.Random) -> tuple[bytes, str]:
     """Other bytes for a file, and what was done to them."""
-    kind = rng.choice(["value"] * 8 + ["key", "key", "cut", "flip", "deep", "empty", "junk"])
+    kind = rng.choice(
+        ["value"] * 8 + ["add"] * 3 + ["key", "key", "cut", "flip", "deep", "empty", "junk"]
+    )
     if kind == "cut":
         size = rng.randrange(len(data))
         return data[:size], f"cut to {size} bytes"
@@ -95,6 +103,10 @@ def damage_json(value: Any, kind: str, rng: random.Random) -> tuple[bytes, str]:
         opened = '{"a":' if rng.random() < 0.5 else "["
         closed = "}" if opened[0] == "{" else "]"
         return (opened * depth + "1" + closed * depth).encode(), f"{depth} deep in {opened}"
+    if kind == "add" and isinstance(value, dict):
+        key = rng.choice(KEYS)
+        value[key] = rng.choice(VALUES)
+        return json.dumps(value).encode(), f"{key} is {value[key]!r}"
     at = rng.choice(places(value)[1:] or [()])
     if not at:
         return b"[]", "a list"

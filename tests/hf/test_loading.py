@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import lengthwise as lw
 from lengthwise.cli.app import app
-from lengthwise.hf.loading import load_config, load_model, load_tokenizer
+from lengthwise.hf.loading import _in_one_line, load_config, load_model, load_tokenizer
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 from lengthwise.train.loop.adapters import BASE_FILE, check_adapter
 
@@ -195,3 +195,15 @@ def test_every_call_says_that_no_code_is_run():
             if (owner, name) == ("torch", "load"):
                 assert given.get("weights_only") == "True", f"{file}:{node.lineno}"
     assert seen > 10
+
+
+def test_what_transformers_says_is_one_line_whole_and_not_too_long() -> None:
+    for error, said in (
+        (OSError("a field:\n  is\n wrong"), "'x': a field: is wrong$"),
+        (KeyError("silu2"), "KeyError: 'silu2'$"),
+        (ValueError("a" * 999), "'x': a{299}…$"),
+        (TypeError(), "'x': TypeError$"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "sizes in its config.json"),
+    ):
+        with pytest.raises(ValueError, match=said), _in_one_line("x"):
+            raise error

@@ -39,6 +39,7 @@ def find_checkpoint(name: str) -> str:
         raise ValueError(f"no checkpoint at {path}: it has no config.json")
     check_objects(path)
     _check_config(path / "config.json")
+    _check_generation(path / "generation_config.json")
     _check_weights(path)
     return str(path)
 
@@ -98,6 +99,7 @@ def check_objects(path: Path) -> None:
             found = read_object(path / name)
             if name == "tokenizer.json":
                 _check_ids(path / name, found)
+                _check_template(path / name, found)
 
 
 def _local(name: str, failing: str = "no checkpoint at") -> Path | None:
@@ -113,6 +115,25 @@ def _local(name: str, failing: str = "no checkpoint at") -> Path | None:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
         raise ValueError(f"{failing} {name}: there is no directory {name} here")
     return None
+
+
+def _check_template(file: Path, tokenizer: dict[str, Any]) -> None:
+    """Refuse a template around texts that names tokens it lacks: on those, `tokenizers` panics."""
+    processor = tokenizer.get("post_processor")
+    inner = processor.get("processors") if isinstance(processor, dict) else None
+    for one in [processor, *(inner if isinstance(inner, list) else [])]:
+        if not isinstance(one, dict) or one.get("type") != "TemplateProcessing":
+            continue
+        known = one.get("special_tokens")
+        for side in ("single", "pair"):
+            for piece in one[side] if isinstance(one.get(side), list) else []:
+                named = piece.get("SpecialToken") if isinstance(piece, dict) else None
+                token = named.get("id") if isinstance(named, dict) else None
+                if isinstance(token, str) and not (isinstance(known, dict) and token in known):
+                    raise ValueError(
+                        f"{file} is damaged: its post_processor puts {token!r} around texts, which "
+                        "is not among its special_tokens"
+                    )
 
 
 def _check_ids(file: Path, tokenizer: dict[str, Any]) -> None:
@@ -189,6 +210,34 @@ def _check_config(config_file: Path) -> None:
         )
 
 
+def _check_generation(file: Path) -> None:
+    """Refuse what no generation can go by: transformers takes anything, and looks at it late."""
+    config = read_object(file) if file.is_file() else {}
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id"):
+        value = config.get(name)
+        # -1 is how old checkpoints say that there is no token for padding.
+        none: tuple[Any, ...] = (None, [], -1) if name == "pad_token_id" else (None, [])
+        if value not in none and not _whole(value, MOST_IDS, 0):
+            raise ValueError(
+                f"{file} says {name} {_shown(value)}; it must be a whole number from 0 to "
+                f"{MOST_IDS:,}, or a list of them"
+            )
+    for name in ("max_length", "max_new_tokens"):
+        value = config.get(name)
+        if value is not None and (isinstance(value, list) or not _whole(value, 1 << 31)):
+            raise ValueError(
+                f"{file} says {name} {_shown(value)}; it must be a whole number from 1 to "
+                f"{1 << 31:,}"
+            )
+    for name in ("temperature", "top_p", "repetition_penalty"):
+        value = config.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 <= value <= MOST_BASE):
+            raise ValueError(
+                f"{file} says {name} {_shown(value)}; it must be a number of at least 0"
+            )
+
+
 def _rotary(config: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """The objects that say how keys turn: one, or one for each kind of layer."""
     given = config.get(name)
@@ -197,11 +246,12 @@ def _rotary(config: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [value for value in given.values() if isinstance(value, dict)] or [given]
 
 
-def _whole(value: Any, most: int) -> bool:
-    """Whether it is a whole number from 1 to the most, or a list of them, one for each layer."""
+def _whole(value: Any, most: int, least: int = 1) -> bool:
+    """Whether it is a whole number in a range, or a list of them, one for each layer."""
     entries = value if isinstance(value, list) and value else [value]
     return all(
-        isinstance(one, int) and not isinstance(one, bool) and 1 <= one <= most for one in entries
+        isinstance(one, int) and not isinstance(one, bool) and least <= one <= most
+        for one in entries
     )
 
 

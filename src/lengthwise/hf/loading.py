@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,9 +22,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.activations import ACT2FN
 
 from lengthwise.hf.other.kinds import ABSOLUTE, T5
 
+LONGEST = 300  # characters of transformers' own words
 # What concerns finding files, of all that `from_pretrained` of a model takes.
 FINDING = ("revision", "token", "cache_dir", "local_files_only")
 
@@ -34,12 +37,28 @@ def load_config(name: str, *, trust_remote_code: bool = False, **kw: Any) -> Pre
     Raises:
         ValueError: If there is none, it is damaged, or it asks to run code of its own.
     """
-    with _in_one_line(name, "the configuration of "):
+    with _in_one_line(name, "config.json of "):
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code is True, **kw)
     assert isinstance(config, PreTrainedConfig)
     if trust_remote_code is not True:
         refuse_kernels(config, name)
+        check_activation(config, name)
     return config
+
+
+def check_activation(config: PreTrainedConfig, name: str) -> None:
+    """Refuse an activation that transformers lacks; it would only say the name.
+
+    Raises:
+        ValueError: Which.
+    """
+    for field in ("hidden_act", "hidden_activation", "activation_function"):
+        asked = getattr(config, field, None)
+        if isinstance(asked, str) and asked not in ACT2FN:
+            raise ValueError(
+                f"{name} has {field} {asked!r} in its config.json, and transformers has no such "
+                f"function; it has {', '.join(list(ACT2FN)[:4])} …"
+            )
 
 
 def refuse_kernels(config: PreTrainedConfig, name: str) -> None:
@@ -66,16 +85,21 @@ def load_tokenizer(
     Raises:
         ValueError: If there is none, it is damaged, or it asks to run code of its own.
     """
-    with _in_one_line(name, "a tokenizer from "):
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, trust_remote_code=trust_remote_code is True, **kw
-        )
+    try:
+        with _in_one_line(name, "a tokenizer from "):
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, trust_remote_code=trust_remote_code is True, **kw
+            )
+    except ValueError:
+        if (Path(name) / "config.json").is_file():  # transformers reads it too: say so if it failed
+            load_config(name, trust_remote_code=trust_remote_code)
+        raise
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     limit: object = tokenizer.model_max_length
-    if isinstance(limit, bool) or not isinstance(limit, int | float):
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
         raise ValueError(
-            f"cannot load a tokenizer from {name!r}: model_max_length must be a number, got "
-            f"{limit!r}"
+            f"cannot load a tokenizer from {name!r}: in tokenizer_config.json model_max_length "
+            f"must be a number of at least 1, got {limit!r}"
         )
     return tokenizer
 
@@ -126,11 +150,20 @@ def _in_one_line(name: str, what: str = "") -> Iterator[None]:
                 "Python lengthwise.load(..., trust_remote_code=True) runs the code of those whom "
                 "you trust"
             ) from error
-        words = str(error).strip().splitlines()
-        first = words[0] if words else type(error).__name__
-        if not isinstance(error, (OSError, ValueError)):
-            first = f"{type(error).__name__}: {first}"
-        raise ValueError(f"cannot load {what}{name!r}: {first}") from error
+        if isinstance(error, RuntimeError) and "allocate memory" in str(error):
+            raise ValueError(
+                f"cannot load {what}{name!r}: this machine has not the memory for a model of the "
+                "sizes in its config.json (hidden_size, intermediate_size, vocab_size …)"
+            ) from error
+        raise ValueError(f"cannot load {what}{name!r}: {in_words(error)}") from error
+
+
+def in_words(error: Exception) -> str:
+    """What an error says, in one line of at most 300 characters."""
+    words = " ".join(str(error).split())
+    if not words or not isinstance(error, (OSError, ValueError, StrictDataclassError)):
+        words = f"{type(error).__name__}: {words}".removesuffix(": ")
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - 1]}…"
 
 
 def _code_of(name: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from lengthwise.hf.loading import in_words
+
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Tokens of each text, with what the tokenizer puts before it and without what it puts behind.
@@ -38,8 +40,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, content: str) -> list[int]:
             said, add_generation_prompt=True, return_dict=True
         )
     except Exception as error:  # it can run into anything: a program divides by zero as it likes
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise _unusable(tokenizer, words) from error
+        raise _unusable(tokenizer, in_words(error)) from error
     if not encoded["input_ids"]:
         raise _unusable(tokenizer, "it makes no token of a text")
     return list(encoded["input_ids"])

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from lengthwise.hf.families import refuse_unsupported
 from lengthwise.hf.files import find_config, read_object
-from lengthwise.hf.loading import load_config, refuse_kernels
+from lengthwise.hf.loading import check_activation, in_words, load_config, refuse_kernels
 
 
 def read_config(name: str) -> PreTrainedConfig:
@@ -38,10 +38,9 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
                 config, dtype=torch.float32, trust_remote_code=False
             )
     except Exception as error:  # whatever a wrong setting runs into inside transformers
-        first = str(error).strip().split("\n")[0]
-        raise ValueError(f"the configuration of {config.model_type} makes no model: {first}") from (
-            error
-        )
+        raise ValueError(
+            f"the configuration of {config.model_type} makes no model: {in_words(error)}"
+        ) from error
     refuse_unsupported(model)
     assert isinstance(model, PreTrainedModel)
     return model
@@ -58,8 +57,9 @@ def _checked(file: str, kind: str, settings: dict[str, Any]) -> PreTrainedConfig
     try:
         config = AutoConfig.for_model(kind, **settings)
     except Exception as error:
-        first = str(error).strip().split("\n")[0].split(". Should contain")[0]
-        raise ValueError(f"{file} is no configuration that transformers knows: {first}") from error
+        said = in_words(error).split(". Should contain")[0]
+        raise ValueError(f"{file} is no configuration that transformers knows: {said}") from error
     assert isinstance(config, PreTrainedConfig)
     refuse_kernels(config, file)
+    check_activation(config, file)
     return config
