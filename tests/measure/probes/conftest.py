@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lengthwise.hf.release import CACHE
+
 VOCABULARY = 23
 
 
@@ -19,8 +21,9 @@ class LooksBack:
         self.read = 0  # tokens, to see what a probe costs
         self.widest = 0  # tokens of one forward pass with those before it
 
-    def __call__(self, input_ids, past_key_values=None, use_cache=True, logits_to_keep=0, **_):
-        seen = input_ids if past_key_values is None else torch.cat([past_key_values, input_ids], 1)
+    def __call__(self, input_ids, use_cache=True, logits_to_keep=0, **named):
+        before = named.get(CACHE)
+        seen = input_ids if before is None else torch.cat([before, input_ids], 1)
         self.read += input_ids.numel()
         self.widest = max(self.widest, seen.shape[1])
         logits = torch.zeros(*seen.shape, VOCABULARY)
@@ -29,7 +32,7 @@ class LooksBack:
             copied, VOCABULARY
         )
         new = logits[:, -input_ids.shape[1] :]
-        return SimpleNamespace(logits=new[:, -1:] if logits_to_keep else new, past_key_values=seen)
+        return SimpleNamespace(logits=new[:, -1:] if logits_to_keep else new, **{CACHE: seen})
 
 
 @pytest.fixture
