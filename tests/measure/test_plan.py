@@ -149,7 +149,7 @@ def test_times_are_not_known_without_the_figures() -> None:
 @pytest.mark.parametrize(
     ("words", "size"),
     [("80GB", 80 * 10**9), ("24GiB", 24 * 2**30), ("141e9", 141 * 10**9), ("12", 12), ("h2", None),
-     ("3xb", None), ("1.2.3", None), ("-4", None)],
+     ("3xb", None), ("1.2.3", None), ("-4", None), ("1e999GB", None), ("1025TiB", None)],
 )  # fmt: skip
 def test_sizes(words: str, size: int | None) -> None:
     assert read_size(words) == size
@@ -161,5 +161,5 @@ def test_devices() -> None:
     for words, hint in (("h20", "did you mean h200"), ("0GB", "bytes such as 48GB")):
         with pytest.raises(ValueError, match=hint):
             find_device(words, 1)
-    with pytest.raises(ValueError, match="--flops must be above 0, got -1"):
+    with pytest.raises(ValueError, match=r"--flops must be above 0 and at most .*, got -1"):
         override(DEVICES["h100"], flops=-1)
