@@ -52,6 +52,8 @@ def close(ours, theirs):
 @pytest.mark.parametrize("length", [1, 16, 17, 50])
 def test_logits_of_the_untouched_model(family, length):
     model, ids = tiny_model(family), tokens(2, length)
+    if family != "gpt_oss":  # whose experts have no float64, in which kernels differ by less
+        model = model.double()
     before = logits(model, ids)
     lw.adapt(model)
     close(logits(model, ids), before)

@@ -191,10 +191,12 @@ def test_positions_that_skip_are_no_documents(path, monkeypatch):
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler or no AVX2")
-def test_compiled_flex_forward(monkeypatch):
+def test_compiled_flex_forward(monkeypatch, tmp_path):
     # The real kernel on a CPU: float32, forward only. torch 2.13 writes C++ that does not compile
-    # once shapes of an earlier test in this process have made it generalise over them.
+    # once shapes of an earlier test in this process have made it generalise over them, and takes
+    # code that another instruction set was compiled for from its cache, with wrong results.
     torch._dynamo.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     block_mask = masking_utils.create_block_mask
     monkeypatch.setattr(
         masking_utils,
