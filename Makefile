@@ -80,7 +80,7 @@ bench: $(VENV)/.dev
 
 clean:
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	@for folder in src tests benchmarks recipes; do \
+	@for folder in src tests benchmarks experiments; do \
 	    if [ -d $$folder ]; then find $$folder -name __pycache__ -type d -prune -exec rm -rf {} +; fi; \
 	done
 

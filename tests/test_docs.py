@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("script", ["docs/generate.py", "recipes/tuning_report.py"])
+@pytest.mark.parametrize("script", ["docs/generate.py", "experiments/tuning_report.py"])
 def test_generated_pages_are_up_to_date(script: str) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / script), "--check"],

@@ -175,9 +175,11 @@ def test_an_encoder_is_one_that_transformers_has(sound, tmp_path):
 
 
 def test_every_call_says_that_no_code_is_run():
-    """In src, recipes and benchmarks: no call leaves the question to transformers or to torch."""
+    """In src, experiments and benchmarks: no call leaves it to transformers or torch."""
     seen = 0
-    files = (f for room in ("src", "recipes", "benchmarks") for f in (ROOT / room).rglob("*.py"))
+    files = (
+        f for room in ("src", "experiments", "benchmarks") for f in (ROOT / room).rglob("*.py")
+    )
     texts = {file: file.read_text(encoding="utf-8") for file in files}
     for file, text in texts.items():
         if not any(f"{name}(" in text for name in (*LOADING, "load")):

@@ -10,7 +10,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import lengthwise as lw
 from lengthwise.core.geometry import RotaryBase
-from lengthwise.extend.scaling.abf import RECIPES
+from lengthwise.extend.scaling.abf import PUBLISHED
 
 SHAPES = [(8, 100.0, 64), (64, 10_000.0, 512), (128, 500_000.0, 8192), (256, 1e6, 131_072)]
 every_shape = pytest.mark.parametrize(("dim", "theta", "window"), SHAPES)
@@ -143,12 +143,12 @@ def test_giraffes_longer_scale_needs_a_linear_model_or_a_plain_one():
         lw.GiraffeLinear(8).check_base(base_of(8, 100.0, "yarn"))
 
 
-def test_recipes():
-    assert lw.ABF.recipe("llama-long") == lw.ABF(base=500_000)
-    assert lw.ABF.recipe("yi-200k").base == 1e7 and lw.ABF.recipe("llama-3-80k").base == 2e8
-    assert all(recipe.source for recipe in RECIPES.values())
+def test_published_models():
+    assert lw.ABF.published("llama-long") == lw.ABF(base=500_000)
+    assert lw.ABF.published("yi-200k").base == 1e7 and lw.ABF.published("llama-3-80k").base == 2e8
+    assert all(one.source for one in PUBLISHED.values())
     with pytest.raises(ValueError, match=r"one of llama-long, yi-200k, llama-3-80k, got 'gpt'"):
-        lw.ABF.recipe("gpt")
+        lw.ABF.published("gpt")
 
 
 @pytest.mark.parametrize(

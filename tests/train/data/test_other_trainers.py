@@ -1,4 +1,4 @@
-"""The recipes of docs/data.md: what other people's trainers make of packed rows."""
+"""The examples of docs/data.md: what other people's trainers make of packed rows."""
 
 from contextlib import nullcontext
 from pathlib import Path

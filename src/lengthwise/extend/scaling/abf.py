@@ -1,4 +1,4 @@
-"""A larger rotary base: adjusted base frequency, with the recipes of models that used it."""
+"""A larger rotary base: adjusted base frequency, and published models that used it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,8 @@ from lengthwise.extend.method import Scaling, at_least
 class ABF(Scaling):
     """Put another base into the model, to be tuned at the length that is wanted.
 
-    `ABF.recipe("llama-3-80k")` gives the base of a published model; `RECIPES` says how each was
-    tuned. `lengthwise.extend.extrapolation` says which base suits which length. Untuned, a base
+    `ABF.published("llama-3-80k")` gives the base of a published model; `PUBLISHED` says how each
+    was tuned. `lengthwise.extend.extrapolation` says which base suits which length. Untuned, a base
     change is what NTK does, and costs accuracy inside the window.
 
     Source: Xiong et al. 2023, arXiv:2309.16039, section 4.1.
@@ -36,15 +36,17 @@ class ABF(Scaling):
             raise ValueError("ABF: base must be above 1, got 1: all pairs would turn alike")
 
     @classmethod
-    def recipe(cls, name: str) -> "ABF":
-        """The base of a published recipe.
+    def published(cls, name: str) -> "ABF":
+        """The base of a published model.
 
         Raises:
-            ValueError: For a name that `RECIPES` lacks.
+            ValueError: For a name that `PUBLISHED` lacks.
         """
-        if name not in RECIPES:
-            raise ValueError(f"ABF: recipe must be one of {', '.join(RECIPES)}, got {name!r}")
-        return cls(RECIPES[name].base)
+        if name not in PUBLISHED:
+            raise ValueError(
+                f"ABF: a published model must be one of {', '.join(PUBLISHED)}, got {name!r}"
+            )
+        return cls(PUBLISHED[name].base)
 
     def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
         inv_freq = self.base ** -(arange(0, base.dim, 2, dtype=float32) / base.dim)
@@ -55,7 +57,7 @@ class ABF(Scaling):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Published:
     """How a published model was brought to a longer window by a base change and tuning.
 
     Attributes:
@@ -72,15 +74,15 @@ class Recipe:
     source: str
 
 
-RECIPES = {
-    "llama-long": Recipe(
+PUBLISHED = {
+    "llama-long": Published(
         500_000.0, 32_768, 400e9, 2e-5, "Xiong et al. 2023, arXiv:2309.16039, section 2 (7B, 13B)"
     ),
-    "yi-200k": Recipe(
+    "yi-200k": Published(
         10_000_000.0, 0, 10e9, 0.0,
         "01.AI 2024, arXiv:2403.04652, section 7.1; base by the released configuration",
     ),
-    "llama-3-80k": Recipe(
+    "llama-3-80k": Published(
         200_000_000.0, 81_920, 0.0, 5e-5, "Zhang et al. 2024, arXiv:2404.19553, section 2"
     ),
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Do the papers' claims about lengths in training hold on a small model? One seed, minutes a run.
 
-    python recipes/length_curricula.py --out runs/lengths                 all runs, then verdicts
-    python recipes/length_curricula.py --out runs/lengths --run grow_p2   one of them
+    python experiments/length_curricula.py --out runs/lengths                all runs, then verdicts
+    python experiments/length_curricula.py --out runs/lengths --run grow_p2  one of them
 
 From scratch: a Llama of half a million parameters learns the same documents of the Python standard
 library (0.9 million tokens, once) in windows of 1,024 tokens, by dataset decomposition, at growing

@@ -1,6 +1,6 @@
 """HiRoPE on the bundled model, untuned: code up to 16 windows, beside plain attention and ReRoPE.
 
-    python recipes/hirope.py --out evidence/extend/hirope.json
+    python experiments/hirope.py --out evidence/extend/hirope.json
 
 Each held-out file of the Python standard library is one text, parsed for its functions. Passkeys
 are those of `lengthwise lab reproduce`: a passkey is no Python, so units are unindented lines. Six
@@ -143,7 +143,7 @@ def main() -> None:
         "claim": CLAIM,
         "note": f"{len(reference)} texts; every text has its own units; split and window are our "
         "defaults, the paper's could not be checked",
-        "command": f"python recipes/hirope.py --out {args.out.as_posix()}",
+        "command": f"python experiments/hirope.py --out {args.out.as_posix()}",
         "seed": 0,
         "model": {"model": "demo", "fingerprint": fingerprint(model), "window": WINDOW},
         "settings": {"texts": len(reference), "length": LENGTH, "pairs": fitted.pairs},

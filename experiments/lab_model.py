@@ -1,6 +1,6 @@
 """Train the bundled lab model: a small Llama with a window of 512 tokens.
 
-    python recipes/lab_model.py --out runs/lab --tokens 11_000_000
+    python experiments/lab_model.py --out runs/lab --tokens 11_000_000
 
 Half of every step is text (the Python standard library found on this machine, without the
 held-out files), half is retrieval: passkey, key-value, several needles, variable tracing, at

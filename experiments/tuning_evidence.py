@@ -1,8 +1,8 @@
 """Do recipes of tuning lengthen the bundled model? All of them at equal tokens, one after another.
 
-    python recipes/tuning_evidence.py --out runs/tuning                  all recipes, then verdicts
-    python recipes/tuning_evidence.py --out runs/tuning --only pi pose   some of them
-    python recipes/tuning_evidence.py --out runs/tuning --evidence       verdicts of what is there
+    python experiments/tuning_evidence.py --out runs/tuning                all, then verdicts
+    python experiments/tuning_evidence.py --out runs/tuning --only pi pose some of them
+    python experiments/tuning_evidence.py --out runs/tuning --evidence     verdicts of what is there
 
 The bundled model, trained on 512 tokens, is tuned to 2,048 by each recipe of `lengthwise train`, on
 files of the Python standard library that it was trained on, with the same number of tokens. It is
@@ -279,7 +279,7 @@ def record(
         "paper": recipe.source,
         "claim": CLAIMS[name],
         "note": NEEDS_MORE.get(name, ""),
-        "command": f"python recipes/tuning_evidence.py --out {out.as_posix()} --only {name}",
+        "command": f"python experiments/tuning_evidence.py --out {out.as_posix()} --only {name}",
         "seed": SEED,
         "model": {"model": "demo", "fingerprint": base["fingerprint"], "window": WINDOW},
         "settings": {key: value for key, value in tuned.items() if key != "data"},

@@ -148,7 +148,7 @@ def write_evidence(records: Records) -> None:
         record = {
             "paper": claim.paper,
             "claim": claim.claim,
-            "command": "python recipes/length_curricula.py --out runs/lengths",
+            "command": "python experiments/length_curricula.py --out runs/lengths",
             "seeds": [records[names[0]]["seed"]],
             "scale": "one seed, models of 0.5 or 4 million parameters, 20 to 440 steps: "
             "differences of 0.02 nats and less may be chance",

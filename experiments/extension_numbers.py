@@ -1,6 +1,6 @@
 """Measure what a search or a tuning made as `lengthwise lab reproduce` measures the other methods.
 
-    python recipes/extension_numbers.py evidence/extend/longrope.json evidence/extend/clex.json
+    python experiments/extension_numbers.py evidence/extend/longrope.json evidence/extend/clex.json
 
 Adds to each record what the tables and the figure of docs/extension.md show: the loss by position
 to 16 windows, the loss inside the window, and passkeys at 1 to 16. The measurements join those of
@@ -53,7 +53,7 @@ def main() -> None:
     )
     for path, record in records.items():
         found = Numbers(results, record["method"]).record()
-        first, then = record["command"].split(" && ")[0], "python recipes/extension_numbers.py"
+        first, then = record["command"].split(" && ")[0], "python experiments/extension_numbers.py"
         command = f"{first} && {then} {path.as_posix()}"
         write(path, {**record, "command": command, "numbers": found})
         print(record["method"], found)

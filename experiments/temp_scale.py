@@ -1,6 +1,6 @@
 """TempScale on a small embedder trained here: do embeddings of long texts collapse, and less so?
 
-    python recipes/temp_scale.py --out evidence/extend/tempscale.json
+    python experiments/temp_scale.py --out evidence/extend/tempscale.json
 
 The encoder of a small T5 learns to find, from one piece of a file, another piece of it: the mean
 of its last hidden states, contrasted with the other files of a batch, at lengths from 16 to 256
@@ -208,7 +208,7 @@ def main() -> None:
         "note": "a T5 encoder of four layers trained here to find pieces of the same file; the "
         "paper reads trained embedders, where it gains up to 0.82%; this one finds long texts at a "
         f"mean reciprocal rank of {judging[LONG][1.0][1].mean().item():.2f} where chance has 0.07",
-        "command": f"python recipes/temp_scale.py --out {args.out.as_posix()}",
+        "command": f"python experiments/temp_scale.py --out {args.out.as_posix()}",
         "seed": args.seed,
         "model": {"model": "t5 encoder", "fingerprint": fingerprint(model), "window": LONG},
         "settings": {key: value for key, value in vars(args).items() if key != "out"},

@@ -1,6 +1,6 @@
 """Convert a short encoder, tune it, and see whether it beats its truncated original.
 
-    python recipes/long_encoder.py --out evidence/tuning/long_encoder.json
+    python experiments/long_encoder.py --out evidence/tuning/long_encoder.json
 
 The problem: from which folder of the standard library is most of a text? A text is eight pieces of
 128 tokens in random order, five from files of one folder and three from files of others, so its
@@ -171,7 +171,7 @@ def main() -> None:
         "note": "128 positions become 1,024 (the paper: 512 and 4,096), on a problem whose "
         "evidence lies mostly behind the first 128 tokens; the original was never trained as a "
         "language model; five first pieces in eight name the right folder",
-        "command": f"python recipes/long_encoder.py --out {args.out.as_posix()}",
+        "command": f"python experiments/long_encoder.py --out {args.out.as_posix()}",
         "settings": {"steps": args.steps, "tuning": args.tuning, "texts": HELD, "folders": FOLDERS,
                      "pieces": {folder: [len(a), len(b)]
                                 for folder, a, b in zip(FOLDERS, train, held, strict=True)}},

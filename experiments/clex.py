@@ -1,6 +1,6 @@
 """Tune CLEX's network on the bundled model, and compare it at 1 to 8 windows.
 
-    python recipes/clex.py --out evidence/extend/clex.json --network runs/clex.safetensors
+    python experiments/clex.py --out evidence/extend/clex.json --network runs/clex.safetensors
 
 The model's weights stay what they are: only the network of a thousand numbers learns, on texts
 inside the window. The paper tunes the whole model with it.
@@ -100,7 +100,7 @@ def main() -> None:
         "paper": "Chen et al. 2023, arXiv:2310.16450",
         "claim": CLAIM,
         "note": "only the network is tuned; the paper tunes the whole model with it",
-        "command": f"python recipes/clex.py --out {args.out.as_posix()} "
+        "command": f"python experiments/clex.py --out {args.out.as_posix()} "
         f"--network {args.network.as_posix()}",
         "seed": args.seed,
         "model": {"model": "demo", "fingerprint": fingerprint(model), "window": WINDOW},

@@ -1,7 +1,7 @@
 """One table and one picture of all tuning recipes: docs/tuning.md from evidence/tuning/.
 
-python recipes/tuning_report.py            write
-python recipes/tuning_report.py --check    exit 1 if they are out of date
+python experiments/tuning_report.py            write
+python experiments/tuning_report.py --check    exit 1 if they are out of date
 """
 
 import json
@@ -31,10 +31,10 @@ INTRODUCTION = """\
 # What tuning recipes do to the bundled model
 
 The bundled model was trained on windows of 512 tokens. Every recipe of `lengthwise train` tunes it
-to 2,048 on the same text, with about {tokens:,} tokens each (see `recipes/tuning_evidence.py`; the
-learning rate is one for full tuning and one for adapters, not searched for each recipe). Loss is in
-nats a token on held-out files, always of the same tokens, after so many tokens of context; passkeys
-are the share found of {passkeys}. Seconds are of training alone, on {threads} thread of a CPU that
+to 2,048 on the same text, with about {tokens:,} tokens each (see `experiments/tuning_evidence.py`;
+the learning rate is one for full tuning and one for adapters, not searched for each recipe). Loss
+is in nats a token on held-out files, always of the same tokens, after so many tokens of context;
+passkeys are the share found of {passkeys}. Seconds are of training alone, on {threads} thread of a CPU that
 other work shared.
 
 ![Loss at 2,048 tokens before and after tuning](figures/tuning.svg)
@@ -167,7 +167,7 @@ def main() -> None:
     """Write the page and the picture, or say that they are old."""
     found, others = records()
     if not found:
-        sys.exit("no evidence in evidence/tuning; run recipes/tuning_evidence.py")
+        sys.exit("no evidence in evidence/tuning; run experiments/tuning_evidence.py")
     here = [one for one in found if TARGET in one["numbers"]["after"]["loss"]]
     made = {
         PAGE: page(here, others),

@@ -1,6 +1,6 @@
 """LongRoPE2's search on the bundled model, untuned, against PI, NTK and YaRN.
 
-    python recipes/longrope2.py --out evidence/extend/longrope2.json
+    python experiments/longrope2.py --out evidence/extend/longrope2.json
 
 The search reads one half of the held-out files of the Python standard library, with passkeys
 planted in it, and only the loss of the answers counts; the comparison reads the other half. A run
@@ -159,7 +159,7 @@ def main() -> None:
         "claim": CLAIM,
         "note": f"untuned, while the paper tunes on mixed windows; {len(search.evaluated)} "
         f"evaluations of {args.needles} needles each; search and comparison read different files",
-        "command": f"python recipes/longrope2.py --out {args.out.as_posix()}",
+        "command": f"python experiments/longrope2.py --out {args.out.as_posix()}",
         "seed": args.seed,
         "model": {"model": "demo", "fingerprint": fingerprint(model), "window": WINDOW},
         "settings": {

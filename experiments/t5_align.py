@@ -1,6 +1,6 @@
 """T5's attention alignment on a small T5 trained here at 64 tokens, read at up to 8 windows.
 
-    python recipes/t5_align.py --out evidence/extend/t5align.json
+    python experiments/t5_align.py --out evidence/extend/t5align.json
 
 The encoder reads code with marked pairs of tokens in it, the decoder is given the first of each
 pair and asked for the second. There are as many pairs at every length: nothing but the code around
@@ -208,7 +208,7 @@ def main() -> None:
         "note": f"a T5 of three encoder layers trained here to find pairs in {WINDOW} tokens; the "
         "paper reads trained T5s, and finds things in long inputs with them. Inside the window it "
         f"has {scores[PLAIN][1].mean().item():.2f} nats, where chance is {math.log(WORDS):.2f}",
-        "command": f"python recipes/t5_align.py --out {args.out.as_posix()}",
+        "command": f"python experiments/t5_align.py --out {args.out.as_posix()}",
         "seed": args.seed,
         "model": {"model": "t5", "fingerprint": fingerprint(model), "window": WINDOW},
         "settings": {

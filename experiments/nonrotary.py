@@ -1,7 +1,7 @@
 """ALiBi-PI and HeadScale on small models trained here, with windows of 128 tokens.
 
-    python recipes/nonrotary.py alibipi --out evidence/extend/alibipi.json
-    python recipes/nonrotary.py headscale --out evidence/extend/headscale.json
+    python experiments/nonrotary.py alibipi --out evidence/extend/alibipi.json
+    python experiments/nonrotary.py headscale --out evidence/extend/headscale.json
 
 A Bloom, or a model without positions, is trained on the Python standard library with the bundled
 tokenizer, and read at up to 8 windows on files that it never saw: plain, and with the method.
@@ -203,7 +203,7 @@ def main() -> None:
         "paper": paper,
         "claim": claim,
         "note": "loss of the same last 64 tokens of each text, with 1 to 8 windows of context",
-        "command": f"python recipes/nonrotary.py {args.method} --out {args.out.as_posix()}",
+        "command": f"python experiments/nonrotary.py {args.method} --out {args.out.as_posix()}",
         "seed": args.seed,
         "model": {"model": kind, "fingerprint": fingerprint(model), "window": WINDOW, **settings},
         "settings": {key: value for key, value in vars(args).items() if key != "out"},

@@ -1,6 +1,6 @@
 """LongRoPE's search on the bundled model, untuned, against PI, NTK and YaRN.
 
-    python recipes/longrope_search.py --out evidence/extend/longrope.json
+    python experiments/longrope_search.py --out evidence/extend/longrope.json
 
 The search reads one half of the held-out files of the Python standard library, the comparison
 the other half. A run that was stopped goes on from `--checkpoint`.
@@ -161,7 +161,7 @@ def main() -> None:
         "paper": "Ding et al. 2024, arXiv:2402.13753",
         "claim": CLAIM,
         "note": "the search read one half of the held-out files, the comparison the other half",
-        "command": f"python recipes/longrope_search.py --out {args.out.as_posix()}",
+        "command": f"python experiments/longrope_search.py --out {args.out.as_posix()}",
         "seed": args.seed,
         "model": {"model": "demo", "fingerprint": fingerprint(model), "window": WINDOW},
         "settings": {
