@@ -34,8 +34,8 @@ The bundled model was trained on windows of 512 tokens. Every recipe of `lengthw
 to 2,048 on the same text, with about {tokens:,} tokens each (see `experiments/tuning_evidence.py`;
 the learning rate is one for full tuning and one for adapters, not searched for each recipe). Loss
 is in nats a token on held-out files, always of the same tokens, after so many tokens of context;
-passkeys are the share found of {passkeys}. Seconds are of training alone, on {threads} thread of a CPU that
-other work shared.
+passkeys are the share found of {passkeys}. Seconds are of training alone, on {threads} thread of a
+CPU that other work shared.
 
 ![Loss at 2,048 tokens before and after tuning](figures/tuning.svg)
 
