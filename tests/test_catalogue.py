@@ -3,7 +3,7 @@
 import pytest
 
 import lengthwise as lw
-from lengthwise.catalogue import check_defaults, describe, find, methods, parse, parse_many
+from lengthwise.catalogue import check, check_defaults, describe, find, methods, parse, parse_many
 from lengthwise.extend.method import Method
 
 EXPORTED = list(methods().items())
@@ -12,7 +12,7 @@ IDENTITIES = {"OwnScaling", "Causal", "AllPages", "FullStore"}
 
 @pytest.mark.parametrize(("name", "cls"), EXPORTED)
 def test_every_docstring_gives_a_whole_description(name: str, cls: type[Method]) -> None:
-    said = describe(cls)
+    said = describe(name)
     assert said.name == name and said.axis == cls.axis
     assert said.summary.endswith((".", ":")) and "\n" not in said.summary
     assert said.details.startswith(said.summary[:20])
@@ -22,11 +22,11 @@ def test_every_docstring_gives_a_whole_description(name: str, cls: type[Method])
 
 @pytest.mark.parametrize(("name", "cls"), EXPORTED)
 def test_every_example_is_understood(name: str, cls: type[Method]) -> None:
-    assert type(parse(describe(cls).example.replace("…", "8"))) is cls
+    assert type(parse(describe(name).example.replace("…", "8"))) is cls
 
 
 def test_the_parts_of_one_docstring() -> None:
-    said = describe(lw.YaRN)
+    said = describe("yarn")
     assert said.summary == "NTK-by-parts with a temperature."
     assert said.source.startswith("Peng et al. 2023, arXiv:2309.00071, section 3.2")
     assert said.reduces == "the model's own frequencies at factor 1."
@@ -38,8 +38,8 @@ def test_the_parts_of_one_docstring() -> None:
     )
     assert (beta_fast.default, beta_fast.range) == ("32.0", "above beta_slow")
     assert said.example == "yarn:factor=…"
-    assert describe(lw.SelfExtend).example == "selfextend:group=8,window=1024"
-    assert describe(lw.Causal).options == ()
+    assert describe("self-extend").example == "selfextend:group=8,window=1024"
+    assert describe("causal").options == ()
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,13 @@ def test_a_budget_holds_the_sinks() -> None:
         ("slidingwindow:window=0", "SlidingWindow: window must be a whole number of at least 1"),
         ("pi:factor=0", "PI: factor must be at least 1, got 0.0"),
         ("pi:factor=-2", "PI: factor must be at least 1, got -2.0"),
-        ("pi:factor=nan", "PI: factor must be at least 1, got nan"),
-        ("pi:factor=inf", "PI: factor must be at least 1, got inf"),
+        ("pi:factor=nan", "PI: factor must be a number, at least 1, got 'nan'"),
+        ("pi:factor=inf", "PI: factor must be a number, at least 1, got 'inf'"),
+        ("prefixkv:budgets=inf", "PrefixKV: budgets must be whole numbers as 12/40"),
+        ("prefixkv:budgets=8/1", "PrefixKV: budgets must be a whole number of at least 2, got 1"),
+        ("yarn:factor=8,beta_slow=64", "beta_slow must be above 0 and below beta_fast"),
+        ("logtemperature:over=pi:factor=0", "PI: factor must be at least 1, got 0.0"),
+        ("logtemperature:over=h2o", "over must be a scaling of angles"),
         ("streamingllm:budget=4", "StreamingLLM: budget must be above the 4 sinks, got 4 tokens"),
         ("streamingllm:budget=0", "StreamingLLM: budget: tokens must be at least 1, got 0"),
         ("streamingllm:budget=9,window=3", "budget and window both say how much is kept"),
@@ -104,6 +109,14 @@ def test_mistakes_are_named_in_one_line(spec: str, words: str) -> None:
         parse_many(spec)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError) as sooner:
+        check([spec])
+    assert str(sooner.value) == str(caught.value)
+
+
+def test_a_scaling_around_another_may_stand_in_brackets() -> None:
+    inner = lw.YaRN(factor=8, beta_fast=16)
+    assert parse("logtemperature:over=(yarn:factor=8,beta_fast=16)") == lw.LogTemperature(inner)
 
 
 def test_defaults_for_large_models_are_refused_on_small_ones() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from lengthwise.catalogue import first_sentence, sections
+from lengthwise.docstrings import first_sentence, sections
 
 # From the word of the command line to the module whose `__all__` is the room.
 ROOMS = {

@@ -10,6 +10,8 @@ LINES = """
 run {empty} --prompt-file {text}
 run {model} --prompt-file {nothing}
 run {model} --prompt-file {text} -m nonesuch:factor=2
+run {model} --prompt-file {text} -m yarn:facto=8
+run {model} --prompt-file {text} -m yarn:factor=8+pi:factor=2
 run {model} --prompt-file {text} --dtype float12
 run {damaged} --prompt-file {text}
 run {listed} --prompt-file {text}
@@ -18,8 +20,10 @@ measure {model} -o {text}
 measure {model} -o {out} --lengths far
 measure {model} -o {out} --tasks loss,taste
 measure {model} -o {out} -m yarn:factor=2+
+measure {model} -o {out} -m plain -m streamingllm:budget=4
 measure {model} -o {out} --text {nothing}
 measure {empty} -o {out} --suite quick
+measure {model} -o {out} --suite quick -m h2o:recent=0
 measure {model} -o {out} --suite nonesuch
 measure {model} -o {out} --suite quick --upto far
 measure {model} -o {out} --suite quick --threshold 2
@@ -29,6 +33,13 @@ measure http://127.0.0.1:9 -o {out} --suite quick --tokenizer {nothing}
 extend {empty} -o {out} -m yarn:factor=2
 extend {model} -o {full} -m yarn:factor=2
 extend {model} -o {out} -m nonesuch
+extend demo -o {out} -m yarn:8
+extend demo -o {out} -m yarn:factor=nan
+extend demo -o {out} -m yarn:factor=abc
+extend demo -o {out} -m yarn:factor=-1
+extend demo -o {out} -m yarn:factor=8,factor=4
+extend demo -o {out} -m yarn:factor=8,beta_slow=64
+extend demo -o {out} -m logtemperature:over=h2o
 extend {model} -o {out}
 extend {model} -o {out} --auto
 extend {model} -o {out} --auto --to 64 --budget soon
@@ -38,6 +49,7 @@ plan {empty}
 plan {model} --device abacus
 plan {model} --dtype float12
 plan {model} --batch 0
+plan {model} -m selfextend:group=3,window=4
 plan {damaged}
 pack {nothing} -o {out} --capacity 64
 pack {text} -o {out} --capacity 1
@@ -52,12 +64,18 @@ train pi base={model} data={nothing} target=128 -o {out}
 train pi base={model} data={text} target=128 evaluate_text={nothing} -o {out}
 train pi base={model} data={text} target=128 -o {full}
 train pi base={model} data={text} target=128 steps=none -o {out}
+train pi base={model} data={text} target=128 memory=streambp:chunk=0 -o {out}
+train pi base={model} data={text} target=128 methods=pi:fact={{factor}} -o {out}
+train pose base={model} data={text} target=128 transform=pose:windo={{window}} -o {out}
+train longlora base={model} data={text} target=128 layout=shiftedsparse:group=3 -o {out}
+train pi base={model} data={text} target=128 objective=hlp:weight=-1 -o {out}
 probe context {empty}
 probe tokens {model} --text {nothing}
 probe field {model} -m nonesuch
 probe capacity {model} --json {text}
 probe heads {model} --json {full}
 probe study {empty} -o {out}
+probe study {model} -o {out} -m infllm:page_size=1
 probe study {model} -o {out} --tuned other
 compare {nothing}
 compare {full} --threshold 2

@@ -77,7 +77,7 @@ def test_the_mark_of_an_editor_is_no_text(tmp_path: Path) -> None:
     [
         ("pi:factor=0", "PI: factor must be at least 1, got 0.0"),
         ("yarn:factor=-4", "YaRN: factor must be at least 1"),
-        ("ntk:factor=nan", "NTK: factor must be at least 1, got nan"),
+        ("ntk:factor=nan", "NTK: factor must be a number, at least 1, got 'nan'"),
         ("slidingwindow:window=0", "window must be a whole number of at least 1, got 0"),
         ("slidingwindow:window=9999", "has a window of 9,999 tokens and the text has"),
         ("streamingllm:window=9999", "keeps 10,003 tokens and the text has"),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lengthwise.catalogue import check
 from lengthwise.hf.files import find_checkpoint
-from lengthwise.names import pieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -92,20 +92,22 @@ def read_count(option: str, words: str) -> int:
     return int(number)
 
 
-def check_inputs(model: str = "", methods: Sequence[str] = (), dtype: str = "") -> None:
+def check_inputs(
+    model: str = "", methods: Sequence[str] = (), dtype: str = "", *, together: bool = True
+) -> None:
     """Refuse what can be seen to be wrong before torch is imported, which takes seconds.
 
     Args:
         model: A MODEL, unless it is empty.
         methods: What `--method` was given.
         dtype: What `--dtype` was given.
+        together: Whether the methods are for one model, or each to be compared.
 
     Raises:
         ValueError: For a directory without a checkpoint or with a damaged one, a method that
-            there is not, or an unknown dtype.
+            there is not or an option of it that is wrong, or an unknown dtype.
     """
-    for words in methods:
-        pieces(words)
+    check(methods, together)
     if dtype not in ("", "auto", *DTYPES):
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if model:

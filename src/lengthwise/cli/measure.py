@@ -112,7 +112,7 @@ def measure(
         return
     words = None if text is None else read_text(text)
     check_folder(output, force)
-    check_inputs(model, method or [], dtype)
+    check_inputs(model, method or [], dtype, together=False)
     read_lengths(lengths, 1)
     wanted = [task.strip() for task in tasks.split(",")]
     for task in wanted:

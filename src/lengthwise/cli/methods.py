@@ -19,12 +19,12 @@ def methods(
     from lengthwise import catalogue
 
     if name:
-        print(_in_full(catalogue.describe(catalogue.find(name))))
+        print(_in_full(catalogue.describe(name)))
         return
-    for family in catalogue.FAMILIES:
-        described = [catalogue.describe(getattr(family, one)) for one in family.__all__]
-        print(f"{described[0].axis.capitalize()}: {_lower(family.__doc__ or '')}")
-        for one in described:
+    described = [catalogue.describe(one) for one in catalogue.room().homes]
+    for axis in catalogue.AXES:
+        print(f"{axis.capitalize()}: {_lower(catalogue.about(axis))}")
+        for one in (one for one in described if one.axis == axis):
             print(indented(f"  {one.name:<15}", one.summary))
             print(indented(" " * 17, one.example))
         print()

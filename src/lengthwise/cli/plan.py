@@ -101,7 +101,7 @@ def plan(
         )
     where = find_device(device, 0)
     where = override(where, memory=size, flops=flops, bandwidth=bandwidth, link=link)
-    check_inputs(methods=method or [])
+    check_inputs(methods=method or [], together=False)
     find_config(model)
 
     be_quiet()

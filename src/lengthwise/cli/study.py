@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lengthwise.catalogue import PLAIN
 from lengthwise.cli.inputs import (
     MOST,
     Device,
@@ -18,7 +19,6 @@ from lengthwise.cli.inputs import (
 )  # fmt: skip
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.hf.files import find_checkpoint
-from lengthwise.names import PLAIN
 
 if TYPE_CHECKING:
     from lengthwise.measure.results import Results
@@ -51,7 +51,7 @@ def study(
     from lengthwise.cli.measure import RESULTS, check_folder, read_lengths
 
     check_folder(output, force)
-    check_inputs(model, method or [], dtype)
+    check_inputs(model, method or [], dtype, together=False)
     words = None if text is None else read_text(text)
     read_lengths(lengths, 1)
     folders: dict[str, str] = {}

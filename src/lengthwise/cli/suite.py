@@ -124,7 +124,7 @@ def measure_suite(
     """
     given = read_own(own)
     check_suite_folder(folder, force)
-    check_inputs("" if is_url(model) else model, specs, place.dtype)
+    check_inputs("" if is_url(model) else model, specs, place.dtype, together=False)
     read_upto(upto, 1, WINDOWS)
     if suite_name not in SUITES:
         listed = ", ".join(SUITES)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from lengthwise.extend.engine import Axes, Engine
 from lengthwise.extend.layouts import Causal
-from lengthwise.extend.method import AXES, Layout, Method, Scaling, Selector, Store
+from lengthwise.extend.method import AXES, Layout, Method, Scaling, Selector, Store, by_axis
 from lengthwise.extend.scaling import OwnScaling
 from lengthwise.extend.scores import bind_scores, check_fit
 from lengthwise.extend.selectors import AllPages
@@ -31,16 +31,10 @@ def compose(methods: tuple[Method, ...]) -> Axes:
     Raises:
         ValueError: If two methods fill one axis, a need cannot be met, or something is no method.
     """
-    filled: dict[str, Method] = {}
     for method in methods:
         if not isinstance(method, Method):
             raise ValueError(f"adapt takes methods such as lw.YaRN(factor=4), got {method!r}")
-        other = filled.setdefault(method.axis, method)
-        if other is not method:
-            raise ValueError(
-                f"{type(other).__name__} and {type(method).__name__} both fill the "
-                f"{method.axis} axis; choose one"
-            )
+    filled = by_axis(methods)
     for method in list(filled.values()):
         for brought in method.brings():
             filled.setdefault(brought.axis, brought)

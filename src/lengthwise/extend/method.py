@@ -367,6 +367,23 @@ class StoreState(ABC):
         raise AssertionError(f"{type(self).__name__} cannot take back tokens")
 
 
+def by_axis(methods: "Sequence[Method]") -> "dict[str, Method]":
+    """The methods, each under the axis that it fills.
+
+    Raises:
+        ValueError: If two fill one axis.
+    """
+    filled: dict[str, Method] = {}
+    for method in methods:
+        other = filled.setdefault(method.axis, method)
+        if other is not method:
+            raise ValueError(
+                f"{type(other).__name__} and {type(method).__name__} both fill the "
+                f"{method.axis} axis; choose one"
+            )
+    return filled
+
+
 def at_least(owner: str, name: str, value: float, least: float) -> None:
     """Raise ValueError unless `value` is a finite number of at least `least`."""
     number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -10,15 +10,20 @@ the command line of `lengthwise run`. In these, `{window}`, `{target}`, `{factor
 """
 
 import dataclasses
+import inspect
 import math
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
+
+from lengthwise.catalogue import pieces
+from lengthwise.catalogue import room as methods
+from lengthwise.specs import READERS, hint, pairs, read
+from lengthwise.train.named import check
 
 CHOICES = {
     "documents": ("joined", "apart"),
@@ -199,10 +204,15 @@ class Recipe:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def ready(self) -> None:
-        """Raise ValueError unless base, data and target are given."""
+        """Raise ValueError unless base, data and target are given and all parts can be built."""
         for name, example in (("base", "demo"), ("data", "FOLDER"), ("target", "32768")):
             if not getattr(self, name):
                 raise ValueError(f"the recipe has no {name}; give it, as in {name}={example}")
+        for words in pieces(self.methods) if self.methods else ():
+            methods().check(words)
+        for kind in ("transform", "layout", "objective", "memory"):
+            if getattr(self, kind):
+                check(kind, getattr(self, kind))
 
 
 KINDS = typing.get_type_hints(Recipe)
@@ -221,15 +231,10 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         recipe = from_toml(Path(name))
     else:
         recipe = named(name)
-    changes: dict[str, Any] = {}
-    for pair in overrides:
-        key, equals, words = (part.strip() for part in pair.partition("="))
-        if not equals:
-            raise ValueError(f"{pair!r}: write what is to differ from the recipe as key=value")
+    given = pairs(name, overrides, "what is to differ from the recipe as key=value", empty=True)
+    for key in given:
         known_key(key)
-        if key in changes:
-            raise ValueError(f"{key} is given twice")
-        changes[key] = _from_words(key, words)
+    changes = {key: read(key, _kind(key), words) for key, words in given.items()}
     return dataclasses.replace(recipe, **changes)
 
 
@@ -243,11 +248,9 @@ def named(name: str) -> Recipe:
 
     if name in RECIPES:
         return RECIPES[name]
-    near = get_close_matches(name, RECIPES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
     raise ValueError(
-        f"no recipe {name!r}; {hint}Recipes: {', '.join(RECIPES)}, or a file as mine.toml or "
-        "mine.py:function"
+        f"no recipe {name!r}; {hint(name, RECIPES)}Recipes: {', '.join(RECIPES)}, or a file as "
+        "mine.toml or mine.py:function"
     )
 
 
@@ -285,9 +288,7 @@ def replaced(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 def known_key(key: str) -> None:
     """Raise ValueError for a key that recipes lack, with the nearest that they have."""
     if key not in KINDS:
-        near = get_close_matches(key, KINDS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"a recipe has no key {key!r}; {hint}Keys: {', '.join(KINDS)}")
+        raise ValueError(f"a recipe has no key {key!r}; {hint(key, KINDS)}Keys: {', '.join(KINDS)}")
 
 
 def _from_python(path: Path, function: str) -> Recipe:
@@ -308,22 +309,6 @@ def _from_python(path: Path, function: str) -> Recipe:
     return recipe
 
 
-def _from_words(key: str, words: str) -> Any:
-    """A value as a command line writes it; lists are separated by commas."""
-    kind = KINDS[key]
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[words.lower()]
-        if kind in (int, float):
-            return kind(words)
-        if kind is str:
-            return words
-        item = typing.get_args(kind)[0]
-        return tuple(item(piece) for piece in words.split(",") if piece)
-    except (ValueError, KeyError):
-        raise ValueError(f"{key} must be {_called(kind)}, got {words!r}") from None
-
-
 def _check_type(name: str, value: Any) -> None:
     kind = KINDS[name]
     if kind is float:
@@ -338,12 +323,8 @@ def _check_type(name: str, value: Any) -> None:
         allowed = (int, float) if item is float else item
         good = isinstance(value, tuple) and all(isinstance(one, allowed) for one in value)
     if not good:
-        raise ValueError(f"{name} must be {_called(kind)}, got {value!r}")
+        raise ValueError(f"{name} must be {READERS[_kind(name)][1]}, got {value!r}")
 
 
-def _called(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    if kind in names:
-        return names[kind]
-    items = {int: "whole numbers", float: "numbers", str: "names"}
-    return f"a list of {items[typing.get_args(kind)[0]]}"
+def _kind(key: str) -> str:
+    return inspect.formatannotation(KINDS[key])

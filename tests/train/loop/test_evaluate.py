@@ -8,8 +8,8 @@ from lengthwise.measure.loss import losses_by_position
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 from lengthwise.train.loop.evaluate import Evaluation, doubling, make_evaluation
 from lengthwise.train.loop.facts import Facts
-from lengthwise.train.loop.fits import read_memory
 from lengthwise.train.memory.methods import Offload, StreamBP, TiledLoss
+from lengthwise.train.named import read_memory
 from lengthwise.train.recipe import Recipe
 
 FACTS = Facts(64, 256, 10_000.0, 8, 1)
@@ -83,6 +83,11 @@ def test_memory_by_name() -> None:
     found = read_memory("streambp:chunk=64 + tiledloss+offload")
     assert found == (StreamBP(64), TiledLoss(), Offload())
     assert read_memory("") == ()
-    for words in ("streamb", "streambp:chunk=x", "streambp:size=4", "offload:chunk=4"):
-        with pytest.raises(ValueError, match="memory"):
+    for words, said in (
+        ("streamb", "unknown memory method 'streamb'; did you mean StreamBP"),
+        ("streambp:chunk=x", "StreamBP: chunk must be a whole number, at least 1, got 'x'"),
+        ("streambp:size=4", "StreamBP has no option 'size'; Its options: chunk=2048"),
+        ("offload:chunk=4", "Offload has no option 'chunk'; Its options: none"),
+    ):
+        with pytest.raises(ValueError, match=said):
             read_memory(words)

@@ -3,8 +3,9 @@
 import pytest
 
 from lengthwise.testing.models import tiny_tokenizer
-from lengthwise.train.loop.facts import Facts, build_part, parts, sentence_ends
+from lengthwise.train.loop.facts import Facts, sentence_ends
 from lengthwise.train.loop.parts import build_parts, row_lengths
+from lengthwise.train.named import room
 from lengthwise.train.patterns import AnchorAttention, ShiftedSparse
 from lengthwise.train.recipe import Recipe
 from lengthwise.train.recipes import RECIPES
@@ -29,18 +30,18 @@ def test_no_longer_target_needs_no_larger_base() -> None:
 
 
 def test_parts_by_name() -> None:
-    assert build_part("transform", "PoSE:window=4,target=8") == PoSE(4, 8)
-    assert build_part("layout", "shifted-sparse:group=8") == ShiftedSparse(8)
-    built = build_part("transform", FACTS.fill("longrecipe:window=4,target=8,ends={ends}"))
+    assert room("transform").parse("PoSE:window=4,target=8") == PoSE(4, 8)
+    assert room("layout").parse("shifted-sparse:group=8") == ShiftedSparse(8)
+    built = room("transform").parse(FACTS.fill("longrecipe:window=4,target=8,ends={ends}"))
     assert built == LongRecipe(4, 8, (7, 9))
-    assert build_part("transform", "anchor_attention:anchor=1") == AnchorAttention(1)
+    assert room("transform").parse("anchor_attention:anchor=1") == AnchorAttention(1)
 
 
 @pytest.mark.parametrize(
     ("kind", "words", "message"),
     [
         ("transform", "pos:window=4", "did you mean PoSE"),
-        ("layout", "pose:window=4", "no layout 'pose'"),
+        ("layout", "pose:window=4", "unknown layout 'pose'"),
         ("transform", "pose:windo=4", "PoSE has no option 'windo'; did you mean window"),
         ("transform", "pose:window=4", "PoSE needs target"),
         ("transform", "pose:window", "write options as option=value"),
@@ -49,14 +50,14 @@ def test_parts_by_name() -> None:
 )
 def test_bad_parts(kind: str, words: str, message: str) -> None:
     with pytest.raises(ValueError) as found:
-        build_part(kind, words)
+        room(kind).parse(words)
     assert message in str(found.value)
 
 
 def test_every_kind_has_its_parts() -> None:
-    assert {"PoSE", "CREAM", "E2LLM", "AnchorAttention"} <= set(parts("transform"))
-    assert {"ShiftedSparse", "BigBird"} <= set(parts("layout"))
-    assert {"HLP", "LongPO", "TemporalRescaling"} <= set(parts("objective"))
+    assert {"PoSE", "CREAM", "E2LLM", "AnchorAttention"} <= set(room("transform").homes)
+    assert {"ShiftedSparse", "BigBird"} <= set(room("layout").homes)
+    assert {"HLP", "LongPO", "TemporalRescaling"} <= set(room("objective").homes)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -71,10 +72,10 @@ def test_lengths_of_rows() -> None:
     assert row_lengths(plain, None, FACTS) == (2048, 2048)
     assert row_lengths(Recipe(target=2048, length=64), None, FACTS) == (64, 64)
     assert row_lengths(plain, PoSE(512, 2048), FACTS) == (2048, 512)
-    assert row_lengths(plain, build_part("transform", "e2llm:window=512,max_scale=4"), FACTS) == (
+    assert row_lengths(plain, room("transform").parse("e2llm:window=512,max_scale=4"), FACTS) == (
         512, 512,
     )  # fmt: skip
-    assert row_lengths(plain, build_part("transform", "skipalign:target=2048"), FACTS) == (512, 512)
+    assert row_lengths(plain, room("transform").parse("skipalign:target=2048"), FACTS) == (512, 512)
     assert row_lengths(plain, AnchorAttention(1), FACTS) == (2048, 2048)
 
 

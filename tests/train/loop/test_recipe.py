@@ -58,7 +58,7 @@ def test_the_nearest_is_named(tmp_path: Path) -> None:
         (["steps=1", "steps=2"], "steps is given twice"),
         (["tune=half"], "tune must be one of full, lora, got 'half'"),
         (["learning_rate=0"], "learning_rate must be above 0"),
-        (["learning_rate=nan"], "learning_rate must be a number, got nan"),
+        (["learning_rate=nan"], "learning_rate must be a number, got 'nan'"),
         (["four_bit=true"], 'four_bit goes with tune = "lora"'),
         (["short_share=2"], "short_share must be from 0 to 1"),
         (["also=heads", "tune=lora"], "also must name embeddings, norms, head, got 'heads'"),

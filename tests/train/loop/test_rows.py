@@ -12,9 +12,9 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 
 from lengthwise.testing.models import VOCABULARY, tiny_model
-from lengthwise.train.loop.facts import build_part
 from lengthwise.train.loop.pairs import pair_batches, refuse_tokens
 from lengthwise.train.loop.rows import Plan, Source, Step, micro_batches, open_source
+from lengthwise.train.named import room
 from lengthwise.train.recipe import Recipe
 
 
@@ -87,7 +87,7 @@ def test_rows_without_lengths_are_no_documents(recipe: Callable[..., Recipe]) ->
     step = Step((0,), (0,), 10, short=False)
     batch = micro_batches(bare, step, recipe(), None, 2.0, VOCABULARY)[0][0]
     assert batch["labels"].tolist() == [[-100, *range(4, 13)]]
-    pose = build_part("transform", "pose:window=8,target=40")
+    pose = room("transform").parse("pose:window=8,target=40")
     for changes, transform in (
         ({"documents": "apart"}, None), ({"weigh": "documents"}, None),
         ({"weigh": "documents"}, pose),
@@ -147,7 +147,7 @@ def test_columns_of_pack_are_not_refused(recipe: Callable[..., Recipe]) -> None:
 
 def test_which_tokens_matter_travels_to_the_transform(recipe: Callable[..., Recipe]) -> None:
     row = {"input_ids": [*range(3, 35)], "impactful": [0, 1] * 16}
-    transform = build_part("transform", "longrecipe:window=32,target=64,ends=(5,),drop=0.5")
+    transform = room("transform").parse("longrecipe:window=32,target=64,ends=(5,),drop=0.5")
     step = Step((0,), (0,), 32, short=False)
     micro_batches(source([row]), step, recipe(), transform, 2.0, VOCABULARY)
 
@@ -155,7 +155,7 @@ def test_which_tokens_matter_travels_to_the_transform(recipe: Callable[..., Reci
 def test_jumps_of_positions_are_no_documents(recipe: Callable[..., Recipe]) -> None:
     """What a plain model makes of a PoSE row: attention goes across the jump."""
     rows = source([{"input_ids": np.random.default_rng(0).integers(3, 99, 60).tolist()}])
-    transform = build_part("transform", "pose:window=32,target=400")
+    transform = room("transform").parse("pose:window=32,target=400")
     step = Step((0,), (0,), 60, short=False)
     batches, _ = micro_batches(rows, step, recipe(), transform, 1.0, VOCABULARY)
     batch = batches[0]
@@ -178,7 +178,7 @@ def test_jumps_of_positions_are_no_documents(recipe: Callable[..., Recipe]) -> N
 def test_scales_stretch_positions(recipe: Callable[..., Recipe]) -> None:
     """A row under scale g on frequencies divided by f: positions times f / g."""
     rows = source([{"input_ids": list(range(3, 35))}])
-    transform = build_part("transform", "e2llm:window=32,max_scale=7")
+    transform = room("transform").parse("e2llm:window=32,max_scale=7")
     for number in range(6):
         step = Step((0,), (number,), 32, short=False)
         batch = micro_batches(rows, step, recipe(), transform, 4.0, VOCABULARY)[0][0]
@@ -191,7 +191,7 @@ def test_scales_stretch_positions(recipe: Callable[..., Recipe]) -> None:
 
 def test_short_rows_are_not_transformed(recipe: Callable[..., Recipe]) -> None:
     rows = source([{"input_ids": list(range(3, 67))}])
-    transform = build_part("transform", "pose:window=32,target=400")
+    transform = room("transform").parse("pose:window=32,target=400")
     step = Step((0,), (0,), 16, short=True)
     batch = micro_batches(rows, step, recipe(), transform, 4.0, VOCABULARY)[0][0]
     assert batch["position_ids"].tolist() == [list(range(16))]
@@ -241,7 +241,7 @@ def test_columns_of_an_objective_are_numbers_of_tokens_or_rows(
     recipe: Callable[..., Recipe],
 ) -> None:
     rows = source([{"input_ids": list(range(3, 35))}, {"input_ids": list(range(3, 20))}])
-    transform = build_part("transform", "masktokens:share=0.25")
+    transform = room("transform").parse("masktokens:share=0.25")
     step = Step((0, 1), (0, 1), 32, short=False)
     batch = micro_batches(rows, step, recipe(), transform, 1.0, VOCABULARY)[0][0]
     assert batch["noise"].shape == (2,) and batch["masked"].shape == batch["input_ids"].shape

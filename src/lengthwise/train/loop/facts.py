@@ -1,27 +1,14 @@
-"""Numbers of a base model that recipes are written in, and the parts that a recipe names."""
+"""Numbers of a base model that recipes are written in."""
 
-import ast
-import dataclasses
-import inspect
 import math
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.extend.extrapolation import base_for
-from lengthwise.extend.method import Layout
-from lengthwise.train.patterns.pattern import Pattern
-
-ROOMS = {
-    "transform": ("tuning", "patterns", "objectives"),
-    "layout": ("patterns",),
-    "objective": ("objectives", "tuning"),
-}
 
 
 @dataclass(frozen=True)
@@ -90,73 +77,3 @@ def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         for token, text in enumerate(texts)
         if token not in special and re.fullmatch(r"\s*[.!?。！？]\n*|\n+", text)
     )
-
-
-def build_part(kind: str, words: str) -> Any:
-    """The object that `name:option=value,option=value` stands for.
-
-    Args:
-        kind: `transform`, `layout` or `objective`.
-        words: Names ignore case and punctuation; values are Python's literals or single words.
-
-    Raises:
-        ValueError: For an unknown name or option, the nearest named, or a value out of its range.
-    """
-    name, colon, rest = words.partition(":")
-    known = parts(kind)
-    wanted = _plain(name)
-    match = {_plain(one): one for one in known}
-    if wanted not in match:
-        near = get_close_matches(wanted, match, n=1, cutoff=0.5)
-        hint = f"did you mean {match[near[0]]}? " if near else ""
-        raise ValueError(f"no {kind} {name!r}; {hint}There are {', '.join(known)}")
-    cls = known[match[wanted]]
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    given = _options(rest) if colon else {}
-    for option in given:
-        if option not in fields:
-            near = get_close_matches(option, fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}? " if near else ""
-            listed = ", ".join(fields) or "none"
-            raise ValueError(f"{cls.__name__} has no option {option!r}; {hint}Options: {listed}")
-    for option, field in fields.items():
-        bare = field.default is field.default_factory is dataclasses.MISSING
-        if bare and option not in given:
-            raise ValueError(f"{cls.__name__} needs {option}; write {name}:{option}=…")
-    return cls(**given)
-
-
-def parts(kind: str) -> dict[str, type[Any]]:
-    """The dataclasses that a recipe can name for a kind of part."""
-    rooms = [import_module(f"lengthwise.train.{room}") for room in ROOMS[kind]]
-    found = {name: getattr(room, name) for room in rooms for name in room.__all__}
-    return {name: cls for name, cls in found.items() if _is(kind, cls)}
-
-
-def _is(kind: str, cls: Any) -> bool:
-    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
-        return False
-    if kind == "layout":
-        return issubclass(cls, Layout | Pattern)
-    takes = list(inspect.signature(cls.__call__).parameters) if "__call__" in dir(cls) else []
-    return ("generator" if kind == "transform" else "model") in takes
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).lower()
-
-
-def _options(words: str) -> dict[str, Any]:
-    """`a=1,b=(2, 3),c=all` as Python's keywords: a bare word is a text."""
-    try:
-        call = ast.parse(f"f({words})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        named = {one.arg: one.value for one in call.keywords if one.arg is not None}
-        if call.args or len(named) < len(call.keywords) or not named:
-            raise ValueError(words)
-        return {
-            key: value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
-            for key, value in named.items()
-        }
-    except (SyntaxError, ValueError):
-        raise ValueError(f"{words!r}: write options as option=value, separated by commas") from None

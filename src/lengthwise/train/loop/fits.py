@@ -3,44 +3,19 @@
 import ctypes
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from lengthwise.hf.families import UnsupportedModelError
 from lengthwise.measure.report.numbers import size
-from lengthwise.train.memory.methods import Memory, Offload, StreamBP, TiledLoss, TiledMLP
+from lengthwise.train.named import read_memory
 from lengthwise.train.plan import OPTIMIZERS, Levers, ModelShape, Training, read_shape, step_peak
 from lengthwise.train.recipe import Recipe
 
 FOUR_BITS = 4.127 / 8  # bytes of a number in NF4 with doubly quantised constants (QLoRA, section 3)
 TIGHT = 4  # a process grew to 3.6 times a step's bytes in benchmarks/train_plan.py
 MMAP_THRESHOLD = -3  # of glibc's mallopt
-MEMORY = {"streambp": StreamBP, "tiledmlp": TiledMLP, "tiledloss": TiledLoss, "offload": Offload}
-
-
-def read_memory(words: str) -> tuple[Memory, ...]:
-    """`streambp:chunk=2048+tiledloss` as methods of `lengthwise.train.memory`.
-
-    Raises:
-        ValueError: For an unknown name or option.
-    """
-    found = []
-    for piece in (piece for piece in words.split("+") if piece.strip()):
-        name, colon, rest = piece.strip().partition(":")
-        if name.lower() not in MEMORY:
-            raise ValueError(f"memory must be of {', '.join(MEMORY)}, joined by +, got {name!r}")
-        kind: Any = MEMORY[name.lower()]
-        try:
-            pairs = [pair.split("=") for pair in rest.split(",")] if colon else []
-            found.append(kind(**{key.strip(): int(value) for key, value in pairs}))
-        except (TypeError, ValueError):
-            options = ", ".join(kind.__dataclass_fields__) or "none"
-            raise ValueError(
-                f"memory: {piece!r} is wrong; options of {kind.__name__}: {options}, whole numbers"
-            ) from None
-    return tuple(found)
 
 
 def check_fits(

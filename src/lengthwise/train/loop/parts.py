@@ -9,10 +9,10 @@ from torch import nn
 
 from lengthwise.extend.adapt import adapt, is_adapted, restore
 from lengthwise.train.data.segments import PER_DOCUMENT, document_attention
-from lengthwise.train.loop.facts import Facts, build_part
-from lengthwise.train.loop.fits import read_memory
+from lengthwise.train.loop.facts import Facts
 from lengthwise.train.loop.subject import Subject
 from lengthwise.train.memory import fit
+from lengthwise.train.named import read_memory, room
 from lengthwise.train.patterns import fit_pattern
 from lengthwise.train.recipe import Recipe
 from lengthwise.train.tuning import LongPO
@@ -58,7 +58,7 @@ def build_parts(recipe: Recipe, facts: Facts) -> Parts:
 
     def build(kind: str) -> Any:
         words = getattr(recipe, kind)
-        return build_part(kind, facts.fill(words)) if words else None
+        return room(kind).parse(facts.fill(words)) if words else None
 
     transform, objective = build("transform"), build("objective")
     if recipe.documents == "apart" and isinstance(transform, PositionSynthesis):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from lengthwise.extend.method import whole
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -32,7 +34,7 @@ class StreamBP(Memory):
     chunk: int = 2048
 
     def __post_init__(self) -> None:
-        _at_least_one("StreamBP", "chunk", self.chunk)
+        whole("StreamBP", "chunk", self.chunk, 1)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class TiledMLP(Memory):
     tokens: int = 4096
 
     def __post_init__(self) -> None:
-        _at_least_one("TiledMLP", "tokens", self.tokens)
+        whole("TiledMLP", "tokens", self.tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class TiledLoss(Memory):
     tokens: int = 1024
 
     def __post_init__(self) -> None:
-        _at_least_one("TiledLoss", "tokens", self.tokens)
+        whole("TiledLoss", "tokens", self.tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,3 @@ class Offload(Memory):
         while a layer goes back.
     Reduces to: gradient checkpointing, bit for bit.
     """
-
-
-def _at_least_one(method: str, name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{method}({name}=…) must be a whole number of at least 1, got {value!r}")

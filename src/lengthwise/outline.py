@@ -1,0 +1,134 @@
+"""What a class can say without torch, whose import takes seconds: its options and their checks.
+
+    outline("lengthwise.extend.scaling", "YaRN")(factor=0.5)    # raises what YaRN(0.5) raises
+
+An outline is the class itself, made from its source: docstring, constants, fields, the signature of
+`__call__`, and `__post_init__` with all that it calls. Everything else of it, and of its module, is
+left out. So what is refused before torch is imported is refused by the same lines as afterwards.
+"""
+
+import __future__
+
+import ast
+import sys
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+CHECKS = {"__post_init__", "within"}  # the latter makes a method from a budget
+LATER = __future__.annotations.compiler_flag  # annotations stay words
+SOURCE = Path(__file__).parent.parent
+
+
+@cache
+def outline(module: str, name: str) -> Any:
+    """What a module of lengthwise calls by a name: the outline of a class, or anything else whole.
+
+    Raises:
+        ImportError: If that, or a check of the class, needs more than Python itself.
+    """
+    if not module.startswith("lengthwise"):
+        if module.partition(".")[0] not in sys.stdlib_module_names:
+            raise ImportError(f"{name} of {module} is not there before torch is imported")
+        return getattr(import_module(module), name) if name else import_module(module)
+    node, alias = _names(module)[name]
+    if isinstance(node, ast.ImportFrom):
+        assert node.module is not None and not node.level
+        return outline(node.module, alias)
+    if isinstance(node, ast.Import):
+        return outline(alias, "")
+    if isinstance(node, ast.ClassDef):
+        node = _reduced(module, node)
+    called = _called(node) & _names(module).keys() - {name}
+    space = {"__name__": __name__} | {one: outline(module, one) for one in called}
+    exec(compile(ast.Module([node], []), str(_file(module)), "exec", LATER), space)
+    return space[name]
+
+
+def docstring(module: str) -> str:
+    """Of a module of lengthwise; empty if it has none."""
+    return ast.get_docstring(_tree(module)) or ""
+
+
+def _file(module: str) -> Path:
+    path = SOURCE.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_file(module).read_text(encoding="utf-8"))
+
+
+@cache
+def _names(module: str) -> dict[str, tuple[ast.stmt, str]]:
+    """Every name at the top of a module: its statement, and what an import calls it there."""
+    found: dict[str, tuple[ast.stmt, str]] = {}
+    for node in _tree(module).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {one.asname or one.name: (node, one.name) for one in node.names}
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found[node.name] = (node, "")
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for one in (one for target in targets for one in ast.walk(target)):
+                if isinstance(one, ast.Name):
+                    found[one.id] = (node, "")
+    return found
+
+
+def _reduced(module: str, node: ast.ClassDef) -> ast.ClassDef:
+    """The class without what its options and checks do not need."""
+    functions = {one.name: one for one in node.body if isinstance(one, ast.FunctionDef)}
+    kept: set[str] = set()
+    wanted = CHECKS & functions.keys()
+    while wanted:
+        kept |= wanted
+        used = {
+            one.attr
+            for name in wanted
+            for one in ast.walk(functions[name])
+            if isinstance(one, ast.Attribute)
+        }
+        wanted = used & functions.keys() - kept
+    body = [
+        one
+        for one in node.body
+        if (isinstance(one, ast.Expr | ast.Assign) and _literal(one.value))
+        or (isinstance(one, ast.AnnAssign) and not ast.unparse(one.annotation).startswith("Class"))
+        or (isinstance(one, ast.FunctionDef) and one.name in kept)
+    ]
+    if "__call__" in functions:  # how it is called, not what it does
+        call = functions["__call__"]
+        body.append(ast.FunctionDef("__call__", call.args, [ast.Pass()], []))
+    bases: list[ast.expr] = [
+        one for one in node.bases if isinstance(one, ast.Name) and _ours(module, one.id)
+    ]
+    reduced = ast.ClassDef(node.name, bases, [], [*body, ast.Pass()], node.decorator_list)
+    return ast.fix_missing_locations(ast.copy_location(reduced, node))
+
+
+def _ours(module: str, name: str) -> bool:
+    node = _names(module)[name][0]
+    return not isinstance(node, ast.ImportFrom) or (node.module or "").startswith("lengthwise")
+
+
+def _literal(value: ast.expr) -> bool:
+    try:
+        ast.literal_eval(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _called(node: ast.stmt) -> set[str]:
+    """Names that a statement reads when it is run, annotations left out."""
+    words = {
+        id(one)
+        for part in ast.walk(node)
+        for words in (getattr(part, "annotation", None), getattr(part, "returns", None))
+        if words is not None
+        for one in ast.walk(words)
+    }
+    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and id(one) not in words}
