@@ -21,8 +21,8 @@ from lengthwise.cli.auto import choose
 from lengthwise.extend.search.candidates import candidates
 from lengthwise.extend.search.losses import needle_windows, text_windows
 from lengthwise.extend.search.race import name_of
-from lengthwise.measure.reading import first_token, trained_window
-from lengthwise.measure.text import held_out_text
+from lengthwise.measure.engines.reading import first_token, trained_window
+from lengthwise.measure.tasks.text import held_out_text
 
 TEXTS, NEEDLES, SEED = 4, 8, 100
 

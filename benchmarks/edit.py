@@ -15,7 +15,7 @@ from shape import median_seconds, model, write
 import lengthwise as lw
 from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.adapt import binding_of
-from lengthwise.measure.text import held_out_text
+from lengthwise.measure.tasks.text import held_out_text
 
 TOKENS, CHANGED = 16384, 164  # 1%
 REPEATS = 3

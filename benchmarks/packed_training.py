@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import lengthwise
-from lengthwise.measure.text import read_text, standard_library_files
+from lengthwise.measure.tasks.text import read_text, standard_library_files
 from lengthwise.train.data.collate import PackedCollator
 from lengthwise.train.data.packers import best_fit
 from lengthwise.train.data.segments import document_attention

@@ -18,7 +18,7 @@ from shape import write
 from tokenizers import Tokenizer
 
 import lengthwise
-from lengthwise.measure.text import read_text, standard_library_files
+from lengthwise.measure.tasks.text import read_text, standard_library_files
 from lengthwise.train.data.packers import PACKERS, StreamingPacker, best_fit_bins
 
 CAPACITY = 2048

@@ -20,9 +20,9 @@ import lengthwise as lw
 from lengthwise.catalogue import parse_many
 from lengthwise.extend.adapt import binding_of
 from lengthwise.hf.skeleton import skeleton
-from lengthwise.measure.calibration import Rates, calibrate
-from lengthwise.measure.speed import cost
-from lengthwise.measure.work import count_read, count_step
+from lengthwise.measure.cost.calibration import Rates, calibrate
+from lengthwise.measure.cost.speed import reading_cost
+from lengthwise.measure.cost.work import count_read, count_step
 
 LENGTHS = (1024, 8192)
 METHODS = (
@@ -76,7 +76,7 @@ def measure(rows: list[dict[str, Any]], number: int) -> None:
             ids = torch.randint(net.config.vocab_size, (1, row["tokens"]), generator=g)
             plain = row["method"] == "plain"
             with nullcontext() if plain else lw.adapted(net, *parse_many(row["method"])):
-                found = cost(net, ids)
+                found = reading_cost(net, ids)
             times = {"read": found.first_token_seconds, "step": 1 / found.tokens_per_second}
             for what, seconds in times.items():
                 row["measured"][what].append(seconds)

@@ -27,7 +27,7 @@ import transformers
 from shape import RESULTS, write
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lengthwise.measure.peak import PeakBytes
+from lengthwise.measure.cost.peak import PeakBytes
 from lengthwise.train.memory import StreamBP, TiledLoss, TiledMLP, fit
 from lengthwise.train.plan.layers import Training
 from lengthwise.train.plan.model import read_shape

@@ -25,7 +25,7 @@ from lengthwise.measure.report.charts import loss_chart
 from lengthwise.measure.report.findings import findings
 from lengthwise.measure.report.numbers import loss_spans, signed
 from lengthwise.measure.report.style import STYLE
-from lengthwise.measure.results import REFERENCE
+from lengthwise.measure.run.results import REFERENCE
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "evidence" / "demo" / "results.jsonl"

@@ -25,9 +25,9 @@ from lengthwise.extend.method import Method
 from lengthwise.extend.scaling.clex_network import CLEXNetwork, tune_clex
 from lengthwise.extend.search import text_windows
 from lengthwise.lab.evidence import Finding, at_most, verdict, write
-from lengthwise.measure.environment import fingerprint, hardware, versions
-from lengthwise.measure.reading import first_token
-from lengthwise.measure.text import held_out_text, read_text, standard_library_files
+from lengthwise.measure.engines.reading import first_token
+from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.tasks.text import held_out_text, read_text, standard_library_files
 
 WINDOW = 512
 FACTORS = (1, 2, 4, 8)

@@ -18,9 +18,9 @@ import lengthwise as lw
 from lengthwise.cli.inputs import read_methods
 from lengthwise.lab.evidence import write
 from lengthwise.lab.extension import CLAIMS, LOSS_WINDOWS, PASSKEY_WINDOWS, PLAIN, Numbers
-from lengthwise.measure import Results, run
-from lengthwise.measure.results import grid
-from lengthwise.measure.text import held_out_text
+from lengthwise.measure import Results, run_grid
+from lengthwise.measure.run.results import grid
+from lengthwise.measure.tasks.text import held_out_text
 
 RESULTS = Path("evidence/extend/results.jsonl")
 
@@ -39,7 +39,7 @@ def main() -> None:
     asked = grid("loss", [PLAIN, *made], [LOSS_WINDOWS * window])
     asked += grid("passkey", [PLAIN, *made], [times * window for times in PASSKEY_WINDOWS])
     plan = Results.load(RESULTS).plan
-    results = run(
+    results = run_grid(
         model,
         tokenizer,
         {PLAIN: (), **known, **made},

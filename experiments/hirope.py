@@ -23,12 +23,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import lengthwise as lw
 from lengthwise.extend.method import Method
 from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
-from lengthwise.measure.environment import fingerprint, hardware, versions
-from lengthwise.measure.loss import in_window_losses, losses_by_position
-from lengthwise.measure.reading import first_token, greedy, with_methods
-from lengthwise.measure.statistics import Interval, bootstrap_mean
+from lengthwise.measure.engines.reading import first_token, greedy, with_methods
+from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
+from lengthwise.measure.tasks.loss import in_window_losses, losses_by_position
 from lengthwise.measure.tasks.passkey import Passkey
-from lengthwise.measure.text import held_out_text, read_text, standard_library_files
+from lengthwise.measure.tasks.text import held_out_text, read_text, standard_library_files
 
 WINDOW = 512
 KEYS = 4  # passkeys of a length

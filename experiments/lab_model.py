@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lengthwise.measure.tasks.passkey import NEEDLE, QUESTION
-from lengthwise.measure.text import read_text, standard_library_files
+from lengthwise.measure.tasks.text import read_text, standard_library_files
 
 WINDOW = 512
 VOCABULARY = 1536

@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import lengthwise
-from lengthwise.measure.text import read_text, standard_library_files
+from lengthwise.measure.tasks.text import read_text, standard_library_files
 from lengthwise.train.data.collate import PackedCollator
 from lengthwise.train.data.curriculum import GrowP2
 from lengthwise.train.data.decomposition import bucket

@@ -29,8 +29,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import lengthwise as lw
 from lengthwise.lab.evidence import Finding, at_least, verdict, write
-from lengthwise.measure.environment import hardware, versions
-from lengthwise.measure.text import read_text
+from lengthwise.measure.run.environment import hardware, versions
+from lengthwise.measure.tasks.text import read_text
 from lengthwise.train.patterns import EncoderWindow, lengthen_encoder
 
 FOLDERS = ("asyncio", "email", "importlib", "multiprocessing", "unittest", "xml")

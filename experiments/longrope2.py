@@ -31,9 +31,9 @@ from lengthwise.extend.search import (
     text_windows,
 )
 from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
-from lengthwise.measure.environment import fingerprint, hardware, versions
-from lengthwise.measure.reading import first_token
-from lengthwise.measure.statistics import bootstrap_mean
+from lengthwise.measure.engines.reading import first_token
+from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.statistics.intervals import bootstrap_mean
 
 WINDOW = 512
 FACTOR = 8

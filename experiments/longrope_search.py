@@ -29,10 +29,10 @@ from lengthwise.extend.search import (
 )
 from lengthwise.extend.search.longrope import START_TOKENS
 from lengthwise.lab.evidence import at_least, at_most, verdict, write
-from lengthwise.measure.environment import fingerprint, hardware, versions
-from lengthwise.measure.reading import first_token
-from lengthwise.measure.statistics import bootstrap_mean
-from lengthwise.measure.text import read_text, standard_library_files
+from lengthwise.measure.engines.reading import first_token
+from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.statistics.intervals import bootstrap_mean
+from lengthwise.measure.tasks.text import read_text, standard_library_files
 
 WINDOW = 512
 CLAIM = (

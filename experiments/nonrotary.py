@@ -24,9 +24,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 import lengthwise as lw
 from lengthwise.extend.method import Method
 from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
-from lengthwise.measure.environment import fingerprint, hardware, versions
-from lengthwise.measure.statistics import bootstrap_mean
-from lengthwise.measure.text import held_out_text, read_text, standard_library_files
+from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.statistics.intervals import bootstrap_mean
+from lengthwise.measure.tasks.text import held_out_text, read_text, standard_library_files
 
 WINDOW = 128
 FACTORS = (1, 2, 4, 8)

@@ -26,10 +26,10 @@ import lengthwise as lw
 from lengthwise.extend.method import Method
 from lengthwise.extend.scaling.t5_align import attention_statistic
 from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
-from lengthwise.measure.environment import fingerprint, hardware, versions
-from lengthwise.measure.reading import with_methods
-from lengthwise.measure.statistics import bootstrap_mean
-from lengthwise.measure.text import read_text, standard_library_files
+from lengthwise.measure.engines.reading import with_methods
+from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.statistics.intervals import bootstrap_mean
+from lengthwise.measure.tasks.text import read_text, standard_library_files
 
 WINDOW = 64
 FACTORS = (1, 2, 4, 8)

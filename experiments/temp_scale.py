@@ -24,9 +24,9 @@ from transformers import T5Config, T5EncoderModel
 
 import lengthwise as lw
 from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
-from lengthwise.measure.environment import fingerprint, hardware, versions
-from lengthwise.measure.statistics import bootstrap_mean
-from lengthwise.measure.text import read_text, standard_library_files
+from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.statistics.intervals import bootstrap_mean
+from lengthwise.measure.tasks.text import read_text, standard_library_files
 
 LENGTHS = (16, 32, 64, 128, 256)
 SHORT, LONG = LENGTHS[0], LENGTHS[-1]

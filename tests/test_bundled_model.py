@@ -5,8 +5,8 @@ import torch
 
 import lengthwise as lw
 from lengthwise.measure import Passkey, in_window_losses, losses_by_position
-from lengthwise.measure.reading import greedy, until_end
-from lengthwise.measure.text import held_out_text
+from lengthwise.measure.engines.reading import greedy, until_end
+from lengthwise.measure.tasks.text import held_out_text
 
 WINDOW = 512
 

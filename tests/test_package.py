@@ -65,7 +65,7 @@ def repository_files(folder: Path = ROOT) -> list[Path]:
 def test_every_module_imports(name: str) -> None:
     if name.endswith("__main__"):
         pytest.skip("running it is its import")
-    if name.startswith("lengthwise.measure.lm_eval."):
+    if name.startswith("lengthwise.measure.engines.lm_eval."):
         pytest.importorskip("lm_eval", reason="an extra of its own: it pins other versions")
     importlib.import_module(name)
 

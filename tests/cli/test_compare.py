@@ -1,4 +1,4 @@
-"""`lengthwise compare`: a thin layer over `lengthwise.measure.suite.comparison`."""
+"""`lengthwise compare`: a thin layer over `lengthwise.measure.report.comparison`."""
 
 from collections.abc import Callable
 from pathlib import Path

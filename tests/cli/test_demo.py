@@ -10,7 +10,9 @@ from lengthwise.cli import demo as demo_module
 from lengthwise.cli import inputs
 from lengthwise.cli.measure import REPORT, RESULTS
 from lengthwise.extend.adapt import compose
-from lengthwise.measure import Results, grid, runner, text
+from lengthwise.measure import Results, grid
+from lengthwise.measure.run import runner
+from lengthwise.measure.tasks import text
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 
 Call = Callable[..., tuple[int, str, str]]

@@ -6,7 +6,7 @@ import pytest
 
 from lengthwise.lab.evidence import at_least, at_most, verdict, write
 from lengthwise.lab.extension import CLAIMS, Numbers, cells, evidence, find, flat, free
-from lengthwise.measure.results import REFERENCE, Cell, Results, Row
+from lengthwise.measure.run.results import REFERENCE, Cell, Results, Row
 
 WINDOW = 64
 Call = Callable[..., tuple[int, str, str]]

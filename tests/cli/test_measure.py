@@ -7,7 +7,8 @@ import pytest
 
 from lengthwise.cli.measure import REPORT, RESULTS, read_lengths
 from lengthwise.files import hold
-from lengthwise.measure import REFERENCE, Results, runner
+from lengthwise.measure import REFERENCE, Results
+from lengthwise.measure.run import runner
 
 Call = Callable[..., tuple[int, str, str]]
 QUICK = ("--lengths", "2x,256", "--passkeys", "1", "--method", "plain")

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from lengthwise.files import hold
-from lengthwise.measure.suite.file import SUITE_FILE, SuiteResults
-from lengthwise.measure.suite.runner import _Run
+from lengthwise.measure.run.suite.file import SUITE_FILE, SuiteResults
+from lengthwise.measure.run.suite.runner import _Run
 
 
 class Served(BaseHTTPRequestHandler):

@@ -10,8 +10,8 @@ import lengthwise as lw
 from lengthwise.cli import memory
 from lengthwise.extend.adapt import adapted, binding_of
 from lengthwise.extend.method import Method
-from lengthwise.measure.peak import PeakBytes
-from lengthwise.measure.reading import read
+from lengthwise.measure.cost.peak import PeakBytes
+from lengthwise.measure.engines.reading import read
 from lengthwise.testing.models import tiny_model
 
 CHOICES: list[tuple[Method, ...]] = [

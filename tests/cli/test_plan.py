@@ -130,7 +130,7 @@ def test_methods_are_planned_with(call: Call, monkeypatch: pytest.MonkeyPatch) -
 def test_a_calibrated_machine_says_about_instead_of_at_least(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from lengthwise.measure import calibration
+    from lengthwise.measure.cost import calibration
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(calibration, "SHAPES", ((32, 64, 2, 1, 16, 1),))
@@ -155,7 +155,7 @@ def test_calibrating_takes_as_long_in_every_place() -> None:
     root = Path(__file__).parents[2]
     places = {
         "src/lengthwise/cli/plan.py": r"about (\w+)\s*\"?\s*\"?minutes; later plans",
-        "src/lengthwise/measure/calibration.py": r"processor; about (\w+) minutes",
+        "src/lengthwise/measure/cost/calibration.py": r"processor; about (\w+) minutes",
         "docs/measure.md": r"random weights read for (\w+) minutes",
     }
     found = {re.search(w, (root / place).read_text())[1] for place, w in places.items()}

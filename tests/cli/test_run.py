@@ -15,7 +15,7 @@ import lengthwise as lw
 from lengthwise.cli import run as run_module
 from lengthwise.cli.run import generate, pieces
 from lengthwise.extend.adapt import adapted
-from lengthwise.measure import reading
+from lengthwise.measure.engines import reading
 from lengthwise.testing.models import tiny_tokenizer
 
 Call = Callable[..., tuple[int, str, str]]

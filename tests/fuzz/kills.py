@@ -321,8 +321,8 @@ def import_everything() -> None:
 
     import lengthwise.cli.app
     import lengthwise.lab.extension
-    import lengthwise.measure.suite.runner
-    import lengthwise.measure.suite_report
+    import lengthwise.measure.report.suite
+    import lengthwise.measure.run.suite.runner
     import lengthwise.train.data.pipeline
     import lengthwise.train.loop  # noqa: F401
 

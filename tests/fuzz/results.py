@@ -175,9 +175,9 @@ def ask_set(name: str, file: Path, out: Path) -> tuple[int | str, str]:
     from rich.console import Console
 
     from lengthwise.cli.app import _explain
-    from lengthwise.measure.suite.runner import run_suite
-    from lengthwise.measure.suite.suites import Suite
-    from lengthwise.measure.suite_report import print_suite_report, write_suite_report
+    from lengthwise.measure.report.suite import print_suite_report, write_suite_report
+    from lengthwise.measure.run.suite.runner import run_suite
+    from lengthwise.measure.run.suite.suites import Suite
 
     said = io.StringIO()
     quiet = Console(file=io.StringIO())

@@ -480,7 +480,7 @@ def measure(url: str, folder: Path, chat: bool) -> str:
 
 
 def scores(folder: Path) -> list[float | None]:
-    from lengthwise.measure.suite.file import SUITE_FILE, SuiteResults
+    from lengthwise.measure.run.suite.file import SUITE_FILE, SuiteResults
 
     return (
         [row.score for row in SuiteResults.load(folder).rows]
@@ -579,7 +579,7 @@ def wrong_kill(rng: random.Random) -> list[str]:
 
 def rows(folder: Path) -> dict[Any, Any]:
     """The rows by their keys, without what the clock and the number of runs decide."""
-    from lengthwise.measure.suite.file import SUITE_FILE, SuiteResults
+    from lengthwise.measure.run.suite.file import SUITE_FILE, SuiteResults
 
     if not (folder / SUITE_FILE).exists():
         return {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lengthwise.cli.inputs import open_model, say
-from lengthwise.measure.devices import MOST_BYTES
+from lengthwise.measure.cost.devices import MOST_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,8 +82,8 @@ def choose(
     from lengthwise.extend.search.losses import needle_windows, text_windows
     from lengthwise.extend.search.race import Race, Rung
     from lengthwise.hf.weights import fingerprint
-    from lengthwise.measure.reading import first_token, trained_window
-    from lengthwise.measure.text import held_out_text
+    from lengthwise.measure.engines.reading import first_token, trained_window
+    from lengthwise.measure.tasks.text import held_out_text
 
     model, tokenizer = open_model(name)
     refuse_scaled(model, name)
@@ -181,8 +181,8 @@ def measured(
     from lengthwise.extend.adapt import adapted
     from lengthwise.extend.search.losses import needle_windows
     from lengthwise.extend.search.race import found
-    from lengthwise.measure.loss import in_window_losses, losses_by_position
-    from lengthwise.measure.reading import first_token
+    from lengthwise.measure.engines.reading import first_token
+    from lengthwise.measure.tasks.loss import in_window_losses, losses_by_position
 
     head = first_token(tokenizer)
     lead = [] if head is None else [head]

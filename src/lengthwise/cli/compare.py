@@ -29,7 +29,7 @@ def compare(
 
     from rich.console import Console
 
-    from lengthwise.measure.suite.comparison import print_comparison
-    from lengthwise.measure.suite.file import SuiteResults
+    from lengthwise.measure.report.comparison import print_comparison
+    from lengthwise.measure.run.suite.file import SuiteResults
 
     print_comparison([(path, SuiteResults.load(path)) for path in files], Console(), threshold)

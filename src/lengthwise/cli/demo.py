@@ -38,7 +38,7 @@ def demo(
 
     from lengthwise.cli.inputs import open_model, read_methods
     from lengthwise.measure import grid
-    from lengthwise.measure.text import held_out_text
+    from lengthwise.measure.tasks.text import held_out_text
 
     model, tokenizer = open_model("demo")
     window = model.config.max_position_embeddings

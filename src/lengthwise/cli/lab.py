@@ -50,14 +50,14 @@ def reproduce(
     from lengthwise.cli.inputs import open_model, read_methods
     from lengthwise.lab.evidence import write
     from lengthwise.lab.extension import CLAIMS, PLAIN
-    from lengthwise.measure import run
-    from lengthwise.measure.text import held_out_text
+    from lengthwise.measure import run_grid
+    from lengthwise.measure.tasks.text import held_out_text
 
     model, tokenizer = open_model("demo")
     specs = {PLAIN: PLAIN, **{claim.method: claim.spec for claim in CLAIMS}}
     work_begins()
     try:
-        results = run(
+        results = run_grid(
             model,
             tokenizer,
             {name: read_methods([spec]) for name, spec in specs.items()},

@@ -121,8 +121,8 @@ def measure(
 
     from lengthwise.cli.inputs import open_model, read_methods
     from lengthwise.measure import grid
-    from lengthwise.measure.reading import trained_window
-    from lengthwise.measure.text import held_out_text
+    from lengthwise.measure.engines.reading import trained_window
+    from lengthwise.measure.tasks.text import held_out_text
 
     methods = {spec.strip(): read_methods([spec]) for spec in method or ["plain"]}
     loaded, own_tokenizer = open_model(model, device, dtype)
@@ -237,12 +237,12 @@ def carry_out(
     """Measure under a progress bar, print the tables, write the report.
 
     Args:
-        settings: Further arguments of `lengthwise.measure.run`.
+        settings: Further arguments of `lengthwise.measure.run_grid`.
     """
     from rich.console import Console
 
-    from lengthwise.measure import Results, print_report, run, write_report
-    from lengthwise.measure.results import forget_unfinished
+    from lengthwise.measure import Results, print_report, run_grid, write_report
+    from lengthwise.measure.run.results import forget_unfinished
 
     file = folder / RESULTS
     if begin_anew:
@@ -251,7 +251,7 @@ def carry_out(
             forget_unfinished(file)
     work_begins()
     try:
-        results = run(
+        results = run_grid(
             model,
             tokenizer,
             methods,

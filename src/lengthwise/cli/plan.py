@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
 
-    from lengthwise.measure.calibration import Rates
-    from lengthwise.measure.devices import Device
-    from lengthwise.measure.plan import Cost
-    from lengthwise.measure.serving import MethodCost
+    from lengthwise.measure.cost.calibration import Rates
+    from lengthwise.measure.cost.devices import Device
+    from lengthwise.measure.cost.plan import Cost
+    from lengthwise.measure.cost.serving import MethodCost
     from lengthwise.train.plan import Longest
 
 DEVICE_HELP = "cpu (this machine), h100, h200, a100-80, rtx4090, or bytes of memory such as 48GB."
@@ -87,7 +87,7 @@ def plan(
     """
     from lengthwise.cli.inputs import be_quiet, check_inputs
     from lengthwise.hf.files import find_config
-    from lengthwise.measure.devices import find_device, override, read_size
+    from lengthwise.measure.cost.devices import find_device, override, read_size
 
     if dtype not in ("", *DTYPES):
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -128,9 +128,9 @@ def plan(
     if lora is not None:
         raise ValueError(f"--lora {lora} goes with --train: adapters change no cost of serving")
     from lengthwise.cli.inputs import read_methods
-    from lengthwise.measure import calibration
-    from lengthwise.measure.plan import serving_cost
-    from lengthwise.measure.serving import method_cost
+    from lengthwise.measure.cost import calibration
+    from lengthwise.measure.cost.plan import serving_cost
+    from lengthwise.measure.cost.serving import method_cost
 
     chosen = {
         spec.strip(): None if spec.strip() == "plain" else read_methods([spec])
@@ -160,7 +160,7 @@ def plan(
 
 def _calibrated(dtype: "torch.dtype") -> "Rates":
     """Measure this machine, with a bar and the time left."""
-    from lengthwise.measure.calibration import calibrate
+    from lengthwise.measure.cost.calibration import calibrate
 
     with _bar("Calibrating") as bar:
         task = bar.add_task("")

@@ -51,7 +51,7 @@ def _ids(tokenizer: Any, text: Path | None) -> "Tensor":
     """The tokens of a text, without those that the tokenizer adds."""
     import torch
 
-    from lengthwise.measure.text import held_out_text
+    from lengthwise.measure.tasks.text import held_out_text
 
     words = held_out_text() if text is None else read_text(text)
     return torch.tensor(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"])
@@ -121,8 +121,8 @@ def context(
     import torch
 
     from lengthwise.cli.measure import read_lengths
+    from lengthwise.measure.engines.reading import first_token, trained_window
     from lengthwise.measure.probes import effective_context, losses_by_context
-    from lengthwise.measure.reading import first_token, trained_window
 
     loaded, tokenizer = _opened(model, method, device, dtype)
     lengths = read_lengths(contexts, trained_window(loaded), "--contexts")
@@ -165,8 +165,8 @@ def tokens(
 ) -> None:
     """Which tokens of its context the last predictions of a text rest on."""
     _check(model, method, dtype, text, output, force)
+    from lengthwise.measure.engines.reading import first_token
     from lengthwise.measure.probes import ContextLengthProbing, importance
-    from lengthwise.measure.reading import first_token
 
     words = read_text(text)
     loaded, tokenizer = _opened(model, method, device, dtype)
@@ -247,7 +247,7 @@ def capacity(
     """Bits of text that a model saves for each doubling of its operations, tokenizer included."""
     _check(model, method, dtype, text, output, force)
     from lengthwise.measure.probes import information_capacity
-    from lengthwise.measure.text import held_out_text
+    from lengthwise.measure.tasks.text import held_out_text
 
     loaded, tokenizer = _opened(model, method, device, dtype)
     words = held_out_text() if text is None else read_text(text)

@@ -97,7 +97,7 @@ def run(
         raise KeyboardInterrupt("the answer so far is above") from None
     print(flush=True)
     if sys.stderr.isatty():
-        from lengthwise.measure.speed import cache_bytes
+        from lengthwise.measure.cost.speed import cache_bytes
 
         seconds = time.perf_counter() - began - read_seconds
         say(
@@ -147,7 +147,7 @@ def read_all(model: "PreTrainedModel", ids: "Tensor", chunk: int) -> "tuple[Tens
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from lengthwise.measure.reading import read
+    from lengthwise.measure.engines.reading import read
 
     console = Console(stderr=True)
     columns = (
@@ -178,7 +178,7 @@ def generate(
     import torch
 
     from lengthwise.hf.release import CACHE
-    from lengthwise.measure.reading import likeliest
+    from lengthwise.measure.engines.reading import likeliest
 
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     stops = set(ends if isinstance(ends, list) else [ends])

@@ -21,7 +21,7 @@ from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.hf.files import find_checkpoint
 
 if TYPE_CHECKING:
-    from lengthwise.measure.results import Results
+    from lengthwise.measure.run.results import Results
 
 STUDY_HELP = "Once for each candidate: plain, yarn:factor=8, selfextend:group=8,window=128 …"
 TUNED_HELP = "A tuned checkpoint as NAME=DIRECTORY, measured as it is."
@@ -62,10 +62,10 @@ def study(
         folders[name] = find_checkpoint(folder)
 
     from lengthwise.cli.inputs import open_model, read_methods
+    from lengthwise.measure.engines.reading import trained_window
     from lengthwise.measure.probes.study import Entry
     from lengthwise.measure.probes.study import study as run
-    from lengthwise.measure.reading import trained_window
-    from lengthwise.measure.text import held_out_text
+    from lengthwise.measure.tasks.text import held_out_text
 
     entries = {spec.strip(): Entry(read_methods([spec])) for spec in method or [PLAIN]}
     for name, folder in folders.items():

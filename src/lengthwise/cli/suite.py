@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from lengthwise.extend.method import Method
     from lengthwise.measure.engines.base import Reader
-    from lengthwise.measure.suite.file import SuiteResults
-    from lengthwise.measure.suite.suites import Suite
+    from lengthwise.measure.run.suite.file import SuiteResults
+    from lengthwise.measure.run.suite.suites import Suite
 
 REPORT = "report.html"
 WINDOWS = 4  # trained windows that a model in this process is read to
@@ -120,7 +120,7 @@ def measure_suite(
     """Carry out a suite and report on it.
 
     Raises:
-        ValueError: As `lengthwise.measure.suite.runner.run_suite`, and for bad options.
+        ValueError: As `lengthwise.measure.run.suite.runner.run_suite`, and for bad options.
     """
     given = read_own(own)
     check_suite_folder(folder, force)
@@ -135,11 +135,11 @@ def measure_suite(
         check_server(server)
 
     from lengthwise.cli.inputs import be_quiet, read_methods
-    from lengthwise.measure.suite.suites import suite
+    from lengthwise.measure.run.suite.suites import suite
 
     be_quiet()
 
-    from lengthwise.measure.text import held_out_text
+    from lengthwise.measure.tasks.text import held_out_text
 
     filler = given.text or held_out_text()
     chosen = suite(
@@ -183,7 +183,7 @@ def open_here(
     from lengthwise.cli.inputs import open_model
     from lengthwise.cli.measure import AS_SAVED, check_methods, take_out
     from lengthwise.measure.engines.local import LocalReader
-    from lengthwise.measure.reading import trained_window
+    from lengthwise.measure.engines.reading import trained_window
 
     loaded, tokenizer = open_model(model, place.device, place.dtype)
     window = trained_window(loaded)
@@ -350,8 +350,8 @@ def carry_out_suite(
     """Answer under a progress bar, print the tables, write the report and the Parquet file."""
     from rich.console import Console
 
-    from lengthwise.measure.suite.file import SuiteResults
-    from lengthwise.measure.suite.runner import run_suite
+    from lengthwise.measure.run.suite.file import SuiteResults
+    from lengthwise.measure.run.suite.runner import run_suite
 
     work_begins()
     try:
@@ -370,7 +370,7 @@ def carry_out_suite(
         if (folder / SUITE_FILE).exists():
             write_out(SuiteResults.load(folder), folder, command)
         raise typer.Exit(STATUS) from None  # `run_suite` has said what is kept
-    from lengthwise.measure.suite_report import print_suite_report
+    from lengthwise.measure.report.suite import print_suite_report
 
     write_out(results, folder, command)
     print_suite_report(results, Console())
@@ -379,8 +379,8 @@ def carry_out_suite(
 
 def write_out(results: "SuiteResults", folder: Path, command: str) -> None:
     """The report and the Parquet file."""
-    from lengthwise.measure.suite.parquet import write_parquet
-    from lengthwise.measure.suite_report import write_suite_report
+    from lengthwise.measure.report.suite import write_suite_report
+    from lengthwise.measure.run.suite.parquet import write_parquet
 
     write_suite_report(results, folder / REPORT, command)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lengthwise.lab.evidence import Finding, at_least, at_most, verdict
 from lengthwise.measure.report.numbers import excess_spans
-from lengthwise.measure.results import Cell, Results, grid
+from lengthwise.measure.run.results import Cell, Results, grid
 
 LOSS_WINDOWS, PASSKEY_WINDOWS = 16, (1, 2, 4, 8, 16)
 PLAIN = "plain"

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lengthwise.hf.prompts import encode_prompts
 from lengthwise.hf.weights import fingerprint
 from lengthwise.lab.evidence import at_least, at_most, verdict
-from lengthwise.measure.loss import losses_by_position
+from lengthwise.measure.engines.reading import first_token, read
 from lengthwise.measure.probes.heads import (
     Head,
     PositionalHeads,
@@ -19,9 +19,9 @@ from lengthwise.measure.probes.heads import (
     highest,
     random_heads,
 )
-from lengthwise.measure.reading import first_token, read
 from lengthwise.measure.tasks import Passkey
-from lengthwise.measure.text import held_out_text
+from lengthwise.measure.tasks.loss import losses_by_position
+from lengthwise.measure.tasks.text import held_out_text
 
 _TEXTS = 4  # for the scores, and as many others for the loss
 _NEAR = 32  # tokens of the short texts, on which far scores play no part

@@ -4,54 +4,54 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lengthwise.measure.effective import effective_length as effective_length
-    from lengthwise.measure.effective import paired as paired
+    from lengthwise.measure.cost.speed import Cost as Cost
+    from lengthwise.measure.cost.speed import reading_cost as reading_cost
     from lengthwise.measure.engines.local import LocalReader as LocalReader
-    from lengthwise.measure.judging import NULL_ANSWERS as NULL_ANSWERS
-    from lengthwise.measure.judging import k_character_ties as k_character_ties
-    from lengthwise.measure.judging import null_model_check as null_model_check
-    from lengthwise.measure.judging import wb_reward as wb_reward
-    from lengthwise.measure.length_control import (
-        length_controlled_win_rate as length_controlled_win_rate,
-    )
-    from lengthwise.measure.loss import in_window_losses as in_window_losses
-    from lengthwise.measure.loss import losses_by_position as losses_by_position
     from lengthwise.measure.report import findings as findings
     from lengthwise.measure.report import headline as headline
     from lengthwise.measure.report import print_report as print_report
     from lengthwise.measure.report import write_report as write_report
-    from lengthwise.measure.results import REFERENCE as REFERENCE
-    from lengthwise.measure.results import Cell as Cell
-    from lengthwise.measure.results import Results as Results
-    from lengthwise.measure.results import Row as Row
-    from lengthwise.measure.results import grid as grid
-    from lengthwise.measure.runner import TASKS as TASKS
-    from lengthwise.measure.runner import run as run
-    from lengthwise.measure.speed import Cost as Cost
-    from lengthwise.measure.speed import cost as cost
-    from lengthwise.measure.statistics import Interval as Interval
-    from lengthwise.measure.statistics import bootstrap_mean as bootstrap_mean
-    from lengthwise.measure.statistics import wilson as wilson
-    from lengthwise.measure.suite.file import SuiteResults as SuiteResults
-    from lengthwise.measure.suite.runner import run_suite as run_suite
+    from lengthwise.measure.run.results import REFERENCE as REFERENCE
+    from lengthwise.measure.run.results import Cell as Cell
+    from lengthwise.measure.run.results import Results as Results
+    from lengthwise.measure.run.results import Row as Row
+    from lengthwise.measure.run.results import grid as grid
+    from lengthwise.measure.run.runner import TASKS as TASKS
+    from lengthwise.measure.run.runner import run_grid as run_grid
+    from lengthwise.measure.run.suite.file import SuiteResults as SuiteResults
+    from lengthwise.measure.run.suite.runner import run_suite as run_suite
+    from lengthwise.measure.statistics.effective import effective_length as effective_length
+    from lengthwise.measure.statistics.effective import paired as paired
+    from lengthwise.measure.statistics.intervals import Interval as Interval
+    from lengthwise.measure.statistics.intervals import bootstrap_mean as bootstrap_mean
+    from lengthwise.measure.statistics.intervals import wilson as wilson
+    from lengthwise.measure.statistics.judging import NULL_ANSWERS as NULL_ANSWERS
+    from lengthwise.measure.statistics.judging import k_character_ties as k_character_ties
+    from lengthwise.measure.statistics.judging import null_model_check as null_model_check
+    from lengthwise.measure.statistics.judging import wb_reward as wb_reward
+    from lengthwise.measure.statistics.length_control import (
+        length_controlled_win_rate as length_controlled_win_rate,
+    )
     from lengthwise.measure.tasks import Item as Item
     from lengthwise.measure.tasks import Passkey as Passkey
     from lengthwise.measure.tasks import Task as Task
+    from lengthwise.measure.tasks.loss import in_window_losses as in_window_losses
+    from lengthwise.measure.tasks.loss import losses_by_position as losses_by_position
 
 # By module; imported when they are first used (PEP 562), for most of them import torch.
 _HOMES = {
-    "effective": ("effective_length", "paired"),
+    "statistics.effective": ("effective_length", "paired"),
     "engines.local": ("LocalReader",),
-    "judging": ("NULL_ANSWERS", "k_character_ties", "null_model_check", "wb_reward"),
-    "length_control": ("length_controlled_win_rate",),
-    "loss": ("in_window_losses", "losses_by_position"),
+    "statistics.judging": ("NULL_ANSWERS", "k_character_ties", "null_model_check", "wb_reward"),
+    "statistics.length_control": ("length_controlled_win_rate",),
+    "tasks.loss": ("in_window_losses", "losses_by_position"),
     "report": ("findings", "headline", "print_report", "write_report"),
-    "results": ("REFERENCE", "Cell", "Results", "Row", "grid"),
-    "runner": ("TASKS", "run"),
-    "speed": ("Cost", "cost"),
-    "statistics": ("Interval", "bootstrap_mean", "wilson"),
-    "suite.file": ("SuiteResults",),
-    "suite.runner": ("run_suite",),
+    "run.results": ("REFERENCE", "Cell", "Results", "Row", "grid"),
+    "run.runner": ("TASKS", "run_grid"),
+    "cost.speed": ("Cost", "reading_cost"),
+    "statistics.intervals": ("Interval", "bootstrap_mean", "wilson"),
+    "run.suite.file": ("SuiteResults",),
+    "run.suite.runner": ("run_suite",),
     "tasks": ("Item", "Passkey", "Task"),
 }
 
@@ -70,7 +70,6 @@ __all__ = [
     "SuiteResults",
     "Task",
     "bootstrap_mean",
-    "cost",
     "effective_length",
     "findings",
     "grid",
@@ -82,7 +81,8 @@ __all__ = [
     "null_model_check",
     "paired",
     "print_report",
-    "run",
+    "reading_cost",
+    "run_grid",
     "run_suite",
     "wb_reward",
     "wilson",

@@ -20,10 +20,10 @@ from pathlib import Path
 import lengthwise as lw
 from lengthwise.measure.engines.fanout import RayReader
 from lengthwise.measure.engines.local import LocalReader
-from lengthwise.measure.suite.runner import run_suite
-from lengthwise.measure.suite.suites import Suite
+from lengthwise.measure.run.suite.runner import run_suite
+from lengthwise.measure.run.suite.suites import Suite
 from lengthwise.measure.tasks import Passkey
-from lengthwise.measure.text import held_out_text
+from lengthwise.measure.tasks.text import held_out_text
 
 def make():
     model, tokenizer = lw.load("demo", dtype="float32")

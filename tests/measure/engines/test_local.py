@@ -8,7 +8,7 @@ from lengthwise.extend.adapt import adapted
 from lengthwise.hf.families import FAMILIES
 from lengthwise.measure.engines import local
 from lengthwise.measure.engines.local import LocalReader, out_of_memory
-from lengthwise.measure.reading import greedy, until_end
+from lengthwise.measure.engines.reading import greedy, until_end
 from lengthwise.measure.tasks.base import Item, token_count
 from lengthwise.testing.models import TEXT, tiny_model, tiny_tokenizer
 

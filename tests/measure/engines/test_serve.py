@@ -15,7 +15,7 @@ import lengthwise as lw
 from lengthwise.measure.engines.endpoint import ChatEndpoint, Endpoint
 from lengthwise.measure.engines.local import LocalReader
 from lengthwise.measure.tasks import Item, Lines, Passkey
-from lengthwise.measure.text import held_out_text
+from lengthwise.measure.tasks.text import held_out_text
 
 for needed in ("fastapi", "uvicorn", "openai"):
     pytest.importorskip(needed, reason="transformers serve needs transformers[serving]")

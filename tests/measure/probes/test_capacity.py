@@ -9,7 +9,7 @@ from transformers import BloomConfig, BloomForCausalLM
 
 import lengthwise as lw
 from lengthwise.hf.families import read_geometry
-from lengthwise.measure.plan import count_weights, prefill_flops
+from lengthwise.measure.cost.plan import count_weights, prefill_flops
 from lengthwise.measure.probes import (
     InformationCapacity,
     family_bias,

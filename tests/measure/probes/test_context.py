@@ -5,8 +5,8 @@ import torch
 
 import lengthwise as lw
 from lengthwise.hf.families import FAMILIES
-from lengthwise.measure.loss import losses_by_position
 from lengthwise.measure.probes import effective_context, losses_by_context
+from lengthwise.measure.tasks.loss import losses_by_position
 from lengthwise.testing.models import tiny_model
 
 LADDER = [2, 4, 8, 16, 32, 64]

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from lengthwise.measure.loss import losses_by_position
 from lengthwise.measure.probes import (
     NeighbourStore,
     entropy_growth,
@@ -11,6 +10,7 @@ from lengthwise.measure.probes import (
     token_study,
 )
 from lengthwise.measure.probes.knn import mixture, states
+from lengthwise.measure.tasks.loss import losses_by_position
 from lengthwise.testing.models import tiny_model
 
 

@@ -15,7 +15,7 @@ from lengthwise.measure.probes.study import (
     correlations,
     study,
 )
-from lengthwise.measure.results import Cell, Results, Row
+from lengthwise.measure.run.results import Cell, Results, Row
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 
 TEXT = inspect.getsource(textwrap)

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from lengthwise.measure.report import findings, headline, print_report, write_report
-from lengthwise.measure.results import FORMAT, REFERENCE, Results, Row
-from lengthwise.measure.statistics import wilson
+from lengthwise.measure.run.results import FORMAT, REFERENCE, Results, Row
+from lengthwise.measure.statistics.intervals import wilson
 
 WINDOW, LENGTH, BLOCK = 512, 8192, 64
 PLAN = {

@@ -5,7 +5,6 @@ from collections import Counter
 
 import pytest
 
-from lengthwise.measure.metrics import match_all, match_part
 from lengthwise.measure.tasks import (
     NIAH,
     RULER,
@@ -15,6 +14,7 @@ from lengthwise.measure.tasks import (
     VariableTracking,
 )
 from lengthwise.measure.tasks.draws import NOISE
+from lengthwise.measure.tasks.metrics import match_all, match_part
 from lengthwise.measure.tasks.ruler.words import zeta
 
 NEEDLE = re.compile(r"The special (number|uuid) of (\S+) is: (\S+)\.(?=\s)")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import lengthwise as lw
-from lengthwise.measure.loss import losses_by_position
+from lengthwise.measure.tasks.loss import losses_by_position
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 from lengthwise.train.loop.evaluate import Evaluation, doubling, make_evaluation
 from lengthwise.train.loop.facts import Facts

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import lengthwise as lw
-from lengthwise.measure.peak import PeakBytes
+from lengthwise.measure.cost.peak import PeakBytes
 from lengthwise.testing.models import tiny_model
 from lengthwise.train.memory import Offload, StreamBP, TiledLoss, TiledMLP, fit
 from lengthwise.train.memory.head import unwrap

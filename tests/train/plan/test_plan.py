@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lengthwise.hf.families import FAMILIES, UnsupportedModelError
-from lengthwise.measure.peak import PeakBytes
+from lengthwise.measure.cost.peak import PeakBytes
 from lengthwise.testing.models import tiny_model
 from lengthwise.train.memory import Offload, StreamBP, TiledLoss, TiledMLP, fit
 from lengthwise.train.plan import (

@@ -15,9 +15,10 @@ from lengthwise.extend.whole import steady
 from lengthwise.hf.prompts import encode_prompts
 from lengthwise.hf.release import CACHE, cache_of
 from lengthwise.hf.weights import fingerprint
+from lengthwise.measure.cost.peak import PeakBytes
+from lengthwise.measure.cost.speed import cache_bytes
 from lengthwise.measure.engines.base import Reply
-from lengthwise.measure.peak import PeakBytes
-from lengthwise.measure.reading import (
+from lengthwise.measure.engines.reading import (
     CHUNK,
     likeliest,
     read,
@@ -25,7 +26,6 @@ from lengthwise.measure.reading import (
     trained_window,
     until_end,
 )
-from lengthwise.measure.speed import cache_bytes
 from lengthwise.measure.tasks.base import Item
 
 TOGETHER = 4096  # tokens of short prompts that are read as one batch

@@ -13,9 +13,9 @@ from lengthwise.extend.engine import Engine
 from lengthwise.hf.families import read_geometry
 from lengthwise.hf.other import HookBinding, kind_of, read_other_geometry
 from lengthwise.hf.prompts import encode_prompt
-from lengthwise.measure.loss import losses_by_position
-from lengthwise.measure.plan import count_weights
-from lengthwise.measure.reading import CHUNK
+from lengthwise.measure.cost.plan import count_weights
+from lengthwise.measure.engines.reading import CHUNK
+from lengthwise.measure.tasks.loss import losses_by_position
 
 _LENGTHS = 64  # at which the keys of a query are counted
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lengthwise.measure.loss import losses_by_position
-from lengthwise.measure.reading import CHUNK
-from lengthwise.measure.statistics import Interval
+from lengthwise.measure.engines.reading import CHUNK
+from lengthwise.measure.statistics.intervals import Interval
+from lengthwise.measure.tasks.loss import losses_by_position
 
 AT_ONCE = 8192  # tokens of the rows that are read as one batch
 

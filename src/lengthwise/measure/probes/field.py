@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from lengthwise.core.regions import Region
 from lengthwise.extend.adapt import adapted, binding_of, is_adapted
 from lengthwise.hf.other import HookBinding, kind_of
-from lengthwise.measure.reading import CHUNK, read_to_end
+from lengthwise.measure.engines.reading import CHUNK, read_to_end
 
 _QUERIES = 256  # of which the keys are looked up at once
 

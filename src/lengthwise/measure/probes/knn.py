@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from lengthwise.extend.whole import cache_for, steady
 from lengthwise.hf.release import CACHE, cache_of
-from lengthwise.measure.reading import CHUNK
-from lengthwise.measure.statistics import Interval, bootstrap_mean, wilson
+from lengthwise.measure.engines.reading import CHUNK
+from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean, wilson
 
 _ROWS = 64  # queries that are compared with the whole store at once
 

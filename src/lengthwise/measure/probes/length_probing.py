@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lengthwise.measure.loss import losses_by_position
-from lengthwise.measure.reading import CHUNK, read
+from lengthwise.measure.engines.reading import CHUNK, read
+from lengthwise.measure.tasks.loss import losses_by_position
 
 
 @dataclass(frozen=True)

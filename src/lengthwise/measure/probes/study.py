@@ -18,11 +18,11 @@ from lengthwise.files import hold
 from lengthwise.hf.prompts import encode_prompts
 from lengthwise.hf.weights import fingerprint
 from lengthwise.measure import tasks as all_tasks
-from lengthwise.measure.environment import hardware, versions
-from lengthwise.measure.loss import losses_by_position
-from lengthwise.measure.reading import CHUNK, first_token, greedy, until_end, with_methods
-from lengthwise.measure.results import Cell, Results, ResultsFile, Row
+from lengthwise.measure.engines.reading import CHUNK, first_token, greedy, until_end, with_methods
+from lengthwise.measure.run.environment import hardware, versions
+from lengthwise.measure.run.results import Cell, Results, ResultsFile, Row
 from lengthwise.measure.tasks.base import Item, Task
+from lengthwise.measure.tasks.loss import losses_by_position
 
 PERPLEXITY, NEEDLE = "perplexity", "needle"
 _TOKENS_AT_ONCE = 4096

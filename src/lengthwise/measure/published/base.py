@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.hf.prompts import encode_prompt
-from lengthwise.measure.json_lines import read_objects, text
+from lengthwise.measure.run.json_lines import read_objects, text
 from lengthwise.measure.tasks.base import Item, token_count
 
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthwise.measure.json_lines import text
-from lengthwise.measure.metrics import rouge_l_summary
 from lengthwise.measure.published.base import Published, Row, questions, segmented
+from lengthwise.measure.run.json_lines import text
 from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.metrics import rouge_l_summary
 
 _PROMPT = "阅读这部小说的节选，为它写一份摘要，只写摘要。\n\n{context}\n\n摘要："
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthwise.measure.json_lines import parse, text, texts
 from lengthwise.measure.published.base import Published, Row
+from lengthwise.measure.run.json_lines import parse, text, texts
 from lengthwise.measure.tasks.base import Item
 
 LABELS = ("Yes", "No", "PartialSupport", "Inapplicable")

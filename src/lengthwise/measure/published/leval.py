@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lengthwise.measure.json_lines import text, texts
-from lengthwise.measure.metrics import rouge_l, rouge_n, token_f1
 from lengthwise.measure.published.base import Published, Row, questions
+from lengthwise.measure.run.json_lines import text, texts
 from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.metrics import rouge_l, rouge_n, token_f1
 
 _BUDGET = 512
 

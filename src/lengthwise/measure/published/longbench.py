@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthwise.measure.json_lines import text, texts
-from lengthwise.measure.metrics import (
+from lengthwise.measure.published.base import Published, Row, filled, questions, segmented
+from lengthwise.measure.published.chinese import plain_words
+from lengthwise.measure.run.json_lines import text, texts
+from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.metrics import (
     edit_similarity,
     f1,
     rouge_l_summary,
     token_f1,
 )  # fmt: skip
-from lengthwise.measure.published.base import Published, Row, filled, questions, segmented
-from lengthwise.measure.published.chinese import plain_words
-from lengthwise.measure.tasks.base import Item
 
 Score = Callable[[str, str, list[str]], float]  # of a reply, a reference and all classes
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthwise.measure.json_lines import text
-from lengthwise.measure.metrics import length_score
 from lengthwise.measure.published.base import Published, Row, questions
+from lengthwise.measure.run.json_lines import text
 from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.metrics import length_score
 
 
 def written_words(text: str) -> int:

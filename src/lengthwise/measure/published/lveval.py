@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthwise.measure.json_lines import text, texts
-from lengthwise.measure.metrics import f1, keyword_f1, token_f1
 from lengthwise.measure.published.base import Published, Row, filled, questions
 from lengthwise.measure.published.chinese import plain_words
+from lengthwise.measure.run.json_lines import text, texts
 from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.metrics import f1, keyword_f1, token_f1
 
 ENGLISH = (
     "hotpotwikiqa_mixup", "loogle_SD_mixup", "loogle_CR_mixup", "loogle_MIR_mixup",

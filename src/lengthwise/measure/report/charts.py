@@ -10,7 +10,7 @@ from lengthwise.measure.report.numbers import (
     loss_spans,
     signed,
 )
-from lengthwise.measure.results import REFERENCE, Results
+from lengthwise.measure.run.results import REFERENCE, Results
 
 WIDTH = 980
 LEFT, RIGHT = 58, 200  # room for the axis and for the lines' names

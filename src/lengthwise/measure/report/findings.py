@@ -1,7 +1,7 @@
 """What was seen, in plain words."""
 
 from lengthwise.measure.report.numbers import Span, far_excess, plain_name, signed, size, windows
-from lengthwise.measure.results import REFERENCE, Results
+from lengthwise.measure.run.results import REFERENCE, Results
 
 CLOSE = 0.1  # nats per token that count as no loss
 

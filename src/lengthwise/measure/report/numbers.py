@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lengthwise.measure.results import REFERENCE, Results
-from lengthwise.measure.statistics import Interval, bootstrap_mean, wilson
+from lengthwise.measure.run.results import REFERENCE, Results
+from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean, wilson
 
 
 @dataclass(frozen=True)

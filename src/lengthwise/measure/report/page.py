@@ -9,7 +9,7 @@ from lengthwise.measure.report.charts import colour, excess_chart, loss_chart, p
 from lengthwise.measure.report.document import document, figure, section, write_page
 from lengthwise.measure.report.findings import CLOSE, findings, headline
 from lengthwise.measure.report.numbers import excess_spans, loss_spans, signed, size
-from lengthwise.measure.results import REFERENCE, Results, Row
+from lengthwise.measure.run.results import REFERENCE, Results, Row
 
 
 def write_report(results: Results, path: Path, command: str) -> None:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from lengthwise.measure.report.findings import CLOSE, findings
 from lengthwise.measure.report.numbers import excess_spans, loss_spans, size
-from lengthwise.measure.results import REFERENCE, Results
+from lengthwise.measure.run.results import REFERENCE, Results
 
 
 def print_report(results: Results, console: Console) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lengthwise.measure.metrics import set_f1
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, new_from, uuid4
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
+from lengthwise.measure.tasks.metrics import set_f1
 from lengthwise.measure.tasks.threads import UUID
 
 _HEAD = "This is a JSON object.\n"

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lengthwise.measure.metrics import set_f1
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, new_from
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
+from lengthwise.measure.tasks.metrics import set_f1
 from lengthwise.measure.tasks.words import NOUNS
 
 Draw = Callable[[random.Random], tuple[str, str, str]]  # a question, its answer, a wrong one

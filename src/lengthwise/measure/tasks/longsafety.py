@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from lengthwise.measure.json_lines import read_objects, text
+from lengthwise.measure.run.json_lines import read_objects, text
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, haystack, new_from, sentence
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lengthwise.measure.metrics import keyword_f1
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import depths, different, haystack, invented, scatter
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
+from lengthwise.measure.tasks.metrics import keyword_f1
 
 # What everybody knows, by what is asked: every answer is one word, and no answer comes twice.
 _PLACES = {

@@ -10,11 +10,11 @@ from math import comb
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lengthwise.measure.json_lines import read_objects, text
-from lengthwise.measure.metrics import set_f1
+from lengthwise.measure.run.json_lines import read_objects, text
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, new_from, sentence
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
+from lengthwise.measure.tasks.metrics import set_f1
 from lengthwise.measure.tasks.words import ADJECTIVES, NOUNS
 
 ABILITIES = (

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lengthwise.measure.metrics import length_score
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import different, haystack, invented, number, scatter, sentence
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
+from lengthwise.measure.tasks.metrics import length_score
 from lengthwise.measure.tasks.words import NAMES, NOUNS
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.hf.prompts import encode_prompt
-from lengthwise.measure.loss import losses_by_position
-from lengthwise.measure.reading import first_token, greedy, until_end
+from lengthwise.measure.engines.reading import first_token, greedy, until_end
+from lengthwise.measure.tasks.loss import losses_by_position
 from lengthwise.measure.tasks.passkey import Passkey
-from lengthwise.measure.text import held_out_text
+from lengthwise.measure.tasks.text import held_out_text
 from lengthwise.train.loop.facts import Facts
 from lengthwise.train.recipe import Recipe
 

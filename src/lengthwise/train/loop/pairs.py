@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lengthwise.measure.reading import greedy, until_end
+from lengthwise.measure.engines.reading import greedy, until_end
 from lengthwise.train.data.weights import IGNORED
 
 COLUMNS = ("long", "short", "chosen", "rejected")

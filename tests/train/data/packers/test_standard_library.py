@@ -5,7 +5,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 import lengthwise
-from lengthwise.measure.text import read_text, standard_library_files
+from lengthwise.measure.tasks.text import read_text, standard_library_files
 from lengthwise.train.data.packers import best_fit
 
 TOKENIZER = Path(lengthwise.__file__).parent / "assets" / "lab" / "tokenizer.json"

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from lengthwise.measure.metrics import f1, normalized
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, invented, new_from, sentence
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
 from lengthwise.measure.tasks.longproc.trace import check_level, longest
+from lengthwise.measure.tasks.metrics import f1, normalized
 from lengthwise.measure.tasks.words import ADJECTIVES, NOUNS
 
 _HEADER = ("name", "kind", "maker", "price", "stars")

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lengthwise.measure.metrics import match_all
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import (
     NOISE,
@@ -20,6 +19,7 @@ from lengthwise.measure.tasks.draws import (
     uuid4,
 )  # fmt: skip
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
+from lengthwise.measure.tasks.metrics import match_all
 
 _DRAW = {"word": pair_of_words, "number": number, "uuid": uuid4}
 _NEEDLE = "The special {kind} of {key} is: {value}."

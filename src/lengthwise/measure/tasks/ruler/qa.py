@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from lengthwise.measure.json_lines import parse, text
-from lengthwise.measure.metrics import match_part
+from lengthwise.measure.run.json_lines import parse, text
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, depths, new_from, scatter
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
 from lengthwise.measure.tasks.facts import TRADES, people, person
+from lengthwise.measure.tasks.metrics import match_part
 
 _ORDER = "Answer the question from the given documents. Reply with the answer and nothing else."
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from lengthwise.measure.metrics import match_all
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import NOISE, different, number
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
+from lengthwise.measure.tasks.metrics import match_all
 
 _HEAD = "Follow the chains of assignments that are hidden in this text.\n\n"
 _TAIL = (

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from lengthwise.measure.metrics import match_all
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, invented, new_from
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
+from lengthwise.measure.tasks.metrics import match_all
 from lengthwise.measure.tasks.words import ADJECTIVES, NOUNS, VERBS
 
 _SHORT = 4096  # tokens below which the source repeats the words less often

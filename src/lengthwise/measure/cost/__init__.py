@@ -1,0 +1,1 @@
+"""What a length costs: measured in seconds and bytes, or worked out from a configuration."""

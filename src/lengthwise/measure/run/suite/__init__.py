@@ -1,0 +1,1 @@
+"""Suites: many tasks at many lengths, item by item."""

@@ -1,0 +1,198 @@
+"""The file of a suite survives kills, full disks and a second run."""
+
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lengthwise.files import hold
+from lengthwise.measure.report.comparison import print_comparison
+from lengthwise.measure.report.suite.page import html
+from lengthwise.measure.run.suite.file import FORMAT, SUITE_FILE, SuiteFile, SuiteResults
+from lengthwise.measure.run.suite.rows import ItemRow
+
+PLAN = {
+    "suite": "quick", "tasks": {"niah": "NIAH()", "vt": "VT()"}, "items": 4, "seed": 0,
+    "adaptive": False, "threshold": 0.85, "reader": {"name": "tiny", "window": 64}, "text": "",
+}  # fmt: skip
+SESSION = {
+    "command": "lengthwise measure …", "methods": {"plain": ""}, "lengths": [512],
+    "started": "2026-01-02T03:04:05+00:00", "versions": {"torch": "2"}, "hardware": {"cores": 2},
+}  # fmt: skip
+ROW = ItemRow(
+    method="plain", task="niah", length=512, index=0, score=1.0, chance=1e-7, depths=(0.25,),
+    prompt="A special …", answer="1234567", reply=" 1234567", tokens=8, first_token=0.01,
+    seconds=0.2, held=1000, peak=None, refused="", session=0,
+)  # fmt: skip
+
+
+def filled(folder: Path, count: int = 3) -> SuiteFile:
+    with hold(folder):
+        file = SuiteFile(folder, PLAN)
+        file.begin(SESSION)
+        for index in range(count):
+            file.add(replace(ROW, index=index))
+    return file
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    file = filled(tmp_path)
+    for place in (tmp_path, tmp_path / SUITE_FILE):
+        results = SuiteResults.load(place)
+        assert results == file.results
+        assert results.rows[0] == ROW and results.rows[0].depths == (0.25,)
+        assert results.sessions == [SESSION]
+        assert results.plan == {"lengthwise_suite": FORMAT, **PLAN}
+
+
+def test_views(tmp_path: Path) -> None:
+    results = filled(tmp_path).results
+    refused = replace(ROW, index=3, score=None, refused="out of memory", task="vt")
+    results.rows.append(refused)
+    results.rows.append(replace(ROW, index=4, task="vt", score=0.5))
+    assert (results.methods, results.tasks, results.lengths) == (["plain"], ["niah", "vt"], [512])
+    assert [row.index for row in results.cell("plain", "niah", 512)] == [0, 1, 2]
+    assert results.scores("plain", "vt", 512) == [0.5]
+    assert results.interval("plain", "niah", 512).value == 1.0
+    assert results.interval("plain", "niah", 1024) is None
+    # What remains of a length where something was refused may be the easier part.
+    assert results.effective("plain", "vt").verdicts == {512: "refused"}
+    assert results.effective("plain", "niah").verdicts == {512: "open"}
+    assert results.effective("plain", "niah", threshold=0.1).length == 512
+
+
+@pytest.mark.parametrize(
+    "end", [b'{"item": {"method"', b'{"item": {"a": 1}}\n', b"\x00\x00\n", b"{"]
+)
+def test_a_damaged_last_line_is_dropped_and_written_over(tmp_path: Path, end: bytes) -> None:
+    filled(tmp_path)
+    sound = (tmp_path / SUITE_FILE).read_bytes()
+    (tmp_path / SUITE_FILE).write_bytes(sound + end)
+    assert len(SuiteResults.load(tmp_path).rows) == 3
+    with hold(tmp_path):
+        SuiteFile(tmp_path, PLAN).add(replace(ROW, index=3))
+    assert (tmp_path / SUITE_FILE).read_bytes().startswith(sound + b'{"item": {"method": "plain"')
+    assert [row.index for row in SuiteResults.load(tmp_path).rows] == [0, 1, 2, 3]
+
+
+def test_a_damaged_line_before_the_last_is_named(tmp_path: Path) -> None:
+    filled(tmp_path)
+    lines = (tmp_path / SUITE_FILE).read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3][:20] + b"\n"
+    (tmp_path / SUITE_FILE).write_bytes(b"".join(lines))
+    with pytest.raises(ValueError, match="line 4 is damaged; delete that line"):
+        SuiteResults.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ({"lengthwise_suite": 0}, "another version of lengthwise .format 0, this one reads 1."),
+        ({"lengthwise_results": 1}, "but of a measurement without --suite"),
+        ({"other": 1}, "no file of results of a suite; name another"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, first: dict, said: str) -> None:
+    (tmp_path / SUITE_FILE).write_text(json.dumps(first) + "\n")
+    with pytest.raises(ValueError, match=said):
+        SuiteResults.load(tmp_path)
+    with hold(tmp_path), pytest.raises(ValueError, match=said):
+        SuiteFile(tmp_path, PLAN)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 1}, "its seed is 0, now it is 1"),
+        ({"tasks": {"niah": "NIAH()", "vt": "VT(2)"}}, "its tasks vt is 'VT()', now it is 'VT(2)'"),
+        ({"reader": {"name": "tiny", "window": 128}}, "its reader window is 64, now it is 128"),
+    ],
+)
+def test_another_plan_is_refused(tmp_path: Path, change: dict, said: str) -> None:
+    filled(tmp_path)
+    with hold(tmp_path), pytest.raises(ValueError) as error:
+        SuiteFile(tmp_path, {**PLAN, **change})
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path) -> None:
+    file = filled(tmp_path)
+    before = file.path.read_bytes()
+    # What the system then does is what it does at a full disk: a part is written, then it refuses.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, limits[1]))
+    try:
+        with pytest.raises(OSError, match="the 3 items before it are kept: make room") as error:
+            file.add(replace(ROW, index=3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert error.value.filename == str(file.path)
+    assert file.path.read_bytes() == before and len(file.results.rows) == 3
+    file.add(replace(ROW, index=3))
+    assert len(SuiteResults.load(tmp_path).rows) == 4
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    said = pytest.raises(ValueError, match="another lengthwise is measuring")
+    with hold(tmp_path), said, hold(tmp_path):
+        pass
+    with hold(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from lengthwise.files import hold\n"
+        "with hold(Path(sys.argv[1])):\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another lengthwise is measuring"), hold(tmp_path):
+            pass
+    finally:
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+        other.stdout.close()
+    with hold(tmp_path):
+        assert SuiteFile(tmp_path, PLAN).results.rows == []
+
+
+def test_rows_and_sessions_of_other_types_are_damaged_lines(tmp_path: Path) -> None:
+    """Whatever is loaded can be compared and reported."""
+    filled(tmp_path)
+    file = tmp_path / SUITE_FILE
+    lines = file.read_text().split("\n")
+    others = (None, True, "x", -1, 2.5, [], {}, [None], {"a": 1}, 10**30)
+    refused = 0
+    for number, kind in ((0, None), (1, "session"), (2, "item")):
+        entry = json.loads(lines[number])
+        for key in entry if kind is None else entry[kind]:
+            for other in others:
+                changed = json.loads(lines[number])
+                (changed if kind is None else changed[kind])[key] = other
+                around = [*lines[:number], json.dumps(changed), *lines[number + 1 :]]
+                file.write_text("\n".join(around))
+                try:
+                    results = SuiteResults.load(tmp_path)
+                    quiet = Console(file=io.StringIO())
+                    print_comparison([(file, results)], quiet)
+                    html(results, "again")
+                except ValueError as error:
+                    assert "\n" not in str(error)
+                    refused += 1
+    assert refused > 150
