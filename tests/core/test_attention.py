@@ -19,7 +19,7 @@ from lengthwise.core.attention import (
     choose,
 )
 from lengthwise.core.keys import KeyBlock, Queries
-from lengthwise.core.partial import Partial
+from lengthwise.core.partial import Partial, with_sink
 from lengthwise.core.regions import OWN, Capped, Fixed, Grouped, Region, same_segment, visible_pairs
 from lengthwise.core.rotary import Rotary
 
@@ -88,8 +88,10 @@ def run(q, k, v, regions, impl, blocks=None, **kw):
     queries = Queries(q, q_positions, kw.pop("q_segments", None), q_start)
     cuts = [0, *(blocks or []), n]
     held = [block.slots(low, high) for low, high in itertools.pairwise(cuts)]
-    kw = {"rotary": ROTARY, "stored": None, "need_lse": impl != "flex", **kw}
-    return attend_blocks(queries, held, regions, impl=impl, **kw)
+    sink = kw.pop("learned_sink", None)
+    need_lse = impl != "flex" or sink is not None
+    kw = {"rotary": ROTARY, "stored": None, "need_lse": need_lse, **kw}
+    return with_sink(attend_blocks(queries, held, regions, impl=impl, **kw), sink)
 
 
 def agree(impl, q, k, v, regions, **kw):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from lengthwise.core.partial import Partial, merge, sink
+from lengthwise.core.partial import Partial, merge, with_sink
 
 
 def draw(seed, *shape, dtype=torch.float64):
@@ -114,7 +114,7 @@ def test_gradients_where_parts_see_nothing():
 def test_a_learned_sink_is_a_key_with_value_zero():
     scores, values, logit = draw(0, 2, 3, 4, 5), draw(1, 2, 3, 5, 6), draw(2, 3)
     one = part(scores, values)
-    got = merge([one, sink(logit, one)])
+    got = with_sink(one, logit)
     column = logit[None, :, None, None].expand(2, 3, 4, 1)
     row = torch.zeros(2, 3, 1, 6, dtype=torch.float64)
     want = part(torch.cat([scores, column], -1), torch.cat([values, row], 2))

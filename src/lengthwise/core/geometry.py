@@ -60,6 +60,11 @@ class Geometry:
     head_dim: int
     dtype_bytes: int
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token's keys and values in one layer."""
+        return 2 * self.kv_heads * self.head_dim * self.dtype_bytes
+
     def local(self, layer: int) -> bool:
         """Whether a layer has a window of its own beside layers that see everything.
 

@@ -76,10 +76,15 @@ def nothing(q: Float[Tensor, "b h q d"], width: int) -> Partial:
     return Partial(q.new_zeros(*q.shape[:3], width), lse)
 
 
-def sink(logit: Float[Tensor, " h"], like: Partial) -> Partial:
-    """A learned sink (gpt-oss): a key of score `logit` for each head, with value 0."""
-    lse = logit.to(like.lse)[None, :, None].expand_as(like.lse)
-    return Partial(torch.zeros_like(like.out), lse)
+def with_sink(part: Partial, logit: Float[Tensor, " h"] | None) -> Partial:
+    """The part with a learned sink (gpt-oss): a key of score `logit` for each head, with value 0.
+
+    The same part where there is none.
+    """
+    if logit is None:
+        return part
+    lse = logit.to(part.lse)[None, :, None].expand_as(part.lse)
+    return merge([part, Partial(torch.zeros_like(part.out), lse)])
 
 
 def refuse_gradients(part: Partial, live: Sequence[Tensor], why: str) -> Partial:

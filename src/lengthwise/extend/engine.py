@@ -11,7 +11,7 @@ from lengthwise.core.attention import attend_blocks
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock, Queries
-from lengthwise.core.partial import Partial, merge, refuse_gradients, sink
+from lengthwise.core.partial import Partial, merge, refuse_gradients, with_sink
 from lengthwise.core.regions import OWN, Place, Region
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.layouts.causal import Causal
@@ -39,6 +39,14 @@ class Axes:
     layout: Layout
     selector: Selector
     store: Store
+
+    def sharpened(self, q: Tensor, layer: int, window: int, positions: Tensor) -> Tensor:
+        """Queries `[b, h, t, d]` times what the scaling and the layout say of their scores."""
+        for method in (self.scaling, self.layout):
+            factor = method.sharpness(layer, window, positions)
+            if factor is not None:
+                q = (at_least_float32(q) * factor[..., None]).to(q.dtype)
+        return q
 
 
 NO_PAGE_GRADIENT = (
@@ -238,12 +246,7 @@ class Engine:
             rotary = None
         if rotary is not None and stored is not None:
             k = rotary.rotate(k, stored(step.positions)[:, None])
-        sharpness = axes.scaling.sharpness(layer, self.geometry.window, step.positions)
-        if sharpness is not None:
-            q = (at_least_float32(q) * sharpness[..., None]).to(q.dtype)
-        layout_sharpness = axes.layout.sharpness(step.positions)
-        if layout_sharpness is not None:
-            q = (at_least_float32(q) * layout_sharpness[:, None, :, None]).to(q.dtype)
+        q = axes.sharpened(q, layer, self.geometry.window, step.positions)
         if order is None:
             new = KeyBlock(k, v, step.positions[:, None], step.segments, step.start)
             queries = Queries(q, step.positions, step.segments, step.start)
@@ -288,9 +291,7 @@ class Engine:
                 why = f"{type(self.layers[layer].selector).__name__} {NO_PAGE_GRADIENT}"
                 found = pages.attend(mine, state.store, self.regions[layer], rotary=turned, **kw)
                 parts += [refuse_gradients(part, (new.keys, new.values), why) for part in found]
-            if learned_sink is not None:
-                parts.append(sink(learned_sink, parts[0]))
-            whole = merge(parts)
+            whole = with_sink(merge(parts), learned_sink)
             live = (queries.vectors, new.keys, new.values)
             outs.append(refuse_gradients(whole, live, FORGOT) if forgot else whole)
         if len(outs) == 1:

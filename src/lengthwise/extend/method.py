@@ -43,6 +43,21 @@ class Method(ABC):
         """Raise ValueError when the method makes no sense for a trained window (tokens)."""
         return
 
+    def sharpness(self, layer: int, window: int, positions: Tensor) -> Tensor | None:
+        """A factor on the scores of every query: the inverse of a softmax temperature.
+
+        It multiplies the queries, so the cache is untouched. Asked of scalings and layouts.
+
+        Args:
+            layer: Index of the layer.
+            window: The trained window in tokens.
+            positions: Logical positions of the queries `[b, t]`, -1 for padding.
+
+        Returns:
+            Factors that broadcast to `[b, heads, t]`, or None for 1 everywhere.
+        """
+        return None
+
 
 class Scaling(Method):
     """From apparent position to angle, and how sharp the softmax is.
@@ -78,21 +93,6 @@ class Scaling(Method):
     def absolute(self) -> bool:
         """Whether angles depend on more than distances; then only the causal layout fits."""
         return False
-
-    def sharpness(self, layer: int, window: int, positions: Tensor) -> Tensor | None:
-        """A factor on the scores of every query: the inverse of a softmax temperature.
-
-        It multiplies the queries, so the cache is untouched and any store or selector fits.
-
-        Args:
-            layer: Index of the layer.
-            window: The trained window in tokens.
-            positions: Logical positions of the queries `[b, t]`, -1 for padding.
-
-        Returns:
-            Factors that broadcast to `[b, heads, t]`, or None for 1 everywhere.
-        """
-        return None
 
     def rope_parameters(self, base: RotaryBase, window: int) -> dict[str, Any] | None:
         """The same scaling in transformers' own words, or None where it has none for it.
@@ -141,13 +141,6 @@ class Layout(Method):
     def regions(self) -> tuple[Region, ...]:
         """Disjoint regions; together they hold every pair that the layout shows."""
 
-    def sharpness(self, positions: Tensor) -> Tensor | None:
-        """A factor on the scores of the queries at logical `positions` `[b, t]`; None for 1.
-
-        As `Scaling.sharpness`, for layouts that come with a temperature of their own.
-        """
-        return None
-
     @abstractmethod
     def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """The layout as its paper's table has it, one pair at a time: the tests' oracle.
@@ -191,15 +184,11 @@ class Selector(Method):
         """Keys that stand for pages and that the last query is compared with to choose."""
         return 0
 
-    def noted_bytes(
-        self, ends: Sequence[int], kv_heads: int, head_dim: int, item: int, heads: int
-    ) -> int:
+    def noted_bytes(self, ends: Sequence[int], geometry: Geometry) -> int:
         """Bytes of what `state` notes of one row, as its `bytes` says them.
 
         Args:
             ends: Tokens read after each forward, rising.
-            item: Bytes of a number of a key.
-            heads: Query heads.
         """
         return 0
 
@@ -293,22 +282,13 @@ class Store(Method):
             ends: Tokens read after each forward, rising.
         """
 
-    def allocated(
-        self,
-        ends: Sequence[int],
-        kv_heads: int,
-        head_dim: int,
-        item: int,
-        layer: int = 0,
-        layers: int = 1,
-    ) -> int:
-        """Bytes that a layer's state allocates for one row: keys, values and positions.
+    def allocated(self, ends: Sequence[int], geometry: Geometry, layer: int) -> int:
+        """Bytes that the state of one layer allocates for one row: keys, values and positions.
 
         Args:
             ends: Tokens read after each forward, rising.
-            item: Bytes of a number of a key.
         """
-        return self.slots(ends) * (2 * kv_heads * head_dim * item + 8)
+        return self.slots(ends) * (geometry.token_bytes + 8)
 
 
 class StoreState(ABC):

@@ -150,10 +150,8 @@ class Bench:
         factor = torch.as_tensor(rotary.attention_factor, dtype=torch.float64).expand(rows)
         scores = scores * factor[:, None, None, None] ** 2
         scores = scores + q[..., 2 * half :] @ k[..., 2 * half :].transpose(-1, -2)
-        sharpness = axes.scaling.sharpness(0, WINDOW, torch.arange(length).expand(rows, -1))
-        if sharpness is not None:
-            scores = scores * sharpness.double()[..., None]
-        layout_sharpness = axes.layout.sharpness(torch.arange(length).expand(rows, -1))
-        if layout_sharpness is not None:
-            scores = scores * layout_sharpness.double()[:, None, :, None]
+        for method in (axes.scaling, axes.layout):
+            sharpness = method.sharpness(0, WINDOW, torch.arange(length).expand(rows, -1))
+            if sharpness is not None:
+                scores = scores * sharpness.double()[..., None]
         return scores / math.sqrt(self.head_dim), seen.expand(rows, 1, length, length)

@@ -196,9 +196,8 @@ def check_bytes(case: Case) -> None:
     assert state.bytes() == sum(unique.values()), "bytes() is not what is allocated"
     row, axes, ends = engine.new_state(0), engine.layers[0], [length - 2, length - 1, length]
     bench.run(engine, bench.tensors(1, length), [length - 2, 1, 1], state=row)
-    shape = (bench.kv_heads, bench.head_dim, 8)
-    said = axes.store.allocated(ends, *shape)
-    said += axes.selector.noted_bytes(ends, *shape, bench.heads)
+    said = axes.store.allocated(ends, engine.geometry, 0)
+    said += axes.selector.noted_bytes(ends, engine.geometry)
     assert row.bytes() == said, f"a plan says {said}, {row.bytes()} are allocated"
 
 

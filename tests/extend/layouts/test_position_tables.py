@@ -91,7 +91,7 @@ def test_dual_chunk_keeps_near_distances_and_bounds_far_ones(chunk, window):
 
 def test_the_temperature_of_dual_chunk_follows_the_query():
     layout = lw.DualChunk(chunk=12, window=4, trained=10)
-    factor = layout.sharpness(torch.tensor([[-1, 0, 9, 10, 99]]))[0]
+    factor = layout.sharpness(0, 64, torch.tensor([[-1, 0, 9, 10, 99]]))[0, 0]
     expected = [1, 1, 1, (0.1 * math.log(1.1) + 1) ** 2, (0.1 * math.log(10) + 1) ** 2]
     assert factor.tolist() == pytest.approx(expected, abs=1e-12)
-    assert lw.DualChunk(chunk=12, window=4).sharpness(torch.tensor([[99]])) is None
+    assert lw.DualChunk(chunk=12, window=4).sharpness(0, 64, torch.tensor([[99]])) is None

@@ -165,8 +165,8 @@ def test_published_models():
         (lambda: lw.LongRoPE((1, 0), 2), "factors must be above 0, got 0.0 for pair 1"),
         (lambda: lw.LongRoPE((1, "x"), 2), "must be numbers, one for each pair"),
         (lambda: lw.LongRoPE((1, 2), 2, (1,)), "one number for each pair, got 2 and 1"),
-        (lambda: lw.LogTemperature(over=3), "over must be a scaling of angles"),
-        (lambda: lw.LogTemperature(lw.LogTemperature()), "over must be a scaling of angles"),
+        (lambda: lw.LogTemperature(over=3), "over must be a scaling such as"),
+        (lambda: lw.LogTemperature(lw.LogTemperature()), "over must be a scaling such as"),
     ],
 )
 def test_mistakes(make, words):

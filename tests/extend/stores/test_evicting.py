@@ -215,7 +215,7 @@ def test_ragged():
     assert state.store.flat[0].shape == (40, 16)
     held = [*state.store.flat, counts, *(getattr(state.store, n) for n in state.store._tensors())]
     assert state.bytes() == sum(x.untyped_storage().nbytes() for x in held)
-    said = engine.axes.store.allocated([64], 2, 16, 8)
+    said = engine.axes.store.allocated([64], engine.geometry, 0)
     assert said == state.bytes()
 
 

@@ -23,7 +23,7 @@ from lengthwise.core.attention.decode import decode
 from lengthwise.core.attention.flex import flex
 from lengthwise.core.attention.reference import reference, turn_keys
 from lengthwise.core.keys import KeyBlock, Queries, concatenate
-from lengthwise.core.partial import Partial, merge, nothing, sink
+from lengthwise.core.partial import Partial, merge, nothing, with_sink
 from lengthwise.core.regions import OWN, KeyRange, Place, Region
 from lengthwise.core.rotary import Rotary
 
@@ -94,7 +94,7 @@ def attend(
         k_positions = k_positions[:, None]
     if q_positions is None:
         q_positions, q_start = torch.arange(n - t, n, device=q.device).expand(b, t), n - t
-    return attend_blocks(
+    whole = attend_blocks(
         Queries(q, q_positions, q_segments, q_start),
         [KeyBlock(k, v, k_positions, k_segments, k_start)],
         regions,
@@ -102,9 +102,9 @@ def attend(
         stored=None,
         scale=scale,
         softcap=softcap,
-        learned_sink=learned_sink,
         impl=impl,
     )
+    return with_sink(whole, learned_sink)
 
 
 def attend_blocks(
@@ -116,7 +116,6 @@ def attend_blocks(
     stored: Place | None = OWN,
     scale: float | None = None,
     softcap: float | None = None,
-    learned_sink: Tensor | None = None,
     impl: str = "auto",
     need_lse: bool = True,
 ) -> Partial:
@@ -150,7 +149,6 @@ def attend_blocks(
                 placed[region.q_place] = place_queries(queries, region, rotary)
             keys = place_keys(block, region, rotary, stored)
             parts.append((region, placed[region.q_place], keys))
-        need_lse = need_lse or learned_sink is not None
         if not parts:
             whole = nothing(queries.vectors, blocks[0].values.shape[-1])
         elif _decodes(queries, blocks, impl):
@@ -158,7 +156,7 @@ def attend_blocks(
         else:
             alone = len(parts) == 1 and not need_lse
             whole = merge([_through(*part, scale, softcap, impl, alone) for part in parts])
-    return whole if learned_sink is None else merge([whole, sink(learned_sink, whole)])
+    return whole
 
 
 def _through(

@@ -84,11 +84,11 @@ class DualChunk(Layout):
         distance = torch.where(back == 0, q - k, torch.where(back == 1, previous, self.chunk - b))
         return torch.ones_like(q - k, dtype=torch.bool), distance
 
-    def sharpness(self, positions: Tensor) -> Tensor | None:
+    def sharpness(self, layer: int, window: int, positions: Tensor) -> Tensor | None:
         if not self.trained:
             return None
         ratio = (positions.double() + 1) / self.trained
-        return (0.1 * ratio.clamp(min=1).log() + 1) ** 2
+        return ((0.1 * ratio.clamp(min=1).log() + 1) ** 2)[:, None]
 
     def check(self, window: int) -> None:
         if self.chunk > window:

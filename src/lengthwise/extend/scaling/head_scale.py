@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, float32, nn
 
-from lengthwise.core.geometry import Geometry, RotaryBase
-from lengthwise.core.rotary import Rotary
+from lengthwise.core.geometry import Geometry
 from lengthwise.extend.method import Scaling, at_least, whole
+from lengthwise.extend.scaling.over import Over
 from lengthwise.extend.scaling.own import OwnScaling
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ OWN = OwnScaling()
 
 
 @dataclass(frozen=True)
-class HeadScale(Scaling):
+class HeadScale(Over):
     """Multiply the scores of every attention head by a number of its own.
 
     A model without positions fails beyond its window because its attention scatters over more
@@ -51,30 +51,7 @@ class HeadScale(Scaling):
         for scale in (scale for row in rows for scale in row):
             if not math.isfinite(scale) or scale <= 0:
                 raise ValueError(f"HeadScale: scales must be above 0, got {scale!r}")
-        if not isinstance(self.over, Scaling) or isinstance(self.over, HeadScale):
-            raise ValueError(
-                f"HeadScale: over must be a scaling such as lw.LogTemperature(), got {self.over!r}"
-            )
-
-    @property
-    def static(self) -> bool:
-        return self.over.static
-
-    @property
-    def absolute(self) -> bool:
-        return self.over.absolute
-
-    def storable(self, base: RotaryBase) -> bool:
-        return self.over.storable(base)
-
-    def counts_from(self, base: RotaryBase, window: int) -> int:
-        return self.over.counts_from(base, window)
-
-    def check(self, window: int) -> None:
-        self.over.check(window)
-
-    def check_base(self, base: RotaryBase) -> None:
-        self.over.check_base(base)
+        self.check_over("lw.LogTemperature()")
 
     def check_geometry(self, geometry: Geometry) -> None:
         self.over.check_geometry(geometry)
@@ -86,21 +63,9 @@ class HeadScale(Scaling):
                 "it with lengthwise.tune_head_scale"
             )
 
-    def rotary(self, base: RotaryBase, window: int, lengths: Tensor) -> Rotary:
-        return self.over.rotary(base, window, lengths)
-
     def sharpness(self, layer: int, window: int, positions: Tensor) -> Tensor:
         scales = torch.tensor(self.scales[layer], dtype=float32, device=positions.device)
-        return _over(self.over, scales, layer, window, positions)
-
-    def reach(self, window: int) -> int:
-        return self.over.reach(window)
-
-
-def _over(over: Scaling, scales: Tensor, layer: int, window: int, positions: Tensor) -> Tensor:
-    """Numbers for heads `[h]` times the sharpness of the scaling below, `[b or 1, h, t or 1]`."""
-    under = over.sharpness(layer, window, positions)
-    return scales[None, :, None] if under is None else scales[None, :, None] * under
+        return self.times_under(scales[None, :, None], layer, window, positions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +76,7 @@ class _Tuned(HeadScale):
 
     def sharpness(self, layer: int, window: int, positions: Tensor) -> Tensor:
         assert self.parameter is not None
-        return _over(self.over, self.parameter[layer], layer, window, positions)
+        return self.times_under(self.parameter[layer, None, :, None], layer, window, positions)
 
 
 def tune_head_scale(

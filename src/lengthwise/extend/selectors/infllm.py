@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lengthwise.core.attention import place_keys, place_queries
 from lengthwise.core.attention.reference import at_least_float32
+from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.regions import Place, Region, visible_pairs
 from lengthwise.core.rotary import Rotary
@@ -85,12 +86,11 @@ class InfLLM(Paged):
     def keys_compared(self, length: int) -> int:
         return max(0, length - self.sinks - self.window) // self.page_size * REPRESENTATIVES
 
-    def noted_bytes(
-        self, ends: Sequence[int], kv_heads: int, head_dim: int, item: int, heads: int
-    ) -> int:
+    def noted_bytes(self, ends: Sequence[int], geometry: Geometry) -> int:
         mass, pages = self.pages_made(ends)
-        kept = pages * REPRESENTATIVES * (head_dim * item + LONG)
-        return (mapped_slots(ends) + 2) * LONG + kv_heads * (mass * max(item, 4) + kept)
+        item = geometry.dtype_bytes
+        kept = pages * REPRESENTATIVES * (geometry.head_dim * item + LONG)
+        return (mapped_slots(ends) + 2) * LONG + geometry.kv_heads * (mass * max(item, 4) + kept)
 
 
 class InfLLMState(PagedState):

@@ -11,6 +11,7 @@ from torch import Tensor
 from lengthwise.core.attention import place_keys
 from lengthwise.core.attention.chunked import by_kv_head
 from lengthwise.core.attention.reference import at_least_float32
+from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import Queries
 from lengthwise.core.pages import Paging, SlotMap, attend_pages
 from lengthwise.core.partial import Partial
@@ -107,9 +108,7 @@ class LongCache(Selector):
     def keys_compared(self, length: int) -> int:
         return max(0, length - self.sinks - self.window)
 
-    def noted_bytes(
-        self, ends: Sequence[int], kv_heads: int, head_dim: int, item: int, heads: int
-    ) -> int:
+    def noted_bytes(self, ends: Sequence[int], geometry: Geometry) -> int:
         return mapped_slots(ends) * LONG
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lengthwise.core.attention import place_keys
 from lengthwise.core.attention.reference import at_least_float32
+from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import Queries
 from lengthwise.core.regions import OWN, ByRank, InChunk, Place, Region
 from lengthwise.core.rotary import Rotary
@@ -155,12 +156,10 @@ class LongHeads(Paged):
     def keys_compared(self, length: int) -> int:
         return max(0, length // self.chunk - 1)
 
-    def noted_bytes(
-        self, ends: Sequence[int], kv_heads: int, head_dim: int, item: int, heads: int
-    ) -> int:
+    def noted_bytes(self, ends: Sequence[int], geometry: Geometry) -> int:
         noted, pages = self.pages_made(ends)
-        vectors = noted * item + pages * max(item, 4)
-        return (mapped_slots(ends) + 2) * LONG + heads * head_dim * vectors
+        vectors = noted * geometry.dtype_bytes + pages * max(geometry.dtype_bytes, 4)
+        return (mapped_slots(ends) + 2) * LONG + geometry.heads * geometry.head_dim * vectors
 
 
 class LongHeadsState(PagedState):

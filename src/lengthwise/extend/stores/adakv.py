@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock, concatenate
 from lengthwise.extend.method import Read, at_least
 from lengthwise.extend.stores.evicting import EvictingState
@@ -48,19 +49,10 @@ class AdaKV(SnapKV):
     def slots(self, ends: Sequence[int]) -> int:
         return self.kept(ends[-1] // self.every * self.every) + 2 * self.every
 
-    def allocated(
-        self,
-        ends: Sequence[int],
-        kv_heads: int,
-        head_dim: int,
-        item: int,
-        layer: int = 0,
-        layers: int = 1,
-    ) -> int:
+    def allocated(self, ends: Sequence[int], geometry: Geometry, layer: int) -> int:
         """As without rounding by head, which gives or takes a token for each."""
-        each = kv_heads * (2 * head_dim * item + 8 + max(4, item))
-        counts = 8 * kv_heads if ends[-1] >= self.every else 0
-        return self.slots(ends) * each + 8 + counts
+        counts = 8 * geometry.kv_heads if ends[-1] >= self.every else 0
+        return self.slots(ends) * (geometry.token_bytes + self.beside(geometry)) + 8 + counts
 
     def shares(self, score: Tensor) -> Tensor:
         """Keys that each head keeps `[b, kv]`, the recent ones included, from `[b, kv, n]`."""

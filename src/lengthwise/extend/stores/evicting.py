@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.method import Read, Store, StoreState
 
@@ -84,19 +85,13 @@ class Evicting(Store):
     def slots(self, ends: Sequence[int]) -> int:
         return self.mean() + 2 * self.every
 
-    def allocated(
-        self,
-        ends: Sequence[int],
-        kv_heads: int,
-        head_dim: int,
-        item: int,
-        layer: int = 0,
-        layers: int = 1,
-    ) -> int:
-        slots = self.budget(layer, layers) + 2 * self.every
-        chosen = 1 if self.shared else kv_heads  # a position and a number carried for each
-        each = 2 * kv_heads * head_dim * item + chosen * (8 + max(4, item))
-        return slots * each + 8
+    def allocated(self, ends: Sequence[int], geometry: Geometry, layer: int) -> int:
+        slots = self.budget(layer, len(geometry.layers)) + 2 * self.every
+        return slots * (geometry.token_bytes + self.beside(geometry)) + 8
+
+    def beside(self, geometry: Geometry) -> int:
+        """Bytes of a slot beside its key and value: a position and a number carried."""
+        return (1 if self.shared else geometry.kv_heads) * (8 + max(4, geometry.dtype_bytes))
 
 
 class EvictingState(StoreState):

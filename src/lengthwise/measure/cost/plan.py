@@ -7,7 +7,7 @@ Differs from the source: attention is counted from the model's own heads and win
     arithmetic too where a large batch makes it so.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel
@@ -108,12 +108,9 @@ def store_bytes(engine: Engine, tokens: int, dtype: torch.dtype, chunk: int = CH
         chunk: Tokens of every forward but the last; `tokens` for one that reads all at once.
     """
     ends = [*range(chunk, tokens, chunk), tokens]
-    shape = (engine.geometry.kv_heads, engine.geometry.head_dim, dtype.itemsize)
-    layers = len(engine.layers)
-    heads = engine.geometry.heads
+    geometry = replace(engine.geometry, dtype_bytes=dtype.itemsize)
     return sum(
-        axes.store.allocated(ends, *shape, layer, layers)
-        + axes.selector.noted_bytes(ends, *shape, heads)
+        axes.store.allocated(ends, geometry, layer) + axes.selector.noted_bytes(ends, geometry)
         for layer, axes in enumerate(engine.layers)
     )
 

@@ -291,9 +291,7 @@ def fused(
     if rotary is not None:
         places = step.positions[:, None]
         q, k = rotary.rotate(q, places), rotary.rotate(k, places)
-    sharpness = axes.scaling.sharpness(layer, engine.geometry.window, step.positions)
-    if sharpness is not None:
-        q = q * sharpness[..., None].to(q)
+    q = axes.sharpened(q, layer, engine.geometry.window, step.positions)
     shared = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))
     t = q.shape[2]
