@@ -28,5 +28,5 @@ def test_bad_input(checkpoint: Path, tmp_path: Path, refused: Callable[..., str]
     assert "name the output of lengthwise measure" in refused("compare", tmp_path / "nowhere")
     other = tmp_path / "results.jsonl"
     other.write_text('{"lengthwise_results": 1}\n')
-    assert "of a measurement without --suite" in refused("compare", other)
+    assert "another version of lengthwise (format 1" in refused("compare", other)
     assert "--threshold must be between" in refused("compare", other, "--threshold", "3")

@@ -60,7 +60,7 @@ def test_brackets_in_results_of_a_suite(
     assert status == 0, err
     file = place / "suite.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    tasks = lines[0]["tasks"]
+    tasks = lines[1]["session"]["tasks"]
     odd = {name: f"[/b]{name}" for name in tasks}
     text = file.read_text()
     for name, other in odd.items():

@@ -79,11 +79,13 @@ def suite_report(path: Path) -> None:
         for length in (512, 1024, 4096)
         for i in range(10)
     ]  # fmt: skip
-    plan = {
-        "suite": "quick", "reader": {"name": "tiny"}, "seed": 0, "items": 10, "adaptive": False,
-        "tasks": {"needle": "Needle()", "long": "Long()"}, "threshold": 0.85,
+    plan = {"reader": {"name": "tiny"}, "seed": 0, "adaptive": False, "threshold": 0.85}
+    session = {
+        "suite": "quick", "methods": {"plain": "", "StreamingLLM": "StreamingLLM()"},
+        "tasks": {"needle": "Needle()", "long": "Long()"}, "items": {"needle": 10, "long": 10},
     }  # fmt: skip
-    write_suite_report(SuiteResults(plan, [], rows), path, "lengthwise measure tiny --suite quick")
+    results = SuiteResults(plan, [session], rows)
+    write_suite_report(results, path, "lengthwise measure tiny --suite quick")
 
 
 REPORTS = {

@@ -11,10 +11,13 @@ from lengthwise.measure.report.comparison import entries, over_lengths, pairs, p
 from lengthwise.measure.run.suite.file import SuiteResults
 from lengthwise.measure.run.suite.rows import ItemRow
 
-PLAN = {"seed": 0, "tasks": {"niah": "NIAH()"}, "text": "", "adaptive": False, "threshold": 0.85}
+PLAN = {"seed": 0, "text": "", "adaptive": False, "threshold": 0.85}
+SESSION = {"methods": {}, "tasks": {"niah": "NIAH()"}, "items": {"niah": 20}}
 
 
-def results(scores: dict[str, list[float | None]], lengths=(512,), **plan: object) -> SuiteResults:
+def results(
+    scores: dict[str, list[float | None]], lengths=(512,), task: str = "NIAH()", **plan: object
+) -> SuiteResults:
     """A file in which each method has these scores at every length."""
     rows = [
         ItemRow(
@@ -27,7 +30,7 @@ def results(scores: dict[str, list[float | None]], lengths=(512,), **plan: objec
         for method, each in scores.items()
         for index, score in enumerate(each)
     ]  # fmt: skip
-    return SuiteResults({**PLAN, **plan}, [], rows)
+    return SuiteResults({**PLAN, **plan}, [{**SESSION, "tasks": {"niah": task}}], rows)
 
 
 def shown(*files: tuple[str, SuiteResults], threshold: float | None = None) -> str:
@@ -58,7 +61,7 @@ def test_effective_lengths_follow_the_threshold() -> None:
     ("change", "reason"),
     [
         ({"seed": 7}, "niah is not paired: the seeds differ (0 and 7)"),
-        ({"tasks": {"niah": "NIAH(queries=4)"}}, "set differently (NIAH() and NIAH(queries=4))"),
+        ({"task": "NIAH(queries=4)"}, "set differently (NIAH() and NIAH(queries=4))"),
         ({"text": "abc"}, "the texts differ in which things are hidden"),
     ],
 )

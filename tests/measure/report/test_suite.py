@@ -36,16 +36,17 @@ def row(method, task, length, index, score, **more):
     return ItemRow(method, task, length, index, score, **(known | more))
 
 
-def make(rows, adaptive=False, **plan):
+def make(rows, adaptive=False, items=20, **plan):
     tasks = {r.task: f"{r.task}(needles=1)" for r in rows}
     session = {
         "command": "lengthwise measure 'a model' --suite quick", "started": "2026-01-02T03:04:05Z",
         "versions": {"torch": "2.13"}, "hardware": {"name": "A Chip", "threads": 2},
         "methods": {"plain": "", "Self<Extend>": "SelfExtend(window=64)"}, "lengths": [512],
+        "suite": "quick", "tasks": tasks, "items": dict.fromkeys(tasks, items),
     }  # fmt: skip
     known = {
-        "lengthwise_suite": 1, "suite": "quick", "reader": {"name": "tiny <b>", "window": 512},
-        "seed": 7, "items": 20, "tasks": tasks, "adaptive": adaptive, "threshold": 0.85,
+        "lengthwise_results": 2, "reader": {"name": "tiny <b>", "window": 512}, "text": "",
+        "seed": 7, "adaptive": adaptive, "batch": 16, "threshold": 0.85,
     }  # fmt: skip
     return SuiteResults(known | plan, [session], rows)
 

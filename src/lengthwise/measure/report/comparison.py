@@ -50,9 +50,9 @@ def not_the_same(first: Entry, second: Entry, task: str) -> str:
     ours, theirs = first.results.plan, second.results.plan
     if ours["seed"] != theirs["seed"]:
         return f"the seeds differ ({ours['seed']} and {theirs['seed']})"
-    if ours["tasks"].get(task) != theirs["tasks"].get(task):
-        settings = f"{ours['tasks'].get(task)} and {theirs['tasks'].get(task)}"
-        return f"the task is set differently ({settings})"
+    settings = [entry.results.settings.get(task) for entry in (first, second)]
+    if settings[0] != settings[1]:
+        return f"the task is set differently ({settings[0]} and {settings[1]})"
     if ours["text"] != theirs["text"]:
         return "the texts differ in which things are hidden"
     return ""

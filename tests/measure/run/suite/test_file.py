@@ -1,4 +1,4 @@
-"""The file of a suite survives kills, full disks and a second run."""
+"""The file of results survives kills, full disks and a second run."""
 
 import io
 import json
@@ -7,6 +7,8 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +18,18 @@ from rich.console import Console
 from lengthwise.files import hold
 from lengthwise.measure.report.comparison import print_comparison
 from lengthwise.measure.report.suite.page import html
-from lengthwise.measure.run.suite.file import FORMAT, SUITE_FILE, SuiteFile, SuiteResults
-from lengthwise.measure.run.suite.rows import ItemRow
+from lengthwise.measure.run.suite.file import FORMAT, SUITE_FILE, ResultsFile
+from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.suite.rows import REFERENCE, ItemRow, ReadingRow
 
 PLAN = {
-    "suite": "quick", "tasks": {"niah": "NIAH()", "vt": "VT()"}, "items": 4, "seed": 0,
-    "adaptive": False, "threshold": 0.85, "reader": {"name": "tiny", "window": 64}, "text": "",
+    "seed": 0, "adaptive": False, "batch": 16, "threshold": 0.85, "text": "",
+    "reader": {"name": "tiny", "window": 64},
 }  # fmt: skip
 SESSION = {
-    "command": "lengthwise measure …", "methods": {"plain": ""}, "lengths": [512],
+    "suite": "quick", "tasks": {"niah": "NIAH()", "vt": "VT()", "loss": "Loss()"},
+    "items": {"niah": 4, "vt": 4, "loss": 1}, "command": "lengthwise measure …",
+    "methods": {"plain": ""}, "lengths": [512],
     "started": "2026-01-02T03:04:05+00:00", "versions": {"torch": "2"}, "hardware": {"cores": 2},
 }  # fmt: skip
 ROW = ItemRow(
@@ -32,11 +37,12 @@ ROW = ItemRow(
     prompt="A special …", answer="1234567", reply=" 1234567", tokens=8, first_token=0.01,
     seconds=0.2, held=1000, peak=None, refused="", session=0,
 )  # fmt: skip
+LOSS = ReadingRow("plain", "loss", 512, 0, {"block": 128, "losses": [4.0, 3, 2, 1]}, "", 0.5, 0)
 
 
-def filled(folder: Path, count: int = 3) -> SuiteFile:
+def filled(folder: Path, count: int = 3) -> ResultsFile:
     with hold(folder):
-        file = SuiteFile(folder, PLAN)
+        file = ResultsFile(folder, PLAN)
         file.begin(SESSION)
         for index in range(count):
             file.add(replace(ROW, index=index))
@@ -46,11 +52,11 @@ def filled(folder: Path, count: int = 3) -> SuiteFile:
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     file = filled(tmp_path)
     for place in (tmp_path, tmp_path / SUITE_FILE):
-        results = SuiteResults.load(place)
+        results = Results.load(place)
         assert results == file.results
         assert results.rows[0] == ROW and results.rows[0].depths == (0.25,)
         assert results.sessions == [SESSION]
-        assert results.plan == {"lengthwise_suite": FORMAT, **PLAN}
+        assert results.plan == {"lengthwise_results": FORMAT, **PLAN}
 
 
 def test_views(tmp_path: Path) -> None:
@@ -76,11 +82,11 @@ def test_a_damaged_last_line_is_dropped_and_written_over(tmp_path: Path, end: by
     filled(tmp_path)
     sound = (tmp_path / SUITE_FILE).read_bytes()
     (tmp_path / SUITE_FILE).write_bytes(sound + end)
-    assert len(SuiteResults.load(tmp_path).rows) == 3
+    assert len(Results.load(tmp_path).rows) == 3
     with hold(tmp_path):
-        SuiteFile(tmp_path, PLAN).add(replace(ROW, index=3))
+        ResultsFile(tmp_path, PLAN).add(replace(ROW, index=3))
     assert (tmp_path / SUITE_FILE).read_bytes().startswith(sound + b'{"item": {"method": "plain"')
-    assert [row.index for row in SuiteResults.load(tmp_path).rows] == [0, 1, 2, 3]
+    assert [row.index for row in Results.load(tmp_path).rows] == [0, 1, 2, 3]
 
 
 def test_a_damaged_line_before_the_last_is_named(tmp_path: Path) -> None:
@@ -89,57 +95,140 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path: Path) -> None:
     lines[3] = lines[3][:20] + b"\n"
     (tmp_path / SUITE_FILE).write_bytes(b"".join(lines))
     with pytest.raises(ValueError, match="line 4 is damaged; delete that line"):
-        SuiteResults.load(tmp_path)
+        Results.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("first", "said"),
     [
-        ({"lengthwise_suite": 0}, "another version of lengthwise .format 0, this one reads 1."),
-        ({"lengthwise_results": 1}, "but of a measurement without --suite"),
-        ({"other": 1}, "no file of results of a suite; name another"),
+        ({"lengthwise_suite": 1}, "another version of lengthwise .format 1, this one reads 2."),
+        ({"lengthwise_results": 1}, "another version of lengthwise .format 1, this one reads 2."),
+        ({"other": 1}, "no file of results; name another"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, first: dict, said: str) -> None:
     (tmp_path / SUITE_FILE).write_text(json.dumps(first) + "\n")
     with pytest.raises(ValueError, match=said):
-        SuiteResults.load(tmp_path)
+        Results.load(tmp_path)
     with hold(tmp_path), pytest.raises(ValueError, match=said):
-        SuiteFile(tmp_path, PLAN)
+        ResultsFile(tmp_path, PLAN)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"seed": 1}, "its seed is 0, now it is 1"),
-        ({"tasks": {"niah": "NIAH()", "vt": "VT(2)"}}, "its tasks vt is 'VT()', now it is 'VT(2)'"),
         ({"reader": {"name": "tiny", "window": 128}}, "its reader window is 64, now it is 128"),
     ],
 )
 def test_another_plan_is_refused(tmp_path: Path, change: dict, said: str) -> None:
     filled(tmp_path)
     with hold(tmp_path), pytest.raises(ValueError) as error:
-        SuiteFile(tmp_path, {**PLAN, **change})
+        ResultsFile(tmp_path, {**PLAN, **change})
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tasks": {"vt": "VT(2)"}}, "its tasks vt is 'VT()', now it is 'VT(2)'"),
+        ({"items": {"vt": 5}}, "its items vt is 4, now it is 5"),
+        ({"methods": {"plain": "YaRN()"}}, "measured 'plain' as the plain model, now it is YaRN()"),
+    ],
+)
+def test_the_same_name_for_another_thing_is_refused(
+    tmp_path: Path, change: dict, said: str
+) -> None:
+    file = filled(tmp_path)
+    with pytest.raises(ValueError) as error:
+        file.check({**SESSION, **change})
+    assert said in str(error.value) and "\n" not in str(error.value)
+    more = {"tasks": {"qa": "QA()"}, "items": {"qa": 9}, "methods": {"yarn": "YaRN()"}}
+    file.check({**SESSION, **more})
+    file.begin({**SESSION, **more})
+    assert file.results.settings == {**SESSION["tasks"], "qa": "QA()"}
+    assert file.results.counts["vt"] == 4 and file.results.specs == {"plain": "", "yarn": "YaRN()"}
+
+
+def test_readings_come_back_and_are_looked_up(tmp_path: Path) -> None:
+    file = filled(tmp_path, count=1)
+    for row in (
+        LOSS, replace(LOSS, method=REFERENCE), replace(LOSS, length=1024, values={}, refused="no"),
+    ):  # fmt: skip
+        file.add(row)
+    results = Results.load(tmp_path)
+    assert results == file.results and results.readings[0] == LOSS
+    assert results.methods == ["plain"] and results.tasks == ["niah"] and results.lengths == [512]
+    assert results.read_methods("loss") == [REFERENCE, "plain"]
+    assert results.read_lengths("loss") == [512]
+    assert results.values("plain", "loss", 512) == [LOSS.values]
+    assert results.values("plain", "loss", 1024) == results.values("plain", "speed", 512) == []
+    assert [row.refused for row in results.reading("plain", "loss", 1024)] == ["no"]
+    # One of two stretches is another text than both.
+    results.sessions[0]["items"]["loss"] = 2
+    assert results.values("plain", "loss", 512) == []
+
+
+def test_blocks_last_until_their_reading_is_finished(tmp_path: Path) -> None:
+    file = filled(tmp_path)
+    other = (REFERENCE, *LOSS.key[1:])
+    file.keep(LOSS.key, [4.0])
+    file.keep(other, [9.0, 8.0])
+    file.keep(LOSS.key, [3.0, 2.0])
+    again = ResultsFile(tmp_path, PLAN)
+    assert again.blocks(LOSS.key) == [4.0, 3.0, 2.0] and again.blocks(other) == [9.0, 8.0]
+    assert again.blocks((*LOSS.key[:3], 1)) == [] and again.results.readings == []
+    again.keep(LOSS.key, [1.0])
+    again.add(LOSS)
+    assert again.blocks(LOSS.key) == [] and again.blocks(other) == [9.0, 8.0]
+    after = ResultsFile(tmp_path, PLAN)
+    assert after.results == again.results and after.blocks(other) == [9.0, 8.0]
+    after.add(replace(LOSS, method=REFERENCE))
+    lines = [json.loads(line) for line in file.path.read_text().splitlines()]
+    assert [next(iter(line)) for line in lines[1:]] == ["session", *["item"] * 3, *["reading"] * 2]
+
+
+def test_blocks_lose_what_was_cut_off_and_nothing_else(tmp_path: Path) -> None:
+    file = filled(tmp_path)
+    before = len(file.path.read_bytes())
+    file.keep(LOSS.key, [4.0, 3.0, 2.0])
+    content = file.path.read_bytes()
+    for end in range(before, len(content) + 1):
+        file.path.write_bytes(content[:end])
+        count = content[before:end].count(b"\n")
+        assert ResultsFile(tmp_path, PLAN).blocks(LOSS.key) == [4.0, 3.0, 2.0][:count]
+        sound = content[: before + content[before:end].rfind(b"\n") + 1]
+        assert file.path.read_bytes() == sound
+    # A disk that is full when the blocks give way to their reading leaves them where they are.
+    file.path.write_bytes(content)
+    with no_room(len(content) - 100), pytest.raises(OSError, match="the 3 measurements before it"):
+        ResultsFile(tmp_path, PLAN).add(LOSS)
+    assert file.path.read_bytes() == content and len(list(tmp_path.iterdir())) == 2
+
+
+@contextmanager
+def no_room(size: int) -> Iterator[None]:
+    """Files cannot grow beyond `size` bytes: what the system then does is what a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path) -> None:
     file = filled(tmp_path)
     before = file.path.read_bytes()
-    # What the system then does is what it does at a full disk: a part is written, then it refuses.
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, limits[1]))
-    try:
-        with pytest.raises(OSError, match="the 3 items before it are kept: make room") as error:
-            file.add(replace(ROW, index=3))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, ignored)
+    said = "the 3 measurements before it are kept: make room"
+    with no_room(len(before) + 50), pytest.raises(OSError, match=said) as error:
+        file.add(replace(ROW, index=3))
     assert error.value.filename == str(file.path)
     assert file.path.read_bytes() == before and len(file.results.rows) == 3
     file.add(replace(ROW, index=3))
-    assert len(SuiteResults.load(tmp_path).rows) == 4
+    assert len(Results.load(tmp_path).rows) == 4
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
@@ -169,17 +258,17 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
         other.wait()
         other.stdout.close()
     with hold(tmp_path):
-        assert SuiteFile(tmp_path, PLAN).results.rows == []
+        assert ResultsFile(tmp_path, PLAN).results.rows == []
 
 
 def test_rows_and_sessions_of_other_types_are_damaged_lines(tmp_path: Path) -> None:
     """Whatever is loaded can be compared and reported."""
-    filled(tmp_path)
+    filled(tmp_path).add(LOSS)
     file = tmp_path / SUITE_FILE
     lines = file.read_text().split("\n")
     others = (None, True, "x", -1, 2.5, [], {}, [None], {"a": 1}, 10**30)
     refused = 0
-    for number, kind in ((0, None), (1, "session"), (2, "item")):
+    for number, kind in ((0, None), (1, "session"), (2, "item"), (5, "reading")):
         entry = json.loads(lines[number])
         for key in entry if kind is None else entry[kind]:
             for other in others:
@@ -188,11 +277,11 @@ def test_rows_and_sessions_of_other_types_are_damaged_lines(tmp_path: Path) -> N
                 around = [*lines[:number], json.dumps(changed), *lines[number + 1 :]]
                 file.write_text("\n".join(around))
                 try:
-                    results = SuiteResults.load(tmp_path)
+                    results = Results.load(tmp_path)
                     quiet = Console(file=io.StringIO())
                     print_comparison([(file, results)], quiet)
                     html(results, "again")
                 except ValueError as error:
                     assert "\n" not in str(error)
                     refused += 1
-    assert refused > 150
+    assert refused > 200

@@ -294,4 +294,4 @@ def test_the_table_in_parquet_says_the_same(tmp_path: Path) -> None:
     table = pq.read_table(write_parquet(results, tmp_path))
     rows = [{**row, "depths": tuple(row["depths"])} for row in table.to_pylist()]
     assert rows == [vars(row) for row in results.rows]
-    assert b'"suite": "quick"' in table.schema.metadata[b"lengthwise_plan"]
+    assert b'"suite": "quick"' in table.schema.metadata[b"lengthwise_sessions"]

@@ -48,12 +48,12 @@ def test_own_text_and_questions(tmp_path: Path) -> None:
     assert own.tasks["niah_single_2"] == NIAH(text="Own prose. More of it.")
     assert own.tasks["qa_1"] == DocumentQA()
     assert own.tasks["qa_2"] == DocumentQA("hotpot", file)
-    assert own.plan()["tasks"]["niah_single_2"] == RULER["niah_single_2"].__repr__()
+    assert own.settings()["niah_single_2"] == RULER["niah_single_2"].__repr__()
     # Other contents under the same name are another task.
-    before = own.plan()["tasks"]["qa_2"]
-    assert before.startswith(repr(own.tasks["qa_2"])) and before == own.plan()["tasks"]["qa_2"]
+    before = own.settings()["qa_2"]
+    assert before.startswith(repr(own.tasks["qa_2"])) and before == own.settings()["qa_2"]
     file.write_text(file.read_text().replace("a b", "a c"))
-    assert own.plan()["tasks"]["qa_2"] != before
+    assert own.settings()["qa_2"] != before
 
 
 @pytest.mark.parametrize(

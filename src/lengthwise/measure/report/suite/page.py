@@ -42,7 +42,7 @@ def write_suite_report(results: SuiteResults, path: Path, command: str) -> None:
 def html(results: SuiteResults, command: str) -> str:
     """The report as text."""
     table = Table(results)
-    name, suite = escape(reader_name(table)), escape(str(results.plan["suite"]))
+    name, suite = escape(reader_name(table)), escape(results.suite)
     lines = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(table))
     body = [
         f'<p class="eyebrow"><b>{name}</b> · suite {suite} · {len(table.tasks)} tasks · '
@@ -54,7 +54,7 @@ def html(results: SuiteResults, command: str) -> str:
         body += [_overview(table), _reach(table), _cost(table), _tasks(table)]
         body += [_examples(table), _refused(table)]
     body.append(_again(table, command))
-    title = f"{reader_name(table)}: {results.plan['suite']} by length"
+    title = f"{reader_name(table)}: {results.suite} by length"
     return document(title, "".join(body), SUITE_STYLE)
 
 
@@ -115,7 +115,7 @@ def _reach(table: Table) -> str:
 
 def _too_few(table: Table) -> str:
     """A warning where no score could have been good enough."""
-    items = table.results.plan["items"]
+    items = max((table.results.counts[task] for task in table.tasks), default=0)
     if verdict([1.0] * items, table.threshold) == "above":
         return ""
     return (
@@ -171,7 +171,7 @@ def _tasks(table: Table) -> str:
             for m in table.methods
         )
         chart = score_chart(table, task)
-        setting = escape(str(table.results.plan["tasks"].get(task, "")))
+        setting = escape(str(table.results.settings.get(task, "")))
         parts.append(
             f'<details class="part"{unfolded}><summary><b>{escape(task)}</b> '
             f"<small>{setting}</small></summary>"
@@ -265,13 +265,11 @@ def _flat(values: Mapping[str, Any]) -> str:
 
 def _again(table: Table, command: str) -> str:
     plan = table.results.plan
-    hidden = {"tasks", "reader", "lengthwise_suite"}
+    hidden = {"reader", "lengthwise_results"}
     entries = [("reader", _flat(plan["reader"]))]
     entries += [(k.replace("_", " "), str(v)) for k, v in plan.items() if k not in hidden]
-    methods: dict[str, str] = {}
-    for session in table.results.sessions:
-        methods |= session.get("methods", {})
-    entries += [(name, spec or "the plain model") for name, spec in methods.items()]
+    specs = table.results.specs
+    entries += [(name, spec or "the plain model") for name, spec in specs.items()]
     for number, session in enumerate(table.results.sessions, start=1):
         entries += [
             (f"session {number}", str(session.get("started", ""))),
@@ -282,7 +280,7 @@ def _again(table: Table, command: str) -> str:
     listed = "".join(f"<dt>{escape(k)}</dt><dd>{visible(v)}</dd>" for k, v in entries if v)
     tasks = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(str(setting))}</dd>"
-        for name, setting in plan["tasks"].items()
+        for name, setting in table.results.settings.items()
     )
     return section(
         "Measure it again",

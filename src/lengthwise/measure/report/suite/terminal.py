@@ -30,7 +30,7 @@ def _scores(table: Table, narrow: bool) -> RichTable:
     """The table; where it must be narrow, tasks head their methods and bounds stand below."""
     adaptive = "bounds allow for items added until the answer was clear"
     grid = RichTable(
-        title=Text(f"Scores by length, {table.results.plan['suite']} ({reader_name(table)})"),
+        title=Text(f"Scores by length, {table.results.suite} ({reader_name(table)})"),
         caption=f"with 95% intervals; {adaptive if table.adaptive else 'items fixed beforehand'}; "
         f"green: at {table.threshold:.0%} or above",
         title_justify="left",

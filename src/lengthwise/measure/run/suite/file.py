@@ -1,148 +1,78 @@
-"""The file of a suite: a line for the plan, then a line for every session and every item."""
+"""The file of a measurement, in which nothing finished is lost.
 
+Line 1 is the plan. Behind it, in the order in which they were finished, stand lines of
+
+    {"session": …}  one run of the command
+    {"item": …}     an answered item, `ItemRow`
+    {"reading": …}  a reading of the model itself, `ReadingRow`
+    {"block": …}    a part of a reading that is not finished; it is gone when the reading is
+"""
+
+import errno
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lengthwise.files import write_text
 from lengthwise.measure.run.appending import append, begin, is_a, is_row, line, parsed
-from lengthwise.measure.run.suite.rows import ItemRow
-from lengthwise.measure.statistics.effective import (
-    EffectiveLength,
-    effective_length,
-    score_interval,
-    sequential_interval,
-)
-from lengthwise.measure.statistics.intervals import Interval
+from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.suite.rows import REFERENCE, ItemRow, ReadingRow
 from lengthwise.names import SUITE_FILE
 
-FORMAT = 1
-_ITEM, _SESSION = "item", "session"
+FORMAT = 2
+_ITEM, _READING, _BLOCK, _SESSION = "item", "reading", "block", "session"
 # What a plan and a session must hold for a report to be made of them.
 PLAN: Mapping[str, Any] = {
-    "suite": str, "tasks": Mapping[str, str], "items": int, "adaptive": bool, "threshold": float,
-    "reader": Mapping[str, Any], "seed": int, "text": str,
+    "reader": Mapping[str, Any], "seed": int, "text": str, "adaptive": bool, "batch": int,
+    "threshold": float,
 }  # fmt: skip
 SESSION: Mapping[str, Any] = {
     "command": str, "started": str, "versions": Mapping[str, str], "hardware": Mapping[str, Any],
-    "methods": Mapping[str, str], "lengths": list[int],
+    "suite": str, "methods": Mapping[str, str], "tasks": Mapping[str, str],
+    "items": Mapping[str, int], "lengths": list[int],
+}  # fmt: skip
+# The values of our own readings; others have values of their own.
+VALUES: Mapping[str, Mapping[str, Any]] = {
+    "loss": {"block": int, "losses": list[float]},
+    "speed": {
+        "first_token_seconds": float, "tokens_per_second": float, "cache_bytes": int,
+        "peak_bytes": int | None,
+    },
 }  # fmt: skip
 
-
-@dataclass(frozen=True)
-class SuiteResults:
-    """A plan, the runs of the command that carried it out, and the answered items.
-
-    Attributes:
-        plan: What all rows have in common: `suite` (its name), `reader` (what answered: name,
-            window, fingerprint or URL …), `seed`, `items` (of a task and length at most), `tasks`
-            (from a name to how it is set), `adaptive` (whether items were spent where the answer
-            was open) and `threshold` (the score that counts as still reading).
-        sessions: Of each run: `command`, `started` (UTC), `versions`, `hardware`, `methods` (from
-            a name to how Python writes it, empty for the plain model) and `lengths` (tokens).
-        rows: In the order in which they were answered.
-    """
-
-    plan: dict[str, Any]
-    sessions: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[ItemRow] = field(default_factory=list)
-
-    @classmethod
-    def load(cls, path: Path) -> "SuiteResults":
-        """Read a file, or the file in a folder; a damaged last line is left out.
-
-        Raises:
-            ValueError: Not such a file, or a damaged line before the last.
-        """
-        return _read(path / SUITE_FILE if path.is_dir() else path)[0]
-
-    @property
-    def methods(self) -> list[str]:
-        """Names of the methods, in the order of their first rows."""
-        return list(dict.fromkeys(row.method for row in self.rows))
-
-    @property
-    def tasks(self) -> list[str]:
-        """Names of the tasks that have rows, in the order of the plan."""
-        measured = {row.task for row in self.rows}
-        return [task for task in self.plan["tasks"] if task in measured]
-
-    @property
-    def lengths(self) -> list[int]:
-        """Lengths that have rows, shortest first."""
-        return sorted({row.length for row in self.rows})
-
-    def cell(self, method: str, task: str, length: int) -> list[ItemRow]:
-        """The rows of one method, task and length by their index."""
-        found = (
-            row
-            for row in self.rows
-            if row.length == length and row.task == task and row.method == method
-        )
-        return sorted(found, key=lambda row: row.index)
-
-    def scores(self, method: str, task: str, length: int) -> list[float]:
-        """The scores of a cell by index, without what was refused."""
-        return [r.score for r in self.cell(method, task, length) if r.score is not None]
-
-    def interval(self, method: str, task: str, length: int) -> Interval | None:
-        """The mean score of a cell and its 95% interval; None where nothing was answered.
-
-        The interval allows for a number of items that depended on their scores, where it did.
-        """
-        scores = self.scores(method, task, length)
-        if not scores:
-            return None
-        return (sequential_interval if self.plan["adaptive"] else score_interval)(scores)
-
-    def effective(self, method: str, task: str, threshold: float | None = None) -> EffectiveLength:
-        """Up to which length a method's score of a task is above a threshold; the plan's by
-        default. See `lengthwise.measure.statistics.effective.effective_length`. Where an item was
-        refused, the length counts as refused: the others may be the easier ones.
-        """
-        scores: dict[int, list[float]] = {}
-        for length in self.lengths:
-            cell = self.cell(method, task, length)
-            if cell:
-                answered = [row.score for row in cell if row.score is not None]
-                scores[length] = answered if len(answered) == len(cell) else []
-        return effective_length(scores, threshold or self.plan["threshold"])
+Key = tuple[str, str, int, int]  # method, task, length, and which item or sample
 
 
-def _read(path: Path) -> tuple[SuiteResults, int]:
-    """What a file holds, and how many of its bytes are sound."""
+def load(path: Path) -> Results:
+    """Read a file, or the file in a folder; see `Results.load`."""
+    return _read(path / SUITE_FILE if path.is_dir() else path)[0]
+
+
+def _read(path: Path) -> tuple[Results, dict[Key, list[float]], int]:
+    """What a file holds, the blocks of unfinished readings, and how many of its bytes are sound."""
     lines = path.read_bytes().split(b"\n")
-    plan = parsed(lines[0]) if len(lines) > 1 else None
-    if plan is None or "lengthwise_suite" not in plan:
-        hint = ""
-        if plan is not None and "lengthwise_results" in plan:
-            hint = " but of a measurement without --suite"
-        raise ValueError(f"{path} is no file of results of a suite{hint}; name another file")
-    if plan["lengthwise_suite"] != FORMAT:
-        raise ValueError(
-            f"{path} was written by another version of lengthwise (format "
-            f"{plan['lengthwise_suite']!r}, this one reads {FORMAT}); choose another directory"
-        )
-    for key, hint in PLAN.items():
-        if not is_a(plan.get(key), hint):
-            raise ValueError(
-                f"{path}: line 1 is damaged, its {key} is {plan.get(key)!r:.60}; choose another "
-                "directory or add --force"
-            )
-    results, sound = SuiteResults(plan), len(lines[0]) + 1
-    rows: dict[tuple[str, str, int, int], ItemRow] = {}
+    results = Results(_plan_of(path, lines))
+    rows: dict[Key, ItemRow] = {}
+    readings: dict[Key, ReadingRow] = {}
+    blocks: dict[Key, list[float]] = {}
+    sound = len(lines[0]) + 1
     last = len(lines) - 2 if lines[-1] == b"" else len(lines) - 1
     for number, words in enumerate(lines[1:-1], start=1):
-        entry = parsed(words)
-        if entry is not None and entry.keys() == {_SESSION} and _is_session(entry[_SESSION]):
-            results.sessions.append(entry[_SESSION])
-        elif entry is not None and entry.keys() == {_ITEM} and _is_item(entry[_ITEM], plan):
-            depths = tuple(entry[_ITEM]["depths"])
-            row = ItemRow(**{**entry[_ITEM], "depths": depths})
-            rows.pop(row.key, None)  # one that was refused for now, and asked again
-            rows[row.key] = row
+        kind, entry = _entry(words)
+        if kind == _SESSION and _is_session(entry):
+            results.sessions.append(entry)
+        elif kind == _ITEM and _is_item(entry, results.sessions):
+            item = ItemRow(**{**entry, "depths": tuple(entry["depths"])})
+            rows.pop(item.key, None)  # one that was refused for now, and asked again
+            rows[item.key] = item
+        elif kind == _READING and _is_reading(entry, results.sessions):
+            reading = ReadingRow(**entry)
+            readings[reading.key] = reading
+        elif kind == _BLOCK and (key := _key_of(entry)) and is_a(entry.get("value"), float):
+            blocks.setdefault(key, []).append(float(entry["value"]))
         elif number == last:
             break
         else:
@@ -151,18 +81,35 @@ def _read(path: Path) -> tuple[SuiteResults, int]:
             )
         sound += len(words) + 1
     results.rows.extend(rows.values())
-    return results, sound
+    results.readings.extend(readings.values())
+    return results, blocks, sound
 
 
-def _is_item(entry: Any, plan: Mapping[str, Any]) -> bool:
-    # Rows from before it was kept lack `again`.
-    return (
-        is_row(entry, ItemRow, without="again")
-        and entry["task"] in plan["tasks"]
-        and all(0 <= x <= 1 for x in (entry["chance"], entry["score"] or 0, *entry["depths"]))
-        and min(entry[key] for key in ("index", "tokens", "seconds", "session")) >= 0
-        and entry["length"] >= 1
-    )
+def _plan_of(path: Path, lines: Sequence[bytes]) -> dict[str, Any]:
+    plan = parsed(lines[0]) if len(lines) > 1 else None
+    version = None
+    for key in ("lengthwise_results", "lengthwise_suite"):  # the latter before format 2
+        version = (plan or {}).get(key, version)
+    if plan is None or version is None:
+        raise ValueError(f"{path} is no file of results; name another file")
+    if version != FORMAT:
+        raise ValueError(
+            f"{path} was written by another version of lengthwise (format {version!r:.60}, this "
+            f"one reads {FORMAT}); choose another directory or add --force"
+        )
+    for key, hint in PLAN.items():
+        if not is_a(plan.get(key), hint):
+            raise ValueError(
+                f"{path}: line 1 is damaged, its {key} is {plan.get(key)!r:.60}; choose another "
+                "directory or add --force"
+            )
+    return plan
+
+
+def _entry(words: bytes) -> tuple[str, Any]:
+    """The kind of a line and what it says; no kind if it is damaged."""
+    entry = parsed(words) or {}
+    return next(iter(entry.items())) if len(entry) == 1 else ("", None)
 
 
 def _is_session(entry: Any) -> bool:
@@ -170,14 +117,57 @@ def _is_session(entry: Any) -> bool:
         isinstance(entry, dict)
         and entry.keys() >= SESSION.keys()
         and all(is_a(entry[key], hint) for key, hint in SESSION.items())
+        and entry["tasks"].keys() == entry["items"].keys()
     )
 
 
-class SuiteFile:
-    """Appends rows, so that a kill at any moment loses what is not answered and nothing else.
+def _belongs(entry: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a row is of a session that has its task and method."""
+    if not 0 <= entry["session"] < len(sessions) or entry["length"] < 1 or entry["seconds"] < 0:
+        return False
+    session = sessions[entry["session"]]
+    return entry["task"] in session["tasks"] and entry["method"] in (REFERENCE, *session["methods"])
+
+
+def _is_item(entry: Any, sessions: Sequence[Mapping[str, Any]]) -> bool:
+    return (
+        is_row(entry, ItemRow)
+        and _belongs(entry, sessions)
+        and all(0 <= x <= 1 for x in (entry["chance"], entry["score"] or 0, *entry["depths"]))
+        and min(entry["index"], entry["tokens"]) >= 0
+    )
+
+
+def _is_reading(entry: Any, sessions: Sequence[Mapping[str, Any]]) -> bool:
+    if not is_row(entry, ReadingRow) or not _belongs(entry, sessions) or entry["sample"] < 0:
+        return False
+    values, hints = entry["values"], VALUES.get(entry["task"])
+    if entry["refused"] or hints is None:
+        return True
+    if values.keys() != hints.keys() or not all(is_a(values[k], h) for k, h in hints.items()):
+        return False
+    if entry["task"] == "loss":
+        block = values["block"]
+        return block >= 1 and len(values["losses"]) == -(-entry["length"] // block)
+    return all(x is None or x >= 0 for x in values.values())
+
+
+def _key_of(entry: Any) -> Key | None:
+    """The reading of a block."""
+    if not isinstance(entry, dict) or entry.keys() != {*_KEY, "value"}:
+        return None
+    key = tuple(entry[name] for name in _KEY)
+    return key if all(is_a(*pair) for pair in zip(key, _KEY.values(), strict=True)) else None
+
+
+_KEY: Mapping[str, Any] = {"method": str, "task": str, "length": int, "sample": int}
+
+
+class ResultsFile:
+    """Appends rows, so that a kill at any moment loses what is not measured and nothing else.
 
     with hold(folder):
-        file = SuiteFile(folder, plan)
+        file = ResultsFile(folder, plan)
         file.begin(session)
         file.add(row)
     """
@@ -189,7 +179,8 @@ class SuiteFile:
             ValueError: The file belongs to another plan, or is no file of results.
         """
         self.path = folder / SUITE_FILE
-        self.results = SuiteResults({"lengthwise_suite": FORMAT, **plan})
+        self.results = Results({"lengthwise_results": FORMAT, **plan})
+        self._blocks: dict[Key, list[float]] = {}
         self._open()
         self._again = {row.key for row in self.results.rows if row.again}
 
@@ -199,9 +190,31 @@ class SuiteFile:
             return
         # As JSON has it: a tuple of the new plan is a list in the file.
         new = json.loads(line(self.results.plan))
-        self.results, sound = _read(self.path)
-        _check_same_plan(self.path, self.results.plan, new)
+        self.results, self._blocks, sound = _read(self.path)
+        _check_same(self.path, self.results.plan, new)
         os.truncate(self.path, sound)
+
+    @property
+    def count(self) -> int:
+        """Items and readings that are finished."""
+        return len(self.results.rows) + len(self.results.readings)
+
+    def check(self, session: Mapping[str, Any]) -> None:
+        """Refuse a run that calls another thing by a name that the file has.
+
+        Raises:
+            ValueError: Which method or task, and how both are set.
+        """
+        for name, spec in session["methods"].items():
+            before = self.results.specs.get(name, spec)
+            if before != spec:
+                raise ValueError(
+                    f"{self.path} measured {name!r} as {before or 'the plain model'}, now it is "
+                    f"{spec or 'the plain model'}; give it another name"
+                )
+        for key, known in (("tasks", self.results.settings), ("items", self.results.counts)):
+            now = {name: value for name, value in session[key].items() if name in known}
+            _check_same(self.path, {key: known}, {key: known | now})
 
     def begin(self, session: Mapping[str, Any]) -> int:
         """Append the line of a run; its number, which the rows of the run bear."""
@@ -209,23 +222,66 @@ class SuiteFile:
         self.results.sessions.append(dict(session))
         return len(self.results.sessions) - 1
 
-    def add(self, row: ItemRow) -> None:
-        """Append an item; it is on the disk when this returns. It takes the place of one that was
-        refused for now.
+    def add(self, row: ItemRow | ReadingRow) -> None:
+        """Append a row; it is on the disk when this returns.
+
+        An item takes the place of one that was refused for now, a reading that of its blocks.
 
         Raises:
             OSError: The disk is full, for one. What was there before is still there, whole.
         """
-        self._append({_ITEM: asdict(row)})
-        if row.key in self._again:
-            self.results.rows[:] = [old for old in self.results.rows if old.key != row.key]
-        self.results.rows.append(row)
+        if isinstance(row, ItemRow):
+            self._append({_ITEM: asdict(row)})
+            if row.key in self._again:
+                self.results.rows[:] = [old for old in self.results.rows if old.key != row.key]
+            self.results.rows.append(row)
+            return
+        if row.key in self._blocks:
+            self._replace_blocks(row)
+            del self._blocks[row.key]
+        else:
+            self._append({_READING: asdict(row)})
+        self.results.readings.append(row)
+
+    def blocks(self, key: Key) -> list[float]:
+        """The parts that are known of a reading."""
+        return list(self._blocks.get(key, []))
+
+    def keep(self, key: Key, values: Sequence[float]) -> None:
+        """Keep the next parts of a reading until it is finished.
+
+        They are not forced to the disk one by one: no more is lost with the machine than a reading.
+        """
+        entry = dict(zip(_KEY, key, strict=True))
+        with open(self.path, "ab") as file:
+            for value in values:
+                file.write(line({_BLOCK: {**entry, "value": value}}).encode())
+        self._blocks.setdefault(key, []).extend(values)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        append(self.path, entry, f"the {len(self.results.rows)} items")
+        append(self.path, entry, f"the {self.count} measurements")
+
+    def _replace_blocks(self, row: ReadingRow) -> None:
+        """Write the file anew with a reading in the place of its blocks, at once or not at all."""
+
+        def is_block(words: bytes) -> bool:
+            kind, entry = _entry(words)
+            return kind == _BLOCK and _key_of(entry) == row.key
+
+        lines = self.path.read_bytes().split(b"\n")[:-1]
+        kept = [words.decode() + "\n" for words in lines if not is_block(words)]
+        try:
+            write_text(self.path, "".join(kept) + line({_READING: asdict(row)}))
+        except OSError as error:
+            raise OSError(
+                error.errno or errno.EIO,
+                f"{error.strerror}; the {self.count} measurements before it are kept: make room "
+                "and run the same command again",
+                str(self.path),
+            ) from None
 
 
-def _check_same_plan(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     for key, value in new.items():
         before = old.get(key)
         if before == value:
@@ -237,3 +293,7 @@ def _check_same_plan(path: Path, old: Mapping[str, Any], new: Mapping[str, Any])
             f"{path} belongs to another measurement: its {key.replace('_', ' ')} is {before!r}, "
             f"now it is {value!r}; choose another directory or add --force"
         )
+
+
+SuiteFile = ResultsFile
+SuiteResults = Results

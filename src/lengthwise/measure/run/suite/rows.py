@@ -1,6 +1,20 @@
-"""One answered item of a suite, as a line of the file of results holds it."""
+"""What the file of results holds of every item and of every reading: a line of JSON each."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+# The method of readings of the untouched model with a context inside its window: what others are
+# judged against.
+REFERENCE = "inside the window"
+
+
+class Cell(NamedTuple):
+    """What is measured together: a method, a task and a length in tokens."""
+
+    method: str
+    task: str
+    length: int
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,46 @@ class ItemRow:
     again: bool = False
 
     @property
+    def cell(self) -> Cell:
+        """Where it belongs."""
+        return Cell(self.method, self.task, self.length)
+
+    @property
     def key(self) -> tuple[str, str, int, int]:
         """What is measured once only."""
-        return self.method, self.task, self.length, self.index
+        return *self.cell, self.index
+
+
+@dataclass(frozen=True)
+class ReadingRow:
+    """What was measured of the model itself on one stretch of text.
+
+    Attributes:
+        method: As for an item; `REFERENCE` is the untouched model inside its window.
+        task: The name of the reading in its suite: `loss` or `speed`.
+        length: Tokens of the text.
+        sample: Which stretch of the text, from 0; the same stretches for every method.
+        values: What was measured, by name; empty where it was refused.
+        refused: Why nothing could be measured, or "".
+        seconds: What it took, in the run that finished it.
+        session: As for an item.
+    """
+
+    method: str
+    task: str
+    length: int
+    sample: int
+    values: Mapping[str, Any]
+    refused: str
+    seconds: float
+    session: int
+
+    @property
+    def cell(self) -> Cell:
+        """Where it belongs."""
+        return Cell(self.method, self.task, self.length)
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """What is measured once only."""
+        return *self.cell, self.sample

@@ -22,7 +22,7 @@ from lengthwise.measure.run.suite.items import Items
 from lengthwise.measure.run.suite.rows import ItemRow
 from lengthwise.measure.run.suite.suites import Suite
 from lengthwise.measure.statistics.effective import verdict
-from lengthwise.measure.tasks.base import Item, Task, token_count
+from lengthwise.measure.tasks.base import Item, token_count
 
 Cell = tuple[str, str, int]  # method, task, length
 _ANSWER = 1000  # tokens whose reading takes about as long as writing an answer
@@ -87,16 +87,18 @@ def run_suite(
     }
     with hold(folder):
         file = SuiteFile(folder, plan)
-        specs = {name: " + ".join(map(repr, chosen)) for name, chosen in methods.items()}
-        _check_specs(file, specs)
         session = {
             "command": command,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
             "hardware": _hardware(reader),
-            "methods": specs,
+            "suite": suite.name,
+            "methods": {n: " + ".join(map(repr, chosen)) for n, chosen in methods.items()},
+            "tasks": suite.settings(),
+            "items": suite.counts(),
             "lengths": sorted(set(lengths)),
         }
+        file.check(session)
         _Run(reader, suite, methods, file, session, seed, console).all(sorted(set(lengths)))
         return file.results
 
@@ -117,23 +119,6 @@ def _hardware(reader: Reader) -> dict[str, Any]:
     return {**hardware(torch.device("cpu")), "device": "outside this process"}
 
 
-def _check_specs(file: SuiteFile, specs: Mapping[str, str]) -> None:
-    for session in file.results.sessions:
-        for name, spec in specs.items():
-            before = session["methods"].get(name, spec)
-            if before != spec:
-                raise ValueError(
-                    f"{file.path} measured {name!r} as {before or 'the plain model'}, now it is "
-                    f"{spec or 'the plain model'}; give it another name"
-                )
-
-
-def most_of(task: Task) -> int:
-    """Items of a task that differ; more than any suite asks for, where it makes them itself."""
-    most = getattr(task, "most", None)
-    return 1 << 30 if most is None else int(most)
-
-
 class _Run:
     """One run of the command over a file."""
 
@@ -150,8 +135,7 @@ class _Run:
         self.reader, self.suite, self.methods = reader, suite, methods
         self.file, self.session, self.seed, self.console = file, session, seed, console
         self.number: int | None = None  # of the session; it gets a line with its first row
-        # A set of a person's own has so many questions: asked again they would tell nothing new.
-        self.counts = {name: min(suite.items, most_of(task)) for name, task in suite.tasks.items()}
+        self.counts = suite.counts()
         self.cells: dict[Cell, dict[int, ItemRow]] = {}
         for row in file.results.rows:
             self.cells.setdefault(row.key[:3], {})[row.index] = row

@@ -48,14 +48,19 @@ class Suite:
 
     def plan(self) -> dict[str, Any]:
         """What must stay the same for a measurement to be continued."""
-        return {
-            "suite": self.name,
-            "tasks": {name: repr(task) + _contents(task) for name, task in self.tasks.items()},
-            "items": self.items,
-            "batch": self.batch,
-            "adaptive": self.adaptive,
-            "threshold": self.threshold,
-        }
+        return {"batch": self.batch, "adaptive": self.adaptive, "threshold": self.threshold}
+
+    def settings(self) -> dict[str, str]:
+        """How every task is set, which must stay the same too; others may join."""
+        return {name: repr(task) + _contents(task) for name, task in self.tasks.items()}
+
+    def counts(self) -> dict[str, int]:
+        """Items of every task and length at most.
+
+        A set of a person's own has so many questions: asked again they would tell nothing new.
+        """
+        most = {name: getattr(task, "most", None) for name, task in self.tasks.items()}
+        return {n: self.items if m is None else min(self.items, int(m)) for n, m in most.items()}
 
     def lengths(self, upto: int, window: int | None) -> list[int]:
         """Powers of two up to `upto`, and `upto` itself: from 512, or from a quarter of a longer
