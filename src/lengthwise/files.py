@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,6 +90,23 @@ def hold(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written or made, before hours of work for it.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is a file, and no directory; choose another place")
+    try:
+        tempfile.TemporaryDirectory(prefix=".", dir=there).cleanup()
+    except OSError as error:
+        raise ValueError(
+            f"nothing can be written in {there}: {error.strerror}; choose another place"
+        ) from None
 
 
 def leftovers(file: str) -> set[str]:

@@ -28,6 +28,9 @@ measure {model} -o {out} --suite nonesuch
 measure {model} -o {out} --suite quick --upto far
 measure {model} -o {out} --suite quick --threshold 2
 measure {model} -o {full} --suite quick
+measure http:// -o {out} --suite quick --tokenizer demo
+measure http://me:secret@host -o {out} --suite quick --tokenizer demo
+measure http://host:99999 -o {out} --suite quick --tokenizer demo
 measure http://127.0.0.1:9 -o {out} --suite quick
 measure http://127.0.0.1:9 -o {out} --suite quick --tokenizer {nothing}
 extend {empty} -o {out} -m yarn:factor=2
@@ -49,6 +52,10 @@ plan {empty}
 plan {model} --device abacus
 plan {model} --dtype float12
 plan {model} --batch 0
+plan {model} --train --optimizer nonesuch
+plan {model} --train --method plain
+plan {model} --lora 4
+plan {model} --calibrate --device h100
 plan {model} -m selfextend:group=3,window=4
 plan {damaged}
 pack {nothing} -o {out} --capacity 64
@@ -77,6 +84,17 @@ probe heads {model} --json {full}
 probe study {empty} -o {out}
 probe study {model} -o {out} -m infllm:page_size=1
 probe study {model} -o {out} --tuned other
+probe context {model} --contexts far
+extend {model} -o /proc/x -m pi:factor=2
+extend {model} -o {text}/x -m pi:factor=2
+measure {model} -o /proc/x
+measure {model} -o /proc/x --suite quick
+pack {text} -o /proc/x --capacity 64
+train pi base={model} data={text} target=128 -o /proc/x
+probe context {model} --json /proc/x
+probe study {model} -o /proc/x
+lab reproduce pi -o /proc/x
+demo -o /proc/x
 compare {nothing}
 compare {full} --threshold 2
 """

@@ -9,7 +9,7 @@ import typer
 from lengthwise.cli.inputs import MOST, Methods, Model, check_inputs, read_text
 from lengthwise.cli.interrupt import work_begins
 from lengthwise.cli.measure import TEXT_HELP
-from lengthwise.files import restore
+from lengthwise.files import check_writable, restore
 
 RECORD = "search.json"
 
@@ -135,10 +135,12 @@ def check_place(output: Path, force: bool) -> None:
     """Refuse to write where something is that must not be lost.
 
     Raises:
-        ValueError: If the place is taken; with `force`, if what is there is no checkpoint.
+        ValueError: If the place is taken or cannot be written; with `force`, if what is there is
+            no checkpoint.
     """
     if output.exists() and not force:
         raise ValueError(f"{output} exists; choose another directory or replace it with --force")
     taken = output.is_file() or (output.is_dir() and any(output.iterdir()))
     if taken and not (output / "config.json").is_file():
         raise ValueError(f"{output} is no checkpoint, and --force replaces nothing else")
+    check_writable(output.parent)

@@ -7,6 +7,7 @@ import typer
 
 from lengthwise.cli.inputs import MOST
 from lengthwise.cli.interrupt import STATUS, work_begins
+from lengthwise.files import check_writable
 
 lab = typer.Typer(help="Hold the papers' claims against the bundled model.", no_args_is_help=True)
 FOLDER = Path("evidence/extend")
@@ -41,6 +42,8 @@ def reproduce(
 
     Measurements are kept as they come, so a run that was interrupted goes on where it stopped.
     """
+    check_writable(output)
+
     from lengthwise.lab.extension import cells, evidence, find, place
 
     chosen = find(methods or [])

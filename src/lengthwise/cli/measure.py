@@ -10,7 +10,7 @@ import typer
 from lengthwise.cli.inputs import MOST, Chunk, Device, Dtype, check_inputs, read_count, read_text
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.cli.suite import Place, Server, check_options, measure_suite
-from lengthwise.files import hold, leftovers
+from lengthwise.files import check_writable, hold, leftovers
 from lengthwise.names import SUITE_FILE, TASKS
 
 if TYPE_CHECKING:
@@ -220,6 +220,7 @@ def check_folder(folder: Path, force: bool) -> None:
         raise ValueError(
             f"{folder} exists and holds no measurement; choose another directory or add --force"
         )
+    check_writable(folder)
 
 
 def carry_out(

@@ -88,6 +88,7 @@ def plan(
     from lengthwise.cli.inputs import be_quiet, check_inputs
     from lengthwise.hf.files import find_config
     from lengthwise.measure.cost.devices import find_device, override, read_size
+    from lengthwise.train.recipe import CHOICES
 
     if dtype not in ("", *DTYPES):
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -103,6 +104,16 @@ def plan(
     where = override(where, memory=size, flops=flops, bandwidth=bandwidth, link=link)
     check_inputs(methods=method or [], together=False)
     find_config(model)
+    if optimizer not in CHOICES["optimizer"]:
+        known = ", ".join(CHOICES["optimizer"])
+        raise ValueError(f"--optimizer must be one of {known}, got {optimizer!r}")
+    if calibrate and (where.gpu or train):
+        raise ValueError("--calibrate measures this machine's processor: it goes with --device cpu "
+                         "and without --train")  # fmt: skip
+    if method and train:
+        raise ValueError(f"--method {method[0]} is for serving; leave it out with --train")
+    if lora is not None and not train:
+        raise ValueError(f"--lora {lora} goes with --train: adapters change no cost of serving")
 
     be_quiet()
     import torch
@@ -116,17 +127,10 @@ def plan(
         where = override(where, memory=free)
     numbers = getattr(torch, dtype or ("bfloat16" if where.gpu else "float32"))
     given = any(value is not None for value in (flops, bandwidth, link))
-    if calibrate and (where.gpu or train):
-        raise ValueError("--calibrate measures this machine's processor: it goes with --device cpu "
-                         "and without --train")  # fmt: skip
-    if method and train:
-        raise ValueError(f"--method {method[0]} is for serving; leave it out with --train")
     config = read_config(model)
     if train:
         plan_training(config, where, numbers, tokens, batch, lora, optimizer, as_json)
         return
-    if lora is not None:
-        raise ValueError(f"--lora {lora} goes with --train: adapters change no cost of serving")
     from lengthwise.cli.inputs import read_methods
     from lengthwise.measure.cost import calibration
     from lengthwise.measure.cost.plan import serving_cost
@@ -250,17 +254,13 @@ def plan_training(
     """Print the longest sequence of every lever.
 
     Raises:
-        ValueError: For an unknown optimizer, a family that is not supported, or a length that
-            no lever makes fit.
+        ValueError: For a family that is not supported, or a length that no lever makes fit.
     """
     import torch
 
     from lengthwise.hf.skeleton import skeleton
     from lengthwise.train.plan import LADDER, OPTIMIZERS, Training, longest, offloads, read_shape
 
-    if optimizer not in OPTIMIZERS:
-        known = ", ".join(OPTIMIZERS)
-        raise ValueError(f"--optimizer must be one of {known}, got {optimizer!r}")
     shape = read_shape(skeleton(config))
     room = int((1 - SPARE) * device.memory) if device.gpu else device.memory
     ranks = [0] if lora is None else [0, lora]

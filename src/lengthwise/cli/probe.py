@@ -18,8 +18,9 @@ from lengthwise.cli.inputs import (
     read_text,
 )  # fmt: skip
 from lengthwise.cli.interrupt import work_begins
+from lengthwise.cli.measure import read_lengths
 from lengthwise.cli.study import study
-from lengthwise.files import write_text
+from lengthwise.files import check_writable, write_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -75,6 +76,7 @@ def _check(
         raise ValueError(f"{path} is a directory; name a file for the numbers")
     if path.exists() and not force:
         raise ValueError(f"{path} exists; choose another file or replace it with --force")
+    check_writable(path.parent)
 
 
 def _keep(path: Path | None, record: Any) -> None:
@@ -118,9 +120,9 @@ def context(
 ) -> None:
     """Loss of the same tokens under every context length, and the real effective context."""
     _check(model, method, dtype, text, output, force)
+    read_lengths(contexts, 1, "--contexts")
     import torch
 
-    from lengthwise.cli.measure import read_lengths
     from lengthwise.measure.engines.reading import first_token, trained_window
     from lengthwise.measure.probes import effective_context, losses_by_context
 

@@ -12,7 +12,7 @@ import typer
 
 from lengthwise.cli.inputs import check_inputs, read_count, say
 from lengthwise.cli.interrupt import STATUS, work_begins
-from lengthwise.files import hold, leftovers
+from lengthwise.files import check_writable, hold, leftovers
 from lengthwise.hf.files import find_tokenizer
 from lengthwise.names import SUITE_FILE, SUITES
 
@@ -132,6 +132,9 @@ def measure_suite(
     if not 0 < threshold < 1:
         raise ValueError(f"--threshold must be between 0 and 1, got {threshold}")
     if is_url(model):
+        from lengthwise.measure.engines.wire import address
+
+        address(model)
         check_server(server)
 
     from lengthwise.cli.inputs import be_quiet, read_methods
@@ -316,17 +319,16 @@ def check_suite_folder(folder: Path, force: bool) -> None:
     """
     from lengthwise.cli.measure import RESULTS
 
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a directory for the results")
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if RESULTS in names:
         raise ValueError(f"{folder} holds a measurement without --suite; choose another directory")
     if names - leftovers(SUITE_FILE) and SUITE_FILE not in names and not force:
         raise ValueError(
             f"{folder} exists and holds no measurement; choose another directory or add --force"
         )
+    check_writable(folder)
 
 
 def begin_anew(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from lengthwise.files import check_writable
+
 MODEL, ADAPTER = "model", "adapter"
 RUN, METRICS, RESULT, CHECKPOINTS, ROWS, TRACKER = (
     "run.json", "metrics.jsonl", "result.json", "checkpoints", "rows", "tracker",
@@ -18,9 +20,8 @@ def check_folder(folder: Path, force: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a directory")
-    if not folder.is_dir():
-        return
-    names = [path.name for path in folder.iterdir()]
+    check_writable(folder)
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
     others = [name for name in names if name.lstrip(".").partition(".")[0] not in STEMS]
     if others:
         raise ValueError(f"{folder} has {others[0]} and is no run's; choose another directory")

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-import httpx2
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.measure.engines.base import Reply
@@ -21,6 +20,7 @@ from lengthwise.measure.engines.wire import (
     Answer,
     Refused,
     Wire,
+    address,
     line,
     message,
     parse,
@@ -80,7 +80,7 @@ class Endpoint:
                 raise ValueError(f"{name} must be at least {least}, got {value!r}")
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}")
-        self.url, self.tokenizer = _base(url), tokenizer
+        self.url, self.tokenizer = address(url), tokenizer
         self.parallel, self.retries, self.timeout = parallel, retries, timeout
         self._wire = Wire(key, timeout, parallel + 1)
         listed = self._listed()
@@ -309,20 +309,6 @@ class ChatEndpoint(Endpoint):
 
     def _prompt(self, prompt: str) -> dict[str, Any]:
         return {"messages": [{"role": "user", "content": prompt}]}
-
-
-def _base(url: str) -> str:
-    try:
-        parts = httpx2.URL(url)
-        sound_port = parts.port is None or 0 < parts.port < 2**16
-    except (httpx2.InvalidURL, ValueError):
-        sound_port = False
-    if not (sound_port and re.fullmatch(r"https?://[^/\s]+\S*", url)):
-        raise ValueError(f"{url!r} is no address of a server; write http://host:port/v1")
-    if "@" in url.split("/")[2]:
-        raise ValueError("the address of a server must hold no password; give a key instead")
-    url = url.rstrip("/")
-    return url + "/v1" if url.count("/") == 2 else url
 
 
 def _only(url: str, listed: Mapping[str, Any]) -> str:

@@ -27,6 +27,25 @@ class Refused(Exception):
     """The server lives and will not answer this prompt."""
 
 
+def address(url: str) -> str:
+    """The address of a server as requests begin with it: with `/v1` if it names no path.
+
+    Raises:
+        ValueError: It is none, or holds a password.
+    """
+    try:
+        parts = httpx2.URL(url)
+        sound_port = parts.port is None or 0 < parts.port < 2**16
+    except (httpx2.InvalidURL, ValueError):
+        sound_port = False
+    if not (sound_port and re.fullmatch(r"https?://[^/\s]+\S*", url)):
+        raise ValueError(f"{url!r} is no address of a server; write http://host:port/v1")
+    if "@" in url.split("/")[2]:
+        raise ValueError("the address of a server must hold no password; give a key instead")
+    url = url.rstrip("/")
+    return url + "/v1" if url.count("/") == 2 else url
+
+
 class Wire:
     """Sends requests; may be used by several threads.
 
