@@ -18,11 +18,12 @@ from shape import write
 
 import lengthwise as lw
 from lengthwise.cli.auto import choose
-from lengthwise.extend.search.candidates import candidates
-from lengthwise.extend.search.losses import needle_windows, text_windows
-from lengthwise.extend.search.race import name_of
 from lengthwise.measure.engines.reading import first_token, trained_window
+from lengthwise.measure.tasks import Passkey
 from lengthwise.measure.tasks.text import held_out_text
+from lengthwise.search.candidates import candidates
+from lengthwise.search.race import name_of
+from lengthwise.search.windows import needle_windows, text_windows
 
 TEXTS, NEEDLES, SEED = 4, 8, 100
 
@@ -40,12 +41,8 @@ def main() -> None:
     words = held_out_text()
     half = len(words) // 2
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder) / "text.txt"
-        text.write_text(words[:half], encoding="utf-8")
-        began = time.perf_counter()
-        winner, record = choose(
-            "demo", length, asked.budget, text, None, Path(folder) / "race.json"
-        )
+        began, state = time.perf_counter(), Path(folder) / "race.json"
+        winner, record = choose("demo", length, asked.budget, words[:half], None, state)
         seconds = time.perf_counter() - began
     tried = len({run["methods"] for run in record["runs"]})
     print(f"{name_of(winner)} after {seconds:.0f} s of {asked.budget:.0f}, {tried} methods tried")
@@ -53,7 +50,7 @@ def main() -> None:
     head, other = first_token(tokenizer), words[half:]
     ids = torch.tensor(tokenizer(other, add_special_tokens=False, verbose=False)["input_ids"])
     texts = text_windows(ids, length, TEXTS, head)
-    needles = needle_windows(tokenizer, other, length, NEEDLES, seed=SEED)
+    needles = needle_windows(tokenizer, Passkey(other).build(tokenizer, length, NEEDLES, SEED))
     rows: list[dict[str, Any]] = []
     field = {name_of(methods): methods for methods in [winner, *candidates(window, length)]}
     for name, methods in field.items():

@@ -23,11 +23,12 @@ from transformers import PreTrainedTokenizerBase
 import lengthwise as lw
 from lengthwise.extend.method import Method
 from lengthwise.extend.scaling.clex_network import CLEXNetwork, tune_clex
-from lengthwise.extend.search import text_windows
+from lengthwise.hf.weights import fingerprint
 from lengthwise.lab.evidence import Finding, at_most, verdict, write
 from lengthwise.measure.engines.reading import first_token
-from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.run.environment import hardware, versions
 from lengthwise.measure.tasks.text import held_out_text, read_text, standard_library_files
+from lengthwise.search import text_windows
 
 WINDOW = 512
 FACTORS = (1, 2, 4, 8)

@@ -23,17 +23,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import lengthwise as lw
 from lengthwise.extend.method import Method
-from lengthwise.extend.search import (
+from lengthwise.hf.weights import fingerprint
+from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
+from lengthwise.measure.engines.reading import first_token
+from lengthwise.measure.run.environment import hardware, versions
+from lengthwise.measure.statistics.intervals import bootstrap_mean
+from lengthwise.measure.tasks import Passkey
+from lengthwise.search import (
     Evolution,
     LongRoPE2Search,
     Windows,
     needle_windows,
     text_windows,
 )
-from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
-from lengthwise.measure.engines.reading import first_token
-from lengthwise.measure.run.environment import fingerprint, hardware, versions
-from lengthwise.measure.statistics.intervals import bootstrap_mean
 
 WINDOW = 512
 FACTOR = 8
@@ -127,10 +129,15 @@ def main() -> None:
     model.eval()
     head, length = first_token(tokenizer), FACTOR * WINDOW
     searched, compared, names = halves(tokenizer)
+    words = filler(tokenizer, searched)
+    depths = [(i + 0.5) / args.needles for i in range(args.needles)]
     hidden = needle_windows(
-        tokenizer, filler(tokenizer, searched), length, args.needles, seed=args.seed,
-        depths=[(i + 0.5) / args.needles for i in range(args.needles)],
-    )  # fmt: skip
+        tokenizer,
+        [
+            Passkey(words, depth).build(tokenizer, length, 1, args.seed + i)[0]
+            for i, depth in enumerate(depths)
+        ],
+    )
     search, seconds = search_factors(model, hidden, args)
     found = search.best
     assert isinstance(found, lw.LongRoPE2)
@@ -139,9 +146,8 @@ def main() -> None:
         "YaRN": (lw.YaRN(FACTOR),), "LongRoPE2": (found,),
     }  # fmt: skip
     texts = {n: text_windows(compared, n * WINDOW, args.windows, head) for n in LENGTHS}
-    asked = needle_windows(
-        tokenizer, filler(tokenizer, compared), length, args.windows, seed=args.seed + 1
-    )
+    other = Passkey(filler(tokenizer, compared))
+    asked = needle_windows(tokenizer, other.build(tokenizer, length, args.windows, args.seed + 100))
     text: dict[str, dict[int, Tensor]] = {}
     needles: dict[str, Tensor] = {}
     for name, methods in contenders.items():

@@ -20,19 +20,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import lengthwise as lw
 from lengthwise.extend.method import Method
-from lengthwise.extend.search import (
+from lengthwise.hf.weights import fingerprint
+from lengthwise.lab.evidence import at_least, at_most, verdict, write
+from lengthwise.measure.engines.reading import first_token
+from lengthwise.measure.run.environment import hardware, versions
+from lengthwise.measure.statistics.intervals import bootstrap_mean
+from lengthwise.measure.tasks import Passkey
+from lengthwise.measure.tasks.text import read_text, standard_library_files
+from lengthwise.search import (
     Evolution,
     LongRoPESearch,
     Windows,
     needle_windows,
     text_windows,
 )
-from lengthwise.extend.search.longrope import START_TOKENS
-from lengthwise.lab.evidence import at_least, at_most, verdict, write
-from lengthwise.measure.engines.reading import first_token
-from lengthwise.measure.run.environment import fingerprint, hardware, versions
-from lengthwise.measure.statistics.intervals import bootstrap_mean
-from lengthwise.measure.tasks.text import read_text, standard_library_files
+from lengthwise.search.longrope import START_TOKENS
 
 WINDOW = 512
 CLAIM = (
@@ -92,8 +94,7 @@ def search_factors(
 
 def losses(model: PreTrainedModel, windows: Windows, methods: tuple[Method, ...]) -> torch.Tensor:
     """Mean loss of every window in nats, `[n]`."""
-    one = [Windows(i[None], c[None]) for i, c in zip(windows.ids, windows.counted, strict=True)]
-    return torch.tensor([window.loss(model, *methods) for window in one], dtype=torch.float64)
+    return torch.stack([row.double().mean() for row in windows.losses(model, *methods)])
 
 
 def main() -> None:
@@ -122,7 +123,7 @@ def main() -> None:
     held = text_windows(compared, length, args.windows, head)
     inside = text_windows(compared, WINDOW, 4 * args.windows, head)
     text = "\n".join(tokenizer.decode(compared[i : i + 4096]) for i in range(0, 40_960, 4096))
-    needles = needle_windows(tokenizer, text, length, 8, seed=args.seed)
+    needles = needle_windows(tokenizer, Passkey(text).build(tokenizer, length, 8, args.seed))
     contenders: dict[str, tuple[Method, ...]] = {
         "plain": (), "PI": (lw.PI(args.factor),), "NTK": (lw.NTK(args.factor),),
         "YaRN": (lw.YaRN(args.factor),), "LongRoPE": (found,),

@@ -23,8 +23,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import lengthwise as lw
 from lengthwise.extend.method import Method
+from lengthwise.hf.weights import fingerprint
 from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
-from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.run.environment import hardware, versions
 from lengthwise.measure.statistics.intervals import bootstrap_mean
 from lengthwise.measure.tasks.text import held_out_text, read_text, standard_library_files
 

@@ -25,9 +25,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 import lengthwise as lw
 from lengthwise.extend.method import Method
 from lengthwise.extend.scaling.t5_align import attention_statistic
+from lengthwise.hf.weights import fingerprint
 from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
 from lengthwise.measure.engines.reading import with_methods
-from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.run.environment import hardware, versions
 from lengthwise.measure.statistics.intervals import bootstrap_mean
 from lengthwise.measure.tasks.text import read_text, standard_library_files
 

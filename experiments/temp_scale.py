@@ -23,8 +23,9 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import T5Config, T5EncoderModel
 
 import lengthwise as lw
+from lengthwise.hf.weights import fingerprint
 from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
-from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.run.environment import hardware, versions
 from lengthwise.measure.statistics.intervals import bootstrap_mean
 from lengthwise.measure.tasks.text import read_text, standard_library_files
 

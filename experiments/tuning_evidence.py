@@ -29,8 +29,9 @@ from tuning_claims import CLAIMS, NEEDS_MORE, findings
 
 import lengthwise as lw
 from lengthwise.cli.inputs import be_quiet
+from lengthwise.hf.weights import fingerprint
 from lengthwise.lab.evidence import verdict, write
-from lengthwise.measure.run.environment import fingerprint, hardware, versions
+from lengthwise.measure.run.environment import hardware, versions
 from lengthwise.measure.tasks.passkey import NEEDLE, QUESTION, Passkey
 from lengthwise.measure.tasks.text import held_out_text, read_text, standard_library_files
 from lengthwise.train.data.packers import best_fit

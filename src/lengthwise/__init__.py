@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from lengthwise.extend.scaling.head_scale import tune_head_scale as tune_head_scale
     from lengthwise.extend.scaling.t5_align import align_t5 as align_t5
     from lengthwise.extend.scaling.temp_scale import length_collapse as length_collapse
-    from lengthwise.extend.search import longrope2_search as longrope2_search
-    from lengthwise.extend.search import longrope_search as longrope_search
-    from lengthwise.extend.search.prefix import prefix_budgets as prefix_budgets
     from lengthwise.extend.selectors import *  # noqa: F403
     from lengthwise.extend.stores import *  # noqa: F403
+    from lengthwise.search import longrope2_search as longrope2_search
+    from lengthwise.search import longrope_search as longrope_search
+    from lengthwise.search.prefix import prefix_budgets as prefix_budgets
 
 # Names are looked up when they are first used (PEP 562): importing torch and transformers takes
 # seconds, and `lengthwise --help` needs neither.
@@ -43,10 +43,10 @@ _VERBS = {
     "hirope_positions": "lengthwise.extend.layouts.code_units",
     "length_collapse": "lengthwise.extend.scaling.temp_scale",
     "load": "lengthwise.extend.checkpoint",
-    "longrope2_search": "lengthwise.extend.search",
-    "longrope_search": "lengthwise.extend.search",
+    "longrope2_search": "lengthwise.search",
+    "longrope_search": "lengthwise.search",
     "new_cache": "lengthwise.extend.adapt",
-    "prefix_budgets": "lengthwise.extend.search.prefix",
+    "prefix_budgets": "lengthwise.search.prefix",
     "restore": "lengthwise.extend.adapt",
     "save": "lengthwise.extend.checkpoint",
     "tune_head_scale": "lengthwise.extend.scaling.head_scale",

@@ -9,7 +9,7 @@ import pytest
 import lengthwise as lw
 from lengthwise.cli.auto import read_bytes, read_seconds, report
 from lengthwise.extend.adapt import is_adapted
-from lengthwise.extend.search.race import Race
+from lengthwise.search.race import Race
 
 Call = Callable[..., tuple[int, str, str]]
 TEXT = "It was a bright cold day in April, and the clocks were striking thirteen. " * 60

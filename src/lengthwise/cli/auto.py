@@ -2,7 +2,7 @@
 
 import re
 import time
-from itertools import pairwise
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lengthwise.extend.method import Method
-    from lengthwise.extend.search.race import Race, Run
+    from lengthwise.measure.tasks import Passkey
+    from lengthwise.measure.tasks.base import Item
+    from lengthwise.search.race import Race, Run
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 MOST_HOURS = 10_000
@@ -77,13 +79,14 @@ def choose(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from lengthwise.extend.adapt import is_adapted
-    from lengthwise.extend.search.candidates import candidates
-    from lengthwise.extend.search.longrope import LongRoPESearch
-    from lengthwise.extend.search.losses import needle_windows, text_windows
-    from lengthwise.extend.search.race import Race, Rung
     from lengthwise.hf.weights import fingerprint
     from lengthwise.measure.engines.reading import first_token, trained_window
+    from lengthwise.measure.tasks import Passkey
     from lengthwise.measure.tasks.text import held_out_text
+    from lengthwise.search.candidates import candidates
+    from lengthwise.search.longrope import LongRoPESearch
+    from lengthwise.search.race import Race, Rung
+    from lengthwise.search.windows import needle_windows, text_windows
 
     model, tokenizer = open_model(name)
     refuse_scaled(model, name)
@@ -104,8 +107,11 @@ def choose(
     field = candidates(window, length)
     head = first_token(tokenizer)
 
+    passkeys = Passkey(words)
+    asked = {n: passkeys.build(tokenizer, n, NEEDLES, SEED + 1) for n in doubled(window, length)}
+
     def rung(texts: int, needles: int, keeps: int) -> Rung:
-        hidden = needle_windows(tokenizer, words, length, needles, seed=SEED)
+        hidden = needle_windows(tokenizer, passkeys.build(tokenizer, length, needles, SEED))
         return Rung(text_windows(ids, length, texts, head), hidden, keeps)
 
     rungs = [rung(1, 1, 8), rung(2, 4, 4), rung(4, 8, 1)]
@@ -144,7 +150,7 @@ def choose(
     record = race.record() | {
         "length": length,
         "winner": race.best_run.methods,
-        "after": measured(model, tokenizer, winner, words, ids, window, length, began + budget),
+        "after": measured(model, tokenizer, winner, passkeys, ids, window, asked, began + budget),
     }
     return winner, record | {"seconds": round(time.monotonic() - began, 1)}
 
@@ -165,47 +171,49 @@ def refuse_scaled(model: "PreTrainedModel", name: str) -> None:
         )
 
 
+def doubled(window: int, length: int) -> list[int]:
+    """The window, twice the window and so on, up to the length, which is the last."""
+    return [*takewhile(lambda n: n < length, (window << k for k in count())), length]
+
+
 def measured(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     winner: "tuple[Method, ...]",
-    words: str,
+    passkeys: "Passkey",
     ids: "Tensor",
     window: int,
-    length: int,
+    asked: "dict[int, list[Item]]",
     ends: float,
 ) -> dict[str, Any]:
     """Loss and needles by length with the winner; what the clock leaves no time for is missing."""
     import torch
 
     from lengthwise.extend.adapt import adapted
-    from lengthwise.extend.search.losses import needle_windows
-    from lengthwise.extend.search.race import found
+    from lengthwise.measure.engines.greedy import answers
     from lengthwise.measure.engines.reading import first_token
     from lengthwise.measure.tasks.loss import in_window_losses, losses_by_position
 
     head = first_token(tokenizer)
     lead = [] if head is None else [head]
-    text = torch.cat([torch.tensor(lead, dtype=torch.long), ids])[None, :length]
+    text = torch.cat([torch.tensor(lead, dtype=torch.long), ids])[None, : max(asked)]
     reference = in_window_losses(model, text, window, head)[0]
+    rows = []
     with adapted(model, *winner):
         mine = losses_by_position(model, text)[0]
-    edges = [0, window]
-    while edges[-1] < length:
-        edges.append(min(2 * edges[-1], length))
-    rows = []
-    for low, high in pairwise(edges):
-        span = slice(max(low - 1, 0), high - 1)
-        row: dict[str, Any] = {
-            "tokens": high,
-            "loss": round(float(mine[span].mean()), 4),
-            "in_window_loss": round(float(reference[span].mean()), 4),
-            "needles_found": None,
-        }
-        if time.monotonic() < ends:
-            needles = needle_windows(tokenizer, words, high, NEEDLES, seed=SEED + 1)
-            row["needles_found"] = found(model, needles, *winner)
-        rows.append(row)
+        for low, (high, items) in zip([0, *asked], asked.items(), strict=False):
+            span = slice(max(low - 1, 0), high - 1)
+            row: dict[str, Any] = {
+                "tokens": high,
+                "loss": round(float(mine[span].mean()), 4),
+                "in_window_loss": round(float(reference[span].mean()), 4),
+                "needles_found": None,
+            }
+            if time.monotonic() < ends:
+                replies = answers(model, tokenizer, items)
+                right = [passkeys.score(*pair) for pair in zip(replies, items, strict=True)]
+                row["needles_found"] = sum(right) / len(right)
+            rows.append(row)
     effective = 0
     for row in rows:
         share = row["needles_found"]

@@ -5,9 +5,9 @@ import torch
 
 import lengthwise as lw
 from lengthwise.extend import stores
-from lengthwise.extend.search.prefix import budgets_of
 from lengthwise.extend.stores.evicting import Evicting, cuts
 from lengthwise.hf.families import FAMILIES
+from lengthwise.search.prefix import budgets_of
 from lengthwise.testing import Case, parametrize
 from lengthwise.testing.bench import Bench
 from lengthwise.testing.models import tiny_model

@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerFast
 
 from lengthwise.cli.run import encode
 from lengthwise.extend.layouts.code_units import hirope_positions
-from lengthwise.extend.search.losses import needle_windows
 from lengthwise.hf.prompts import closing, encode_prompt, encode_prompts
 from lengthwise.measure.engines.local import LocalReader
 from lengthwise.measure.probes.capacity import information_capacity
@@ -21,6 +20,7 @@ from lengthwise.measure.published import LongBench
 from lengthwise.measure.run.results import Cell
 from lengthwise.measure.run.runner import run_grid
 from lengthwise.measure.tasks import Lines, Passkey
+from lengthwise.search.windows import needle_windows
 from lengthwise.testing.models import BOS, EOS, TEXT, tiny_model, tiny_tokenizer
 from lengthwise.train.loop.evaluate import Evaluation
 
@@ -115,7 +115,10 @@ CONSUMERS: dict[str, Callable[[PreTrainedTokenizerFast, Path], Any]] = {
     "published": published,
     "train": evaluated,
     "run": lambda tokenizer, _: encode(tokenizer, TEXT, "Who?", None).tolist(),
-    "search": lambda tokenizer, _: needle_windows(tokenizer, TEXT * 9, 200, 2).ids.tolist(),
+    "search": lambda tokenizer, _: [
+        ids.tolist()
+        for ids in needle_windows(tokenizer, Passkey(TEXT).build(tokenizer, 200, 2, 0)).texts
+    ],
     "code": lambda tokenizer, _: [
         (units.starts, units.ids.tolist())
         for units in [

@@ -20,7 +20,7 @@ class LongRoPE(Scaling):
     The first `start_tokens` tokens are rotated by the model's own frequencies. With
     `short_factors`, texts up to the trained window are read with those (the readjustment for
     short lengths); keys are then rotated when they are read, so that a text that outgrows the
-    window leaves no stale key. The factors come from `lengthwise.extend.search`. They count from
+    window leaves no stale key. The factors come from `lengthwise.search`. They count from
     unscaled frequencies: on a checkpoint that carries `longrope` they replace its own.
 
     Source: Ding et al. 2024, arXiv:2402.13753, equation 2 and section 3; the temperature is the

@@ -20,7 +20,7 @@ class LongRoPE2(Scaling):
     A text up to the window is read as the model reads it, to the bit: own frequencies, no
     temperature. Keys are rotated when they are read, so a text that outgrows the window leaves
     no stale key, though hidden states were computed under the frequencies of their time. The
-    factors come from `lengthwise.extend.search.LongRoPE2Search`.
+    factors come from `lengthwise.search.LongRoPE2Search`.
 
     Source: Shang et al. 2025, arXiv:2502.20082, sections 3 and 4.
     Differs from the source: each row of a batch switches for itself, and the cache is not

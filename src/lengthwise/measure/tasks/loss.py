@@ -14,6 +14,10 @@ from lengthwise.extend.whole import steady
 from lengthwise.measure.engines.reading import CHUNK, read
 
 
+class NoNumber(ValueError):
+    """A loss that is not a finite number."""
+
+
 @torch.no_grad()
 def losses_by_position(model: PreTrainedModel, ids: Tensor, chunk: int = CHUNK) -> Tensor:
     """The loss of every token of `ids` `[b, t]` after the first, `[b, t - 1]` on the CPU.
@@ -21,7 +25,8 @@ def losses_by_position(model: PreTrainedModel, ids: Tensor, chunk: int = CHUNK) 
     Read in chunks with a cache: memory for logits grows with the chunk and not with the text.
 
     Raises:
-        ValueError: Fewer than two tokens, or a loss that is not a number.
+        ValueError: Fewer than two tokens.
+        NoNumber: A loss that is not a finite number.
     """
     return torch.cat([*loss_pieces(model, ids, chunk)], dim=1)
 
@@ -35,7 +40,8 @@ def loss_pieces(
     What stands before them is read all the same, for the cache.
 
     Raises:
-        ValueError: Fewer than two tokens, or a loss that is not a number.
+        ValueError: Fewer than two tokens.
+        NoNumber: A loss that is not a finite number.
     """
     if ids.shape[1] < 2:
         raise ValueError(f"a loss needs at least 2 tokens, got {ids.shape[1]}")
@@ -51,7 +57,7 @@ def loss_pieces(
             )
             if not loss.isfinite().all():
                 position = start + 1 + int((~loss.isfinite()).any(dim=0).nonzero()[0])
-                raise ValueError(f"the model's loss at position {position} is not a finite number")
+                raise NoNumber(f"the model's loss at position {position} is not a finite number")
             yield loss[:, max(skip - start, 0) :].cpu()
 
 

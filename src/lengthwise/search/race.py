@@ -8,15 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from lengthwise.extend.adapt import adapted, binding_of
 from lengthwise.extend.explain import cache_bytes
 from lengthwise.extend.method import Method
-from lengthwise.extend.search.evolution import Evolution
-from lengthwise.extend.search.losses import Windows
 from lengthwise.files import write_text
+from lengthwise.search.evolution import Evolution
+from lengthwise.search.windows import Windows
 
 FORMAT = 1
 SEARCH_SHARE = 0.3  # of the time, for the arm that searches factors
@@ -227,15 +226,3 @@ class Race:
 def name_of(methods: Sequence[Method]) -> str:
     """Methods as Python writes them; `plain` for none."""
     return " + ".join(map(repr, methods)) or "plain"
-
-
-@torch.inference_mode()
-def found(model: PreTrainedModel, windows: Windows, *methods: Method) -> float:
-    """Share of texts whose counted tokens are all what the model would have said itself."""
-    hits = 0
-    with adapted(model, *methods):
-        for ids, counted in zip(windows.ids.split(1), windows.counted.split(1), strict=True):
-            answer = int(counted.sum())
-            out = model(ids.to(model.device), logits_to_keep=answer + 1).logits[0, :-1]
-            hits += bool((out.argmax(-1).cpu() == ids[0, -answer:]).all())
-    return hits / len(windows.ids)

@@ -8,7 +8,9 @@ import torch
 import lengthwise as lw
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.scaling.frequencies import unscaled
-from lengthwise.extend.search import (
+from lengthwise.hf.families import read_geometry
+from lengthwise.measure.tasks import Passkey
+from lengthwise.search import (
     LongRoPE2Search,
     LongRoPESearch,
     SecondStageSearch,
@@ -18,8 +20,7 @@ from lengthwise.extend.search import (
     needle_windows,
     text_windows,
 )
-from lengthwise.extend.search.losses import Windows
-from lengthwise.hf.families import read_geometry
+from lengthwise.search.windows import Windows
 from lengthwise.testing.models import VOCABULARY, WINDOW, tiny_model, tiny_tokenizer
 
 SIZES = {"population": 6, "parents": 3, "mutations": 2, "crossovers": 2}
@@ -61,7 +62,8 @@ def test_seeds_are_yarn_ntk_and_pi(model, windows):
 def test_a_loss_is_that_of_the_adapted_model(model, windows):
     lw.adapt(model, lw.PI(factor=2))
     with torch.no_grad():
-        expected = model(windows.ids, labels=windows.ids, use_cache=False).loss.item()
+        ids = torch.stack(windows.texts)
+        expected = model(ids, labels=ids, use_cache=False).loss.item()
     lw.restore(model)
     assert windows.loss(model, lw.PI(factor=2)) == pytest.approx(expected, rel=1e-5)
 
@@ -126,7 +128,7 @@ def test_an_interruption_within_an_evaluation_loses_only_that(model, windows):
 def test_a_checkpoint_of_another_search_is_refused(model, windows, tmp_path):
     file = tmp_path / "search.json"
     cheap(new(model, windows), (1.0, 1.2, 1.4, 1.9)).run(evaluations=2, checkpoint=file)
-    other = Windows(windows.ids.flip(1), windows.counted)
+    other = Windows.of(torch.stack(windows.texts).flip(1))
     for search, words in (
         (new(model, windows, seed=1), "has another seed: 0 instead of 1"),
         (new(model, other), "has another texts"),
@@ -173,7 +175,7 @@ def test_the_second_stage_starts_from_the_first(model, windows, tmp_path):
 
 def test_readjustment_gives_short_texts_factors_of_their_own(model, windows):
     extended = lw.LongRoPE((1.0, 1.3, 1.7, 2.5), 2)
-    short = text_windows(windows.ids[0, 1:], WINDOW, 1, head=1)
+    short = text_windows(windows.texts[0][1:], WINDOW, 1, head=1)
     search = ShortSearch(model, short, extended, **SIZES)
     best = search.run(evaluations=8)
     assert best.factors == extended.factors and len(best.short_factors) == 4
@@ -203,7 +205,9 @@ def test_longrope2_keeps_to_its_critical_pair(model, windows):
 
 
 def test_the_functions_give_methods(model, windows):
-    found = longrope_search(model, windows.ids, 2, evaluations=1, start_tokens=(0,), **SIZES)
+    found = longrope_search(
+        model, torch.stack(windows.texts), 2, evaluations=1, start_tokens=(0,), **SIZES
+    )
     assert isinstance(found, lw.LongRoPE)
     assert isinstance(longrope2_search(model, windows, 2, evaluations=1, **SIZES), lw.LongRoPE2)
 
@@ -225,25 +229,29 @@ def test_every_kind_of_rotary_can_be_searched(family, window):
 def test_windows_of_a_text():
     ids = torch.arange(3, 203)
     got = text_windows(ids, 50, 3, head=1)
-    assert got.ids.shape == (3, 50) and (got.ids[:, 0] == 1).all()
-    assert got.ids[0, 1] == 3 and got.ids[2, -1] == 202 and got.counted.all()
-    assert text_windows(ids, 50, 1, head=None).ids[0, 0] == 3
+    rows = torch.stack(got.texts)
+    assert rows.shape == (3, 50) and (rows[:, 0] == 1).all() and got.counted == (49,) * 3
+    assert rows[0, 1] == 3 and rows[2, -1] == 202 and got.length == 50
+    assert text_windows(ids, 50, 1, head=None).texts[0][0] == 3
 
 
-def test_windows_with_needles_count_the_answer_alone():
+def test_windows_with_needles_count_the_answer_alone(model):
     tokenizer = tiny_tokenizer()
     filler = "0 1 2 3 4 5 6 7 8 9; what leaves the window is forgotten. " * 20
-    got = needle_windows(tokenizer, filler, 300, 3, seed=5)
-    again = needle_windows(tokenizer, filler, 300, 3, seed=5)
-    assert torch.equal(got.ids, again.ids) and got.ids.shape == (3, 300)
-    for row, counted in zip(got.ids, got.counted, strict=True):
-        answer = tokenizer.decode(row[counted]).strip()
-        text = tokenizer.decode(row)
-        assert answer.isdigit() and len(answer) == 5
-        assert f"The passkey is {answer}. Remember it" in text and text.endswith(answer)
-        assert row[0] == tokenizer.bos_token_id and (row == 1).sum() == 1
-    first, last = (tokenizer.decode(got.ids[i]).index("Remember") for i in (0, 2))
-    assert first < 40 < 200 < last
+    items = Passkey(filler).build(tokenizer, 300, 3, 5)
+    got = needle_windows(tokenizer, items)
+    assert got.length == 300
+    for row, counted, item in zip(got.texts, got.counted, items, strict=True):
+        answer = tokenizer.decode(row[-counted:]).strip()
+        assert answer == item.answer and tokenizer.decode(row).endswith(f"passkey is {answer}")
+        assert row[0] == tokenizer.bos_token_id and 300 - 7 + counted == len(row)
+    logits = lw.adapt(model, lw.PI(factor=8))(got.texts[1][None]).logits[0]
+    lw.restore(model)
+    n = got.counted[1]
+    expected = torch.nn.functional.cross_entropy(logits[-n - 1 : -1], got.texts[1][-n:])
+    assert got.losses(model, lw.PI(factor=8))[1].mean().item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
 def bad(**kw):
@@ -262,12 +270,14 @@ def bad(**kw):
         (lambda m, w: LongRoPESearch(tiny_model("gpt_oss"), w, 2), "already carries rope_type"),
         (lambda m, w: new(m, w).best, "has tried nothing yet"),
         (lambda m, w: new(m, w).run(), "needs a limit"),
-        (lambda m, w: text_windows(w.ids[0], 500, 1, 1), "the text has 128 tokens, and a search"),
-        (lambda m, w: Windows(w.ids, torch.zeros_like(w.counted)), "the mask has none"),
-        (lambda m, w: Windows(w.ids[:, :1], w.counted[:, :1]), "at least 2 tokens"),
+        (lambda m, w: text_windows(w.texts[0], 500, 1, 1), "the text has 128 tokens, and a search"),
+        (
+            lambda m, w: Windows(w.texts, (0,), 128),
+            "and not the first, got [128] tokens of which [0",
+        ),
+        (lambda m, w: Windows(w.texts, (128,), 128), "of which [128] count"),
+        (lambda m, w: Windows((), (), 128), "a search needs texts of at least 2 tokens"),
         (lambda m, w: w.loss(tiny_model("llama").train()), "training mode"),
-        (lambda m, w: needle_windows(tiny_tokenizer(), "a b", 20, 1), "length must be at least"),
-        (lambda m, w: needle_windows(tiny_tokenizer(), "a b", 900, 1), "give a longer text"),
     ],
 )
 def test_mistakes(make, words, model, windows):

@@ -13,10 +13,10 @@ from lengthwise.core.geometry import RotaryBase
 from lengthwise.extend.method import Scaling, at_least
 from lengthwise.extend.scaling import NTK, PI, LongRoPE, YaRN
 from lengthwise.extend.scaling.frequencies import unscaled
-from lengthwise.extend.search.evolution import CHANGES, Evolution, Genome
-from lengthwise.extend.search.losses import Windows
 from lengthwise.hf.families import read_geometry, refuse_unsupported
 from lengthwise.hf.weights import fingerprint
+from lengthwise.search.evolution import CHANGES, Evolution, Genome
+from lengthwise.search.windows import Windows
 
 # Tokens at the start that may keep their angles: the paper's space.
 START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)

@@ -1,14 +1,14 @@
 """Searches for the numbers of a scaling: stopped at any time, gone on with later."""
 
-from lengthwise.extend.search.evolution import Evolution, Genome, Trial
-from lengthwise.extend.search.longrope import (
+from lengthwise.search.evolution import Evolution, Genome, Trial
+from lengthwise.search.longrope import (
     LongRoPESearch,
     SecondStageSearch,
     ShortSearch,
     longrope_search,
 )
-from lengthwise.extend.search.longrope2 import LongRoPE2Search, longrope2_search
-from lengthwise.extend.search.losses import Windows, needle_windows, text_windows
+from lengthwise.search.longrope2 import LongRoPE2Search, longrope2_search
+from lengthwise.search.windows import Windows, needle_windows, text_windows
 
 __all__ = [
     "Evolution",

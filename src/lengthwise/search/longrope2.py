@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 from lengthwise.extend.extrapolation import critical_dimension
 from lengthwise.extend.scaling import LongRoPE, LongRoPE2
-from lengthwise.extend.search.evolution import CHANGES, Evolution, Genome
-from lengthwise.extend.search.longrope import ROOM, base_of, check_length
-from lengthwise.extend.search.losses import Windows
 from lengthwise.hf.weights import fingerprint
+from lengthwise.search.evolution import CHANGES, Evolution, Genome
+from lengthwise.search.longrope import ROOM, base_of, check_length
+from lengthwise.search.windows import Windows
 
 
 class LongRoPE2Search(Evolution):

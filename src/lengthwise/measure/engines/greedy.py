@@ -1,0 +1,110 @@
+"""Greedy answers of a model in this process, and what the right ones cost it."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lengthwise.extend.whole import steady
+from lengthwise.hf.prompts import encode_prompts
+from lengthwise.hf.release import CACHE, cache_of
+from lengthwise.measure.engines.reading import CHUNK, likeliest, read_to_end
+from lengthwise.measure.tasks.base import Item
+
+TOGETHER = 4096  # tokens of prompts that are read as one batch
+
+
+@torch.no_grad()
+def likeliest_tokens(
+    model: PreTrainedModel, logits: Tensor, cache: Any, length: int
+) -> Iterator[tuple[Int[Tensor, " b"], Any]]:
+    """The likeliest token after `length` read ones, then the one after that, without end.
+
+    With each comes the cache, which holds all that stands before it. The model decodes a step when
+    a token more is asked for.
+
+    Args:
+        logits, cache: What `read_to_end` gave.
+
+    Raises:
+        ValueError: Once the logits are NaN.
+    """
+    while True:
+        tokens = likeliest(logits, length)
+        yield tokens, cache
+        out = model(input_ids=tokens[:, None], use_cache=True, **{CACHE: cache})
+        logits, cache, length = out.logits, cache_of(out), length + 1
+
+
+def greedy(
+    model: PreTrainedModel, ids: Int[Tensor, "b t"], new: int, chunk: int = CHUNK
+) -> list[list[int]]:
+    """The likeliest tokens after each row of `ids`, up to `new` or the model's own end of a text.
+
+    Rows have one length: no padding. The token that ends a text is left out.
+    """
+    ends = end_tokens(model)
+    answers: list[list[int]] = [[] for _ in ids]
+    writing = dict(enumerate(answers))
+    with steady(model):
+        logits, cache = read_to_end(model, ids, chunk)
+        for tokens, _ in islice(likeliest_tokens(model, logits, cache, ids.shape[1]), new):
+            for row, token in enumerate(tokens.tolist()):
+                if token in ends:
+                    writing.pop(row, None)
+                elif row in writing:
+                    writing[row].append(token)
+            if not writing:
+                break
+    return answers
+
+
+def end_tokens(model: PreTrainedModel) -> set[int]:
+    """The tokens that end a text of this model."""
+    config = model.generation_config
+    ends = config.eos_token_id if config is not None else None
+    return set(ends if isinstance(ends, list) else [ends]) - {None}
+
+
+def answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    chunk: int = CHUNK,
+) -> list[str]:
+    """What the model, as it is adapted now, answers to items: `LocalReader` without its clock."""
+    texts: list[str] = []
+    for ids, new in batches(tokenizer, items):
+        texts += tokenizer.batch_decode(greedy(model, ids, new, chunk), skip_special_tokens=True)
+    return texts
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]
+) -> Iterator[tuple[Int[Tensor, "b t"], int]]:
+    """Prompts of items, in their order, and the tokens allowed for each answer.
+
+    Neighbours of one length are a batch, if they are short.
+    """
+    prompts = encode_prompts(tokenizer, [item.prompt for item in items])
+    pairs = zip(prompts, items, strict=True)
+    for (length, new), same in groupby(pairs, lambda pair: (len(pair[0]), pair[1].allowance)):
+        rows = torch.tensor([ids for ids, _ in same])
+        for batch in rows.split(max(1, TOGETHER // length)):
+            yield batch, new
+
+
+def with_answers(
+    tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]
+) -> list[tuple[Int[Tensor, " t"], int]]:
+    """Each prompt gone on with by the right answer, and how many tokens that is."""
+    rows = []
+    prompts = encode_prompts(tokenizer, [item.prompt for item in items])
+    for prompt, item in zip(prompts, items, strict=True):
+        answer: Any = tokenizer(" " + item.answer, add_special_tokens=False, verbose=False)
+        rows.append((torch.tensor([*prompt, *answer["input_ids"]]), len(answer["input_ids"])))
+    return rows
