@@ -98,9 +98,9 @@ def test_a_budget_holds_the_sinks() -> None:
         ("prefixkv:budgets=8/1", "PrefixKV: budgets must be a whole number of at least 2, got 1"),
         ("yarn:factor=8,beta_slow=64", "beta_slow must be above 0 and below beta_fast"),
         ("logtemperature:over=pi:factor=0", "PI: factor must be at least 1, got 0.0"),
-        ("logtemperature:over=h2o", "over must be a scaling of angles"),
+        ("logtemperature:over=h2o", "LogTemperature: over must be a scaling such as lw.YaRN"),
         ("streamingllm:budget=4", "StreamingLLM: budget must be above the 4 sinks, got 4 tokens"),
-        ("streamingllm:budget=0", "StreamingLLM: budget: tokens must be at least 1, got 0"),
+        ("streamingllm:budget=0", "StreamingLLM: budget must be above the 4 sinks, got 0 tokens"),
         ("streamingllm:budget=9,window=3", "budget and window both say how much is kept"),
     ],
 )

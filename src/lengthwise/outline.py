@@ -22,8 +22,11 @@ SOURCE = Path(__file__).parent.parent
 
 
 @cache
-def outline(module: str, name: str) -> Any:
+def outline(module: str, name: str, also: frozenset[str] = frozenset()) -> Any:
     """What a module of lengthwise calls by a name: the outline of a class, or anything else whole.
+
+    Args:
+        also: Functions of a class, or of those below it, that the checks of one above it call.
 
     Raises:
         ImportError: If that, or a check of the class, needs more than Python itself.
@@ -35,13 +38,17 @@ def outline(module: str, name: str) -> Any:
     node, alias = _names(module)[name]
     if isinstance(node, ast.ImportFrom):
         assert node.module is not None and not node.level
-        return outline(node.module, alias)
+        return outline(node.module, alias, also)
     if isinstance(node, ast.Import):
         return outline(alias, "")
+    below: dict[str, frozenset[str]] = {}
     if isinstance(node, ast.ClassDef):
-        node = _reduced(module, node)
+        node, used = _reduced(module, node, CHECKS | also)
+        for base in map(ast.unparse, node.bases):
+            below[base] = frozenset(used & _functions(module, base) - CHECKS)
     called = _called(node) & _names(module).keys() - {name}
-    space = {"__name__": __name__} | {one: outline(module, one) for one in called}
+    space = {one: outline(module, one, below.get(one, frozenset())) for one in called}
+    space["__name__"] = __name__
     exec(compile(ast.Module([node], []), str(_file(module)), "exec", LATER), space)
     return space[name]
 
@@ -78,20 +85,31 @@ def _names(module: str) -> dict[str, tuple[ast.stmt, str]]:
     return found
 
 
-def _reduced(module: str, node: ast.ClassDef) -> ast.ClassDef:
-    """The class without what its options and checks do not need."""
+def _functions(module: str, name: str) -> set[str]:
+    """Names of the functions of a class and of those below it."""
+    node, alias = _names(module)[name]
+    if isinstance(node, ast.ImportFrom):
+        return _functions(node.module or "", alias)
+    assert isinstance(node, ast.ClassDef)
+    found = {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
+    for base in map(ast.unparse, node.bases):
+        found |= _functions(module, base) if _ours(module, base) else set()
+    return found
+
+
+def _reduced(module: str, node: ast.ClassDef, checks: set[str]) -> tuple[ast.ClassDef, set[str]]:
+    """The class without what its options and checks do not need, and what these call."""
     functions = {one.name: one for one in node.body if isinstance(one, ast.FunctionDef)}
     kept: set[str] = set()
-    wanted = CHECKS & functions.keys()
-    while wanted:
+    used = set(checks)
+    while wanted := used & functions.keys() - kept:
         kept |= wanted
-        used = {
+        used |= {
             one.attr
             for name in wanted
             for one in ast.walk(functions[name])
             if isinstance(one, ast.Attribute)
         }
-        wanted = used & functions.keys() - kept
     body = [
         one
         for one in node.body
@@ -102,16 +120,17 @@ def _reduced(module: str, node: ast.ClassDef) -> ast.ClassDef:
     if "__call__" in functions:  # how it is called, not what it does
         call = functions["__call__"]
         body.append(ast.FunctionDef("__call__", call.args, [ast.Pass()], []))
-    bases: list[ast.expr] = [
-        one for one in node.bases if isinstance(one, ast.Name) and _ours(module, one.id)
-    ]
+    bases = [one for one in node.bases if _ours(module, ast.unparse(one))]
     reduced = ast.ClassDef(node.name, bases, [], [*body, ast.Pass()], node.decorator_list)
-    return ast.fix_missing_locations(ast.copy_location(reduced, node))
+    return ast.fix_missing_locations(ast.copy_location(reduced, node)), used
 
 
 def _ours(module: str, name: str) -> bool:
-    node = _names(module)[name][0]
-    return not isinstance(node, ast.ImportFrom) or (node.module or "").startswith("lengthwise")
+    """Whether a name in a module is something of lengthwise."""
+    node = _names(module).get(name, (None, ""))[0]
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").startswith("lengthwise")
+    return node is not None
 
 
 def _literal(value: ast.expr) -> bool:

@@ -16,7 +16,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lengthwise.core.budget import Budget
 from lengthwise.docstrings import arguments
 from lengthwise.outline import outline
 
@@ -273,14 +272,8 @@ class Room:
 
 def _within_budget(cls: Any, values: dict[str, Any]) -> Any:
     """What keeps to a budget of tokens, by its own `within`."""
-    try:
-        budget = Budget(tokens=values.pop("budget"))
-    except ValueError as error:
-        raise ValueError(f"{cls.__name__}: budget: {error}") from None
-    accepted = inspect.signature(cls.within).parameters
-    for option in values:
-        if option not in accepted:
-            raise ValueError(
-                f"{cls.__name__}: budget and {option} both say how much is kept; give one of them"
-            )
-    return cls.within(budget, **values)
+    for option in values.keys() - inspect.signature(cls.within).parameters:
+        raise ValueError(
+            f"{cls.__name__}: budget and {option} both say how much is kept; give one of them"
+        )
+    return cls.within(**values)

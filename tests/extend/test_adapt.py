@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import lengthwise as lw
-from lengthwise.core.budget import Budget
 from lengthwise.extend.adapt import compose
 from lengthwise.hf.families import FAMILIES
 from lengthwise.testing.models import PAD, tiny_model
@@ -135,8 +134,7 @@ def test_compositions_that_cannot_be_are_refused(methods, words):
         lambda: lw.SelfExtend(group=0),
         lambda: lw.SelfExtend(group=8, window=12),
         lambda: lw.StreamingLLM(window=0),
-        lambda: lw.StreamingLLM.within(Budget(tokens=4), sinks=4),
-        lambda: lw.StreamingLLM.within(Budget(kept_ratio=0.5)),
+        lambda: lw.StreamingLLM.within(4, sinks=4),
         lambda: lw.InfLLM(page_size=3),
         lambda: lw.InfLLM(pages=0),
     ],
@@ -156,7 +154,7 @@ def test_windows_beyond_the_trained_one_are_refused(method):
 
 
 def test_a_budget_in_tokens_becomes_sinks_and_a_window():
-    assert lw.StreamingLLM.within(Budget(tokens=64), sinks=4) == lw.StreamingLLM(4, 60)
+    assert lw.StreamingLLM.within(64, sinks=4) == lw.StreamingLLM(4, 60)
 
 
 def test_streaming_memory_is_constant():

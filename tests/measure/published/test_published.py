@@ -297,9 +297,9 @@ def test_bad_rows(tmp_path, content, message):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
-        read_rows(path, ["a"])
+        list(read_rows(path, ["a"]))
     with pytest.raises(ValueError, match="cannot be read"):
-        read_rows(tmp_path / "missing", ["a"])
+        list(read_rows(tmp_path / "missing", ["a"]))
 
 
 def test_rows_are_drawn_by_the_seed(tmp_path, tokenizer):

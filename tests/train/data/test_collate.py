@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader
 
 from lengthwise.train.data.collate import PackedCollator
 from lengthwise.train.data.pipeline import pack
-from lengthwise.train.data.sampler import PackedSampler
 
 ROW = {"input_ids": [1, 2], "seq_lengths": [2]}
 
@@ -91,9 +90,8 @@ def test_through_arrow_and_a_data_loader(tmp_path):
     rows = [{"input_ids": [n] * (n + 2), "seq_lengths": [n, 2]} for n in range(1, 8)]
     Dataset.from_list(rows).save_to_disk(tmp_path / "packed")
     data = Dataset.load_from_disk(tmp_path / "packed")
-    sampler = PackedSampler(len(data), batch=2, seed=3)
     seen = []
-    for batch in DataLoader(data, batch_sampler=sampler, collate_fn=PackedCollator()):
+    for batch in DataLoader(data, batch_size=2, shuffle=True, collate_fn=PackedCollator()):
         assert len(batch["input_ids"]) <= 2
         seen += batch["input_ids"][:, 0].tolist()
     assert sorted(seen) == list(range(1, 8))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lengthwise.core.budget import Budget
 from lengthwise.core.keys import KeyBlock
 from lengthwise.core.regions import Region
 from lengthwise.extend.layouts.slots import CacheSlots
@@ -41,22 +40,17 @@ class StreamingLLM(Store):
         whole("StreamingLLM", "window", self.window, 1)
 
     @classmethod
-    def within(cls, budget: Budget, sinks: int = 4) -> "StreamingLLM":
-        """The store that keeps `budget.tokens` tokens per KV head, sinks included.
+    def within(cls, budget: int, sinks: int = 4) -> "StreamingLLM":
+        """The store that keeps `budget` tokens per KV head, sinks included.
 
         Raises:
-            ValueError: If the budget is not in tokens, differs between heads, or holds no token
-                beside the sinks.
+            ValueError: If it holds no token beside the sinks.
         """
-        if budget.tokens is None or budget.weights is not None:
+        if budget <= sinks:
             raise ValueError(
-                "StreamingLLM keeps the same number of tokens everywhere: Budget(tokens=…)"
+                f"StreamingLLM: budget must be above the {sinks} sinks, got {budget} tokens"
             )
-        if budget.tokens <= sinks:
-            raise ValueError(
-                f"StreamingLLM: budget must be above the {sinks} sinks, got {budget.tokens} tokens"
-            )
-        return cls(sinks, budget.tokens - sinks)
+        return cls(sinks, budget - sinks)
 
     def brings(self) -> tuple[Method, ...]:
         return (CacheSlots(self.sinks, self.window),)

@@ -16,16 +16,12 @@ from lengthwise.measure.run.json_lines import read_objects, text
 from lengthwise.measure.tasks.base import Item, token_count
 
 
-def read_rows(file: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file, each of which must have the keys.
+def read_rows(file: Path, keys: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSON-lines file with their numbers, each of which must have the keys.
 
     Raises:
         ValueError: A file that cannot be read or is empty, or a row that lacks a key.
     """
-    return [row for _, row in _numbered(file, keys)]
-
-
-def _numbered(file: Path, keys: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, row in read_objects(file):
         missing = [key for key in keys if key not in row]
         if missing:
@@ -44,7 +40,7 @@ def questions(
         ValueError: As `read_rows`, or what was wrong with a line, with the line's number.
     """
     found: list[Row] = []
-    for number, row in _numbered(file, keys):
+    for number, row in read_rows(file, keys):
         try:
             found += made(row)
         except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:

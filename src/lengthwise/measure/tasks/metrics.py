@@ -19,11 +19,6 @@ def normalized(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def exact_match(text: str, reference: str) -> float:
-    """1 if both are the same after `normalized`."""
-    return float(normalized(text) == normalized(reference))
-
-
 def f1(units: Sequence[str], reference: Sequence[str]) -> float:
     """Harmonic mean of precision and recall of two bags of units; 0 where nothing is shared."""
     shared = sum((Counter(units) & Counter(reference)).values())
