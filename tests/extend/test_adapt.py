@@ -1,11 +1,15 @@
 """Composition, and every method on every family through `adapt`."""
 
+from collections import Counter
+
 import pytest
 import torch
 
 import lengthwise as lw
+from lengthwise.extend import engine, method
 from lengthwise.extend.adapt import compose
 from lengthwise.hf.families import FAMILIES
+from lengthwise.testing.bench import Bench
 from lengthwise.testing.models import PAD, tiny_model
 
 # As people would choose them for a window of 64; scalings start from an unscaled model.
@@ -166,3 +170,38 @@ def test_streaming_memory_is_constant():
             model(torch.randint(3, 300, (1, 50)), past_key_values=cache)
             held.append(cache.bytes())
     assert len(set(held)) == 1 and cache.get_seq_length() == 300
+
+
+def test_what_nobody_needs_is_not_computed(monkeypatch):
+    asked = Counter()
+    exact, mass = engine.attend_blocks, method.drawn_mass
+
+    def attends(*args, need_lse, **kw):
+        asked["lse"] += need_lse
+        return exact(*args, need_lse=need_lse, **kw)
+
+    def draws(*args, **kw):
+        asked["mass"] += 1
+        return mass(*args, **kw)
+
+    monkeypatch.setattr(engine, "attend_blocks", attends)
+    monkeypatch.setattr(method, "drawn_mass", draws)
+    bench, found = Bench(), {}
+    for one in (
+        lw.FullStore(), lw.StreamingLLM(4, 4), lw.Chelsea(tokens=12, sinks=2, recent=4, every=4),
+        lw.TOVA(tokens=8, every=4), lw.SnapKV(tokens=8, recent=1, kernel=1, every=4),
+    ):  # fmt: skip
+        asked.clear()
+        bench.run(bench.engine(one), bench.tensors(1, 16), [16])
+        found[type(one)] = asked["lse"], asked["mass"]
+        assert bool(asked["lse"]) == ("mass" in one.needs), one
+    assert found[lw.TOVA] == (4, 4) and found[lw.SnapKV] == (4, 4)
+    assert found[lw.Chelsea] == found[lw.FullStore] == found[lw.StreamingLLM] == (0, 0)
+
+
+def test_a_need_that_another_axis_cannot_meet_names_both():
+    h2o, infllm = lw.H2O(heavy=4, recent=4), lw.InfLLM(window=8)
+    with pytest.raises(ValueError, match="H2O needs mass, which InfLLM does not give; use AllP"):
+        compose((h2o, infllm))
+    with pytest.raises(ValueError, match="InfLLM needs all keys, which H2O does not give; use Fu"):
+        compose((infllm, h2o))

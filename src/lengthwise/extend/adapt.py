@@ -24,6 +24,9 @@ from lengthwise.hf.cache import LengthwiseCache
 from lengthwise.hf.families import read_geometry, refuse_unsupported
 from lengthwise.hf.other import HookBinding, kind_of
 
+# Who may not give what others need, and what gives it.
+GIVEN_BY: dict[str, Method] = {"all keys": FullStore(), "mass": AllPages()}
+
 
 def compose(methods: tuple[Method, ...]) -> Axes:
     """One method for each axis: those named, then what they bring, then the identities.
@@ -57,12 +60,13 @@ def compose(methods: tuple[Method, ...]) -> Axes:
             f"read, which leaves nothing for {type(layout).__name__} to say; name no layout"
         )
     for method in filled.values():
-        missing = method.needs - store.offers
-        if missing:
-            raise ValueError(
-                f"{type(method).__name__} needs {', '.join(sorted(missing))}, which "
-                f"{type(store).__name__} does not keep; use FullStore"
-            )
+        for need in sorted(method.needs & GIVEN_BY.keys()):
+            giver = filled[GIVEN_BY[need].axis]
+            if need not in giver.offers:
+                raise ValueError(
+                    f"{type(method).__name__} needs {need}, which {type(giver).__name__} does not "
+                    f"give; use {type(GIVEN_BY[need]).__name__}"
+                )
     return Axes(scaling, layout, selector, store)
 
 

@@ -1,5 +1,6 @@
 """One layer's attention, composed of a scaling, a layout, a selector and a store."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -120,6 +121,12 @@ class Reading:
     state: LayerState | None
     learned_sink: Tensor | None
     kw: dict[str, Any]
+
+    def of(self, queries: Queries, regions: Sequence[Region]) -> Read:
+        """What those choose by who choose: see `Read`."""
+        assert self.state is not None
+        lengths, store = self.step.lengths, self.state.store
+        return Read(self.layer, queries, lengths, store, regions, rotary=self.rotary, **self.kw)
 
 
 class Engine:
@@ -262,13 +269,14 @@ class Engine:
         if not axes.store.every:
             return self._read(reading, queries, new).out
         assert state is not None and isinstance(state.store, EvictingState)
-        how, regions = {**kw, "rotary": rotary}, self.regions[layer]
         why = f"{type(axes.store).__name__} {NO_CHOICE_GRADIENT}"
         outs = []
         for low, high, due in cuts(step.positions, state.store.seen, axes.store.every):
             piece = queries.times(low, high)
-            part = self._read(reading, piece, new.slots(low, high), need_lse=True)
-            state.store.after(Read(piece, state.store.whole(), regions, due, part.lse, how))
+            mass = "mass" in axes.store.needs
+            part = self._read(reading, piece, new.slots(low, high), need_lse=mass)
+            read = reading.of(piece, self.regions[layer])
+            state.store.after(replace(read, due=due, lse=part.lse if mass else None))
             outs.append(refuse_gradients(part, (q, k, v), why).out)
         return torch.cat(outs, dim=2)
 
@@ -287,9 +295,9 @@ class Engine:
         for turned, mine in self._of_one_length(layer, reading.step, reading.rotary, queries):
             parts = [attend_blocks(mine, blocks, exact, rotary=turned, **kw)]
             if pages is not None:
-                assert state is not None
                 why = f"{type(self.layers[layer].selector).__name__} {NO_PAGE_GRADIENT}"
-                found = pages.attend(mine, state.store, self.regions[layer], rotary=turned, **kw)
+                of_one = replace(reading, rotary=turned)
+                found = pages.attend(of_one.of(mine, self.regions[layer]))
                 parts += [refuse_gradients(part, (new.keys, new.values), why) for part in found]
             whole = with_sink(merge(parts), learned_sink)
             live = (queries.vectors, new.keys, new.values)

@@ -8,7 +8,7 @@ Store     which keys are kept, and in what form?             identity: FullStore
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lengthwise.core.attention.mass import drawn_mass
 from lengthwise.core.geometry import Geometry, RotaryBase
-from lengthwise.core.keys import KeyBlock, Queries
+from lengthwise.core.keys import KeyBlock, Queries, concatenate
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import OWN, Place, Region
 from lengthwise.core.rotary import Rotary
@@ -29,11 +29,15 @@ class Method(ABC):
 
     Attributes:
         axis: The axis it fills.
-        needs: What it asks of the other axes; see `Store.offers`.
+        needs: What it asks for, and what is computed for nobody else: `all keys` of the store,
+            `mass` (see `Read`).
+        offers: What a store or a selector gives to those that need it: `all keys`, if it never
+            drops one, and `mass`, if every key is read.
     """
 
     axis: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    offers: ClassVar[frozenset[str]] = frozenset()
 
     def brings(self) -> "tuple[Method, ...]":
         """Methods for other axes that come with this one where the person names none."""
@@ -197,13 +201,8 @@ class SelectorState(ABC):
     """The summaries of one layer's pages."""
 
     @abstractmethod
-    def attend(
-        self, queries: Queries, store: "StoreState", regions: Sequence[Region], **kw: Any
-    ) -> list[Partial]:
-        """Take note of the newest keys, then attend the chosen pages of the paged regions.
-
-        `kw` are the keyword arguments of `attend_blocks`.
-        """
+    def attend(self, read: "Read") -> list[Partial]:
+        """Take note of the newest keys, then attend the chosen pages of the paged regions."""
 
     @abstractmethod
     def select_rows(self, index: Tensor) -> None:
@@ -216,46 +215,62 @@ class SelectorState(ABC):
 
 @dataclass(frozen=True)
 class Read:
-    """What one layer has read in one piece of a forward, for a store that chooses by it.
+    """One piece of a forward as one layer reads it: what selectors and stores choose by.
 
     Attributes:
-        queries: The queries, not rotated.
-        block: All keys that they could see, in one block, in the store's order.
-        regions: Of the layout; together they say which.
+        layer: Index of the layer.
+        queries: The queries with their positions, not rotated.
+        lengths: Tokens of every row so far, the new ones included, `[b]`.
+        store: Holds all keys that the queries can see.
+        regions: Of the layer; together they say which of them.
+        rotary, stored, scale, softcap, impl: As for `attend_blocks`.
         due: Rows `[b]` whose store is to drop keys now.
+        lse: Log-sum-exp of the queries `[b, h, t]`, where `mass` is needed.
     """
 
+    layer: int
     queries: Queries
-    block: KeyBlock
+    lengths: Tensor
+    store: "StoreState"
     regions: Sequence[Region]
-    due: Tensor
-    lse: Tensor
-    how: Mapping[str, Any]
+    rotary: Rotary | None
+    stored: Place | None
+    scale: float
+    softcap: float | None
+    impl: str = "auto"
+    due: Tensor | None = None
+    lse: Tensor | None = None
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What scores are made of, as keyword arguments."""
+        return {name: getattr(self, name) for name in ("rotary", "stored", "scale", "softcap")}
 
     def mass(self, counted: Tensor | None = None) -> Tensor:
         """Softmax weights that every key drew, `[b, kv, n]`, summed over queries and heads.
 
+        For methods that need `mass`.
+
         Args:
             counted: Which queries count `[b, t]`; None for all.
         """
+        assert self.lse is not None, "it does not need mass"
         real = self.queries.positions >= 0
         counted = real if counted is None else real & counted
-        return drawn_mass(self.queries, self.block, self.regions, self.lse, counted, **self.how)
+        block = self.store.whole()
+        return drawn_mass(self.queries, block, self.regions, self.lse, counted, **self.how)
 
 
 class Store(Method):
     """Which keys are kept, in what form and where.
 
     Attributes:
-        offers: What a selector or another method may count on; `all keys` means that nothing
-            is ever dropped.
         every: Keys are dropped whenever a row has read so many tokens more; 0 for a store that
             needs to know nothing but positions. A forward is cut at these tokens, so what a token
             sees does not depend on how a text was cut into forwards.
     """
 
     axis = "store"
-    offers: ClassVar[frozenset[str]] = frozenset()
     every: int = 0
 
     def restrict(self, regions: Sequence[Region]) -> list[Region]:
@@ -319,6 +334,10 @@ class StoreState(ABC):
     def after(self, read: Read) -> None:
         """A piece of at most `Store.every` tokens was read: score keys, and drop some where due."""
         raise ValueError(f"{type(self).__name__} drops keys by their positions alone")
+
+    def whole(self) -> KeyBlock:
+        """All keys that are held, in one block."""
+        return concatenate(self.blocks())
 
     def blocks(self) -> list[KeyBlock]:
         """All keys that are held, in order of arrival, as they lie."""

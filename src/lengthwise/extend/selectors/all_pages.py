@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from lengthwise.core.regions import Region
 from lengthwise.extend.method import Selector
@@ -13,6 +14,8 @@ class AllPages(Selector):
 
     Reduces to: the untouched model.
     """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"mass"})
 
     def restrict(self, regions: Sequence[Region]) -> list[Region]:
         return [replace(region, paged=False) for region in regions]

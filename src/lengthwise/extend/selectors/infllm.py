@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lengthwise.core.attention import place_keys, place_queries
+from lengthwise.core.attention import attend_blocks, place_keys, place_queries
+from lengthwise.core.attention.mass import drawn_mass
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
-from lengthwise.core.keys import KeyBlock, Queries
-from lengthwise.core.regions import Place, Region, visible_pairs
-from lengthwise.core.rotary import Rotary
+from lengthwise.core.keys import KeyBlock
+from lengthwise.core.regions import Region
 from lengthwise.extend.layouts.far_as_one import FarAsOne
-from lengthwise.extend.method import Method, StoreState, whole
+from lengthwise.extend.method import Method, Read, whole
 from lengthwise.extend.selectors.paged import LONG, Paged, PagedState, mapped_slots
 
 REPRESENTATIVES = 4
@@ -96,75 +95,39 @@ class InfLLM(Paged):
 class InfLLMState(PagedState):
     """Noted of a token is the mass that it drew; of a page, its best keys and their positions."""
 
-    def note(
-        self, tile: Queries, store: StoreState, regions: Sequence[Region], first: int, **kw: Any
-    ) -> tuple[int, Tensor]:
-        """The probability that every key in the local window drew."""
-        window, p = self.config.window, tile.positions
-        local = [r for r in regions if not r.paged and r.also is None and r.near < window]
+    def note(self, read: Read, first: int) -> tuple[int, Tensor]:
+        """The probability that every key in the local window drew, of the window's alone."""
+        window, p = self.config.window, read.queries.positions
+        local = [r for r in read.regions if not r.paged and r.also is None and r.near < window]
         top = int(p.max())
         bottom = int(torch.where(p >= 0, p, top).min())
         start = max(0, bottom - window + 1)
         reach = torch.arange(start, top + 1, device=p.device)
-        block = store.gather(self.slots.of(reach.expand(len(p), 1, -1)))
-        weights = _probabilities(tile, block, local, **kw)
-        drawn = weights.unflatten(1, (block.keys.shape[1], -1)).sum((2, 3))
+        block = read.store.gather(self.slots.of(reach.expand(len(p), 1, -1)))
+        lse = attend_blocks(read.queries, [block], local, impl=read.impl, **read.how).lse
+        drawn = drawn_mass(read.queries, block, local, lse, p >= 0, **read.how)
         return max(start, first), drawn[:, :, max(0, first - start) :]
 
-    def sum_up(
-        self, noted: Tensor, pages: Tensor, slots: Tensor, store: StoreState, **kw: Any
-    ) -> tuple[Tensor, ...]:
+    def sum_up(self, read: Read, noted: Tensor, pages: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
         kv = noted.shape[1]
         top = noted.topk(REPRESENTATIVES, dim=-1).indices.sort(dim=-1).values
         best = slots[:, None].expand(-1, kv, -1, -1).gather(3, top)
-        keys = store.gather(best.flatten(2)).keys.unflatten(2, best.shape[2:])
+        keys = read.store.gather(best.flatten(2)).keys.unflatten(2, best.shape[2:])
         starts = self.paging.first + pages * self.paging.size
         places = torch.where(best >= 0, starts[:, None] + top, -1)
         return keys, places
 
-    def score(
-        self,
-        queries: Queries,
-        paged: Sequence[Region],
-        last: Tensor,
-        rotary: Rotary | None,
-        stored: Place | None,
-    ) -> Tensor:
+    def score(self, read: Read, paged: Sequence[Region], last: Tensor) -> Tensor:
+        queries = read.queries
         keys, places = (held.flatten(2, 3) for held in self.made)
         summaries, asked = KeyBlock(keys, keys, places), queries.positions[:, :, None]
         dtype = at_least_float32(queries.vectors[:0]).dtype
         score = torch.zeros(*queries.positions.shape, len(last), dtype=dtype, device=last.device)
         for region in paged:
-            q = at_least_float32(place_queries(queries, region, rotary).vectors)
-            k = at_least_float32(place_keys(summaries, region, rotary, stored).keys)
+            q = at_least_float32(place_queries(queries, region, read.rotary).vectors)
+            k = at_least_float32(place_keys(summaries, region, read.rotary, read.stored).keys)
             pooled = q.unflatten(1, (k.shape[1], -1)).sum(2)
             means = k.unflatten(2, (len(last), REPRESENTATIVES)).mean(3)
             product = torch.einsum("bhtd,bhpd->btp", pooled, means)
             score = torch.where(region.visible(last, last, asked, last), product, score)
         return score[:, None]
-
-
-def _probabilities(
-    queries: Queries,
-    block: KeyBlock,
-    local: Sequence[Region],
-    *,
-    rotary: Rotary | None,
-    stored: Place | None,
-    scale: float,
-    softcap: float | None,
-    **_: Any,
-) -> Tensor:
-    """Softmax weights `[b, h, t, n]` over the local window alone; 0 for padding."""
-    heads = queries.vectors.shape[1]
-    shape = (*queries.vectors.shape[:3], len(block))
-    scores = at_least_float32(queries.vectors.new_full(shape, float("-inf")))
-    for region in local:
-        q = at_least_float32(place_queries(queries, region, rotary).vectors) * scale
-        k = at_least_float32(place_keys(block, region, rotary, stored).keys)
-        score = q @ k.repeat_interleave(heads // k.shape[1], dim=1).transpose(-1, -2)
-        if softcap is not None:
-            score = torch.tanh(score / softcap) * softcap
-        seen = visible_pairs(region, queries.positions, block.positions, heads)
-        scores = torch.where(seen, score, scores)
-    return torch.softmax(scores, dim=-1).nan_to_num(0.0)

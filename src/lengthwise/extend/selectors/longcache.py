@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool
@@ -12,12 +12,11 @@ from lengthwise.core.attention import place_keys
 from lengthwise.core.attention.chunked import by_kv_head
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
-from lengthwise.core.keys import Queries
 from lengthwise.core.pages import Paging, SlotMap, attend_pages
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import ByRank, Fixed, Region
 from lengthwise.extend.layouts.far_as_one import FarAsOne
-from lengthwise.extend.method import Method, Selector, SelectorState, StoreState, whole
+from lengthwise.extend.method import Method, Read, Selector, SelectorState, whole
 from lengthwise.extend.selectors.paged import LONG, mapped_slots
 
 SCORES = 1 << 23  # of queries and keys that are held together
@@ -119,29 +118,28 @@ class LongCacheState(SelectorState):
         self.config = config
         self.slots = SlotMap()
 
-    def attend(
-        self, queries: Queries, store: StoreState, regions: Sequence[Region], **kw: Any
-    ) -> list[Partial]:
+    def attend(self, read: Read) -> list[Partial]:
+        queries = read.queries
         self.slots.note(queries.positions)
-        paged = [region for region in regions if region.paged]
+        paged = [region for region in read.regions if region.paged]
         if not paged or int(queries.positions.max()) < self.config.window:
             return []
         heads, n = queries.vectors.shape[1], self.slots.arrived
         tile = max(1, SCORES // (len(queries.positions) * heads * n))
         tiles = [queries.times(low, low + tile) for low in range(0, len(queries), tile)]
-        chosen = torch.cat([self._choose(some, store, paged, **kw) for some in tiles], dim=1)
-        how = (chosen[:, None], Paging(1), self.slots, store.gather)
+        reads = [replace(read, queries=some) for some in tiles]
+        chosen = torch.cat([self._choose(some, paged) for some in reads], dim=1)
+        how = (chosen[:, None], Paging(1), self.slots, read.store.gather)
+        kw = {**read.how, "impl": read.impl}
         return [attend_pages(queries, *how, region, self.config.far, **kw) for region in paged]
 
     @torch.no_grad()
-    def _choose(
-        self, queries: Queries, store: StoreState, paged: Sequence[Region], **kw: Any
-    ) -> Bool[Tensor, " b t positions"]:
+    def _choose(self, read: Read, paged: Sequence[Region]) -> Bool[Tensor, " b t positions"]:
         """The far keys that each query reads, by position."""
         config, slots = self.config, self.slots.slots
         assert slots is not None
-        (b, t), limit = queries.positions.shape, slots.shape[1]
-        named = self._named(queries, store, paged, **kw)  # [b, t, names], -1 for none
+        (b, t), limit = read.queries.positions.shape, slots.shape[1]
+        named = self._named(read, paged)  # [b, t, names], -1 for none
         every, zero = torch.arange(limit, device=named.device), named.new_zeros(())
         votes = named.new_zeros(b, t, limit + 1)
         votes.scatter_add_(2, torch.where(named >= 0, named, limit), torch.ones_like(named))
@@ -156,24 +154,20 @@ class LongCacheState(SelectorState):
         high = before[..., config.span + left :][..., :limit]
         low = before[..., left:][..., :limit]
         run = high > low
-        asked = queries.positions[:, :, None]
+        asked = read.queries.positions[:, :, None]
         far = torch.stack([region.visible(zero, zero, asked, every) for region in paged]).any(0)
         return (run | (every < config.sinks)) & far & (slots >= 0)[:, None]
 
-    def _named(
-        self, queries: Queries, store: StoreState, paged: Sequence[Region], **kw: Any
-    ) -> Tensor:
+    def _named(self, read: Read, paged: Sequence[Region]) -> Tensor:
         """Positions of the keys that the heads want most, `[b, t, heads * top]`; -1 for none."""
         assert self.slots.slots is not None
-        q, asked = (
-            at_least_float32(queries.vectors) * kw["scale"],
-            queries.positions[:, None, :, None],
-        )
+        q = at_least_float32(read.queries.vectors) * read.scale
+        asked = read.queries.positions[:, None, :, None]
         zero, free = asked.new_zeros(()), Region(k_place=Fixed(0))
         limit, none = self.slots.slots.shape[1], -(1 << 62)
         found = []
-        for block in store.blocks():
-            keys = at_least_float32(place_keys(block, free, kw["rotary"], kw["stored"]).keys)
+        for block in read.store.blocks():
+            keys = at_least_float32(place_keys(block, free, read.rotary, read.stored).keys)
             score = (by_kv_head(q, keys) @ keys.transpose(2, 3)).view(*q.shape[:3], len(block))
             at = block.positions[:, :1, None]
             seen = torch.stack([region.visible(zero, zero, asked, at) for region in paged]).any(0)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +10,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from lengthwise.core.attention import place_keys
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
-from lengthwise.core.keys import Queries
-from lengthwise.core.regions import OWN, ByRank, InChunk, Place, Region
-from lengthwise.core.rotary import Rotary
+from lengthwise.core.regions import OWN, ByRank, InChunk, Region
 from lengthwise.extend.layouts.far_as_one import FarAsOne
-from lengthwise.extend.method import Method, StoreState, whole
+from lengthwise.extend.method import Method, Read, whole
 from lengthwise.extend.selectors.paged import LONG, Paged, PagedState, mapped_slots
 
 
@@ -167,10 +164,8 @@ class LongHeadsState(PagedState):
 
     kv_heads = 1
 
-    def note(
-        self, tile: Queries, store: StoreState, regions: Sequence[Region], first: int, **kw: Any
-    ) -> tuple[int, Tensor]:
-        positions, vectors = tile.positions, tile.vectors
+    def note(self, read: Read, first: int) -> tuple[int, Tensor]:
+        positions, vectors = read.queries.positions, read.queries.vectors
         rows, times = (positions >= first).nonzero(as_tuple=True)
         at = positions[rows, times]
         start, stop = int(at.min()), int(at.max()) + 1
@@ -178,13 +173,11 @@ class LongHeadsState(PagedState):
         new[rows, :, at - start] = vectors[rows, :, times]
         return start, new
 
-    def sum_up(
-        self, noted: Tensor, pages: Tensor, slots: Tensor, store: StoreState, **kw: Any
-    ) -> tuple[Tensor, ...]:
+    def sum_up(self, read: Read, noted: Tensor, pages: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
         b, count, size = slots.shape
         heads = noted.shape[1]
-        block, rotary = store.gather(slots.flatten(1)[:, None]), kw["rotary"]
-        placed = place_keys(block, Region(k_place=InChunk(size)), rotary, kw["stored"])
+        block, rotary = read.store.gather(slots.flatten(1)[:, None]), read.rotary
+        placed = place_keys(block, Region(k_place=InChunk(size)), rotary, read.stored)
         self.kv_heads = block.keys.shape[1]
         queries = noted.flatten(2, 3)
         if rotary is not None:
@@ -198,18 +191,11 @@ class LongHeadsState(PagedState):
         q, k, v = chunks(queries), chunks(placed.keys), chunks(block.values)
         real = (slots >= 0)[:, None, :, None].expand(-1, heads, -1, -1, -1).flatten(1, 2)
         mask = None if bool(real.all()) else real
-        got = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=kw["scale"])
+        got = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=read.scale)
         mean = (got * real.transpose(2, 3)).sum(2, keepdim=True) / real.sum(3, keepdim=True)
-        made = scaled_dot_product_attention(mean, k, k, attn_mask=mask, scale=kw["scale"])
+        made = scaled_dot_product_attention(mean, k, k, attn_mask=mask, scale=read.scale)
         return (made.nan_to_num(0.0).view(b, heads, count, -1),)  # 0 where no token arrived
 
-    def score(
-        self,
-        queries: Queries,
-        paged: Sequence[Region],
-        last: Tensor,
-        rotary: Rotary | None,
-        stored: Place | None,
-    ) -> Tensor:
-        product = at_least_float32(queries.vectors) @ self.made[0].transpose(2, 3)
+    def score(self, read: Read, paged: Sequence[Region], last: Tensor) -> Tensor:
+        product = at_least_float32(read.queries.vectors) @ self.made[0].transpose(2, 3)
         return product.unflatten(1, (self.kv_heads, -1)).sum(2)

@@ -8,18 +8,16 @@ while they arrive, what it makes of them once the page is closed, and how it sco
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lengthwise.core.keys import Queries
 from lengthwise.core.pages import Paging, SlotMap, attend_pages
 from lengthwise.core.partial import Partial
-from lengthwise.core.regions import Place, Region
-from lengthwise.core.rotary import Rotary
-from lengthwise.extend.method import Selector, SelectorState, StoreState
+from lengthwise.core.regions import Region
+from lengthwise.extend.method import Read, Selector, SelectorState
 
 NOTE_TILE = 256  # queries that are noted together, and room for tokens of the next
 LONG = 8  # bytes of a position
@@ -134,9 +132,7 @@ class PagedState(SelectorState):
         self.made: tuple[Tensor, ...] = ()
 
     @abstractmethod
-    def note(
-        self, tile: Queries, store: StoreState, regions: Sequence[Region], first: int, **kw: Any
-    ) -> tuple[int, Tensor]:
+    def note(self, read: Read, first: int) -> tuple[int, Tensor]:
         """What a few new queries say about tokens from position `first` on.
 
         Returns:
@@ -145,9 +141,7 @@ class PagedState(SelectorState):
         """
 
     @abstractmethod
-    def sum_up(
-        self, noted: Tensor, pages: Tensor, slots: Tensor, store: StoreState, **kw: Any
-    ) -> tuple[Tensor, ...]:
+    def sum_up(self, read: Read, noted: Tensor, pages: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
         """Summaries, each `[b, heads, pages, ...]`.
 
         Args:
@@ -158,45 +152,39 @@ class PagedState(SelectorState):
 
     @abstractmethod
     def score(
-        self,
-        queries: Queries,
-        paged: Sequence[Region],
-        last: Tensor,
-        rotary: Rotary | None,
-        stored: Place | None,
+        self, read: Read, paged: Sequence[Region], last: Tensor
     ) -> Float[Tensor, " b #kv t pages"]:
         """How much each query wants each page; `last` are the pages' last positions."""
 
-    def attend(
-        self, queries: Queries, store: StoreState, regions: Sequence[Region], **kw: Any
-    ) -> list[Partial]:
+    def attend(self, read: Read) -> list[Partial]:
+        queries = read.queries
         self.slots.note(queries.positions)
         longest = queries.positions.amax(1) + 1
         if self.seen is None:
             self.seen, self.count = longest, torch.zeros_like(longest)
         self.seen = torch.maximum(self.seen, longest)
-        self._note(queries, store, regions, **kw)
-        self._sum_up(store, **kw)
-        paged = [region for region in regions if region.paged]
-        chosen = self._choose(queries, paged, kw["rotary"], kw["stored"])
+        self._note(read)
+        self._sum_up(read)
+        paged = [region for region in read.regions if region.paged]
+        chosen = self._choose(read, paged)
         if chosen is None:
             return []
-        how = (self.paging, self.slots, store.gather)
+        how = (self.paging, self.slots, read.store.gather)
+        kw = {**read.how, "impl": read.impl}
         return [
             attend_pages(queries, chosen, *how, region, self.config.end, **kw) for region in paged
         ]
 
     @torch.no_grad()
-    def _note(
-        self, queries: Queries, store: StoreState, regions: Sequence[Region], **kw: Any
-    ) -> None:
+    def _note(self, read: Read) -> None:
+        queries = read.queries
         first = self.paging.first + self.base * self.paging.size
         for low in range(0, len(queries), NOTE_TILE):
             tile = queries.times(low, min(low + NOTE_TILE, len(queries)))
             top = int(tile.positions.max())
             if top < first:
                 continue
-            start, new = self.note(tile, store, regions, first, **kw)
+            start, new = self.note(replace(read, queries=tile), first)
             held = 0 if self.noted is None else self.noted.shape[2]
             if held < top + 1 - first:
                 shape = (*new.shape[:2], top + 1 - first + NOTE_TILE, *new.shape[3:])
@@ -208,7 +196,7 @@ class PagedState(SelectorState):
             self.noted[:, :, start - first : start - first + new.shape[2]] += new
 
     @torch.no_grad()
-    def _sum_up(self, store: StoreState, **kw: Any) -> None:
+    def _sum_up(self, read: Read) -> None:
         """Sum up the pages that have just been closed, each row at its own time."""
         size = self.paging.size
         assert self.seen is not None and self.count is not None
@@ -223,7 +211,7 @@ class PagedState(SelectorState):
         starts = self.paging.first + pages * size
         places = (starts[:, None] + torch.arange(size, device=noted.device)).flatten()
         slots = self.slots.of(places.expand(len(done), -1)).unflatten(1, (fresh, size))
-        new = self.sum_up(noted.unflatten(2, (fresh, size)), pages, slots, store, **kw)
+        new = self.sum_up(read, noted.unflatten(2, (fresh, size)), pages, slots)
         due = ((pages >= self.count[:, None]) & (pages < done[:, None]))[:, None]
         if self.made:
             new = tuple(self._joined(*pair, due) for pair in zip(self.made, new, strict=True))
@@ -241,17 +229,11 @@ class PagedState(SelectorState):
         return torch.cat([old[:, :, : self.base], torch.where(due, new, kept)], dim=2)
 
     @torch.no_grad()
-    def _choose(
-        self,
-        queries: Queries,
-        paged: Sequence[Region],
-        rotary: Rotary | None,
-        stored: Place | None,
-    ) -> Bool[Tensor, " b #kv t pages"] | None:
+    def _choose(self, read: Read, paged: Sequence[Region]) -> Bool[Tensor, " b #kv t pages"] | None:
         """The pages that each query reads; None when there are none."""
         if not self.made or not paged:
             return None
-        pages, asked = self.made[0].shape[2], queries.positions[:, None, :, None]
+        pages, asked = self.made[0].shape[2], read.queries.positions[:, None, :, None]
         last = self.paging.last(torch.arange(pages, device=asked.device))
         far = (asked - last >= self.config.window) & (asked >= self.config.chooses_from)
         far &= self.slots.filled(self.paging, pages)[:, None, None]
@@ -261,7 +243,7 @@ class PagedState(SelectorState):
             return None
         if self.config.choose >= pages:
             return far
-        score = self.score(queries, paged, last, rotary, stored)
+        score = self.score(read, paged, last)
         score = score.masked_fill(~far, float("-inf"))
         top = score.topk(self.config.choose, dim=-1).indices
         return torch.zeros_like(score, dtype=torch.bool).scatter_(3, top, True) & far

@@ -128,6 +128,7 @@ class RaggedState(EvictingState):
         self.carried[:, :, : self.used] += mass[:, :, at:]
 
     def _most(self, read: Read, score: Tensor) -> Tensor:
+        assert read.due is not None
         return torch.where(read.due[:, None], self.ada.shares(score), score.shape[2])[..., None]
 
     def _keep(self, wanted: Tensor) -> None:

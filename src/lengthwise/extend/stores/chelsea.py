@@ -1,6 +1,7 @@
 """Chelsea: like keys become one key that stands for all of them."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ class Chelsea(Evicting):
     recent: int = 64
     chunk: int = 64
     every: int = 128
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         whole("Chelsea", "sinks", self.sinks, 0)
@@ -73,6 +75,7 @@ class MergingState(EvictingState):
 
     @torch.no_grad()
     def after(self, read: Read) -> None:
+        assert read.due is not None
         while True:
             positions = self.whole().positions
             held = (positions >= 0).sum(-1)
@@ -125,9 +128,8 @@ class MergingState(EvictingState):
     @staticmethod
     def _turned(read: Read, keys: Tensor, positions: Tensor, way: int) -> Tensor:
         """Keys with their rotation taken out (-1) or put in (1)."""
-        rotary, stored = read.how["rotary"], read.how["stored"]
-        if rotary is None or stored is None:
+        if read.rotary is None or read.stored is None:
             return keys
-        turned = rotary.shift(keys, way * stored(positions))
+        turned = read.rotary.shift(keys, way * read.stored(positions))
         assert isinstance(turned, Tensor)
         return turned

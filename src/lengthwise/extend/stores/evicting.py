@@ -53,6 +53,7 @@ class Evicting(Store):
     """
 
     shared: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset({"mass"})
     sinks: int = 0
     recent: int = 0
 
@@ -135,7 +136,6 @@ class EvictingState(StoreState):
         return [older, new] if len(older) else [new]
 
     def whole(self) -> KeyBlock:
-        """All that is held, as one block."""
         return self._fresh()
 
     def _fresh(self) -> KeyBlock:
@@ -157,10 +157,10 @@ class EvictingState(StoreState):
     @torch.no_grad()
     def after(self, read: Read) -> None:
         self.config.note(read, self)
+        assert self.seen is not None and read.due is not None
         if not bool(read.due.any()):
             return
-        assert self.seen is not None
-        positions = read.block.positions
+        positions = self.whole().positions
         score = self.config.score(read, self).expand(positions.shape)
         newest = self.seen[:, None, None] - self.config.recent
         safe = (positions >= newest) | (positions < self.config.sinks) | ~read.due[:, None, None]
@@ -171,6 +171,7 @@ class EvictingState(StoreState):
 
     def _most(self, read: Read, score: Tensor) -> Tensor:
         """Keys `[b, #kv, 1]` that heads keep at most."""
+        assert read.due is not None
         return torch.where(read.due, self.budget, score.shape[2])[:, None, None]
 
     def numbers(self) -> Tensor:

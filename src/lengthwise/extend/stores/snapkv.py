@@ -64,7 +64,8 @@ class SnapKV(Evicting):
     def score(self, read: Read, state: EvictingState) -> Tensor:
         drawn = state.numbers()
         # Neighbours are keys that are held: padding and empty slots stand between nobody.
-        order = (read.block.positions < 0).to(torch.int8).argsort(dim=-1, stable=True)
+        assert read.due is not None
+        order = (state.whole().positions < 0).to(torch.int8).argsort(dim=-1, stable=True)
         mass = drawn.gather(2, order)
         state.add(-drawn * read.due[:, None, None])  # the next window begins anew
         pooled = avg_pool1d(mass, self.kernel, stride=1, padding=self.kernel // 2)
