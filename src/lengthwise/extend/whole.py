@@ -23,10 +23,14 @@ def goes_stale(model: PreTrainedModel) -> bool:
 def steady(model: PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
     """The model as it is for a `with` block, adapted without a method if its cache would go stale.
 
+    So is transformers' MPT, which builds its biases for `max_seq_len` tokens and stops there:
+    adapted it computes the same and reads on, as ALiBi is meant to.
+
     Raises:
-        ValueError: Such a model of a family that cannot be adapted.
+        ValueError: A model whose cache would go stale, of a family that cannot be adapted.
     """
-    return adapted(model) if goes_stale(model) else nullcontext(model)
+    stops = model.config.model_type == "mpt" and not is_adapted(model)
+    return adapted(model) if stops or goes_stale(model) else nullcontext(model)
 
 
 def cache_for(model: PreTrainedModel, tokens: int) -> LengthwiseCache | None:

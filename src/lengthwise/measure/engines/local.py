@@ -42,9 +42,10 @@ class LocalReader:
         model: In evaluation mode.
         name: What to call it in reports.
         chunk: Tokens per forward pass.
+        window: The trained window in tokens; None takes it from the configuration.
 
     Raises:
-        ValueError: A chunk below 1.
+        ValueError: A chunk below 1, or a configuration that names no window.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class LocalReader:
         tokenizer: PreTrainedTokenizerBase,
         chunk: int = CHUNK,
         name: str = "",
+        window: int | None = None,
     ) -> None:
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1 token, got {chunk!r}")
         self.model, self.tokenizer, self.chunk = model, tokenizer, chunk
         self.name = name or type(model).__name__
+        self.window = window or trained_window(model)
         self._counted: set[tuple[str, int]] = set()
 
     def describe(self) -> Mapping[str, Any]:
@@ -67,7 +70,7 @@ class LocalReader:
             "fingerprint": fingerprint(self.model),
             "parameters": sum(weight.numel() for weight in self.model.parameters()),
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "window": trained_window(self.model),
+            "window": self.window,
             "chunk": self.chunk,
         }
 

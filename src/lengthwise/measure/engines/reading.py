@@ -20,15 +20,8 @@ CHUNK = 512  # tokens per forward pass
 def with_methods(
     model: PreTrainedModel, methods: Sequence[Method]
 ) -> AbstractContextManager[PreTrainedModel]:
-    """The model with methods, or as it is without any, for the length of a `with` block.
-
-    transformers' MPT builds its biases for `max_seq_len` tokens and stops there; adapted without
-    a method it computes the same and reads on, as ALiBi is meant to. So do models whose
-    frequencies follow the length, and the keys of their cache do not go stale.
-    """
-    if methods or model.config.model_type == "mpt":
-        return adapted(model, *methods)
-    return steady(model)
+    """The model with methods, or as it is without any, for the length of a `with` block."""
+    return adapted(model, *methods) if methods else steady(model)
 
 
 def read(

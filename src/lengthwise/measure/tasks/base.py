@@ -1,13 +1,16 @@
 """What a task is: it makes items of an exact length and scores the answers."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.hf.prompts import encode_prompt
+
+if TYPE_CHECKING:
+    from lengthwise.measure.engines.local import LocalReader
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,53 @@ class Task(Protocol):
 
     def chance(self, item: Item) -> float:
         """The expected score of `guess`, by arithmetic."""
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """Measures a model itself while it reads a text, instead of asking it. Implemented by frozen
+    dataclasses.
+
+    Attributes:
+        samples: Stretches of the text that are read, each a measurement of its own.
+        longest: Whether the longest length tells of the shorter ones, so that it alone is read.
+        reference: What is measured of the untouched model, for methods to be held against; None if
+            nothing is.
+    """
+
+    @property
+    def samples(self) -> int: ...
+
+    @property
+    def longest(self) -> bool: ...
+
+    @property
+    def reference(self) -> "Reading | None": ...
+
+    def check(self, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+        """Refuse a length before anything is measured.
+
+        Raises:
+            ValueError: The text is too short for it, for one.
+        """
+
+    def measure(
+        self,
+        reader: "LocalReader",
+        length: int,
+        sample: int,
+        known: Sequence[float],
+        keep: Callable[[Sequence[float]], None],
+    ) -> Mapping[str, Any]:
+        """What is found on one stretch of `length` tokens, with the model as it is adapted now.
+
+        Args:
+            known: Parts that `keep` was given before the measurement was cut off.
+            keep: Takes the next parts, so that whoever is cut off need not measure them again.
+
+        Raises:
+            ValueError: What cannot be measured.
+        """
 
 
 def token_count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from lengthwise.measure import tasks
+from lengthwise.measure.run.suite.rows import REFERENCE, Cell
 from lengthwise.measure.run.suite.suites import ScatteredPasskey, suite
 from lengthwise.measure.tasks import NIAH, RULER, DocumentQA, Passkey
-from lengthwise.names import SUITES
+from lengthwise.names import READINGS, STANDARD, SUITES, TASKS
 from lengthwise.testing.models import tiny_tokenizer
 
 FILLER = "some words to hide things in\n" * 9
@@ -30,6 +31,33 @@ def test_what_the_suites_hold() -> None:
     assert suite("quick", FILLER, items=2).items == 2
 
 
+def test_suites_and_single_tasks_go_together() -> None:
+    assert set(suite("full", FILLER).tasks) == set(TASKS) - set(READINGS)
+    standard = suite(STANDARD, FILLER)
+    assert list(standard.tasks) == ["loss", "passkey", "speed"]
+    assert standard.counts() == {"loss": 1, "passkey": 10, "speed": 1}
+    more = suite("quick, loss,quick,passkey", FILLER, items=3)
+    assert more.name == "quick,loss,passkey"
+    assert list(more.tasks) == [*suite("quick", FILLER).tasks, "loss"]
+    assert more.counts() == dict.fromkeys(more.tasks, 3)
+    assert suite("ruler,loss", FILLER).counts()["vt"] == 20
+    assert suite("effective,loss", FILLER).adaptive and not more.adaptive
+    assert suite("loss", FILLER).settings() == {"loss": "Loss(samples=1)"}
+
+
+def test_cells_go_from_short_to_long_and_begin_with_the_reference() -> None:
+    cells = suite("lines,loss,speed", FILLER).cells(["a", "b"], [20, 10, 20])
+    assert [(c.task, c.length, c.method) for c in cells] == [
+        ("lines", 10, "a"), ("lines", 10, "b"), ("speed", 10, "a"), ("speed", 10, "b"),
+        ("lines", 20, "a"), ("lines", 20, "b"),
+        ("loss", 20, REFERENCE), ("loss", 20, "a"), ("loss", 20, "b"),
+        ("speed", 20, "a"), ("speed", 20, "b"),
+    ]  # fmt: skip
+    only = {Cell("a", "lines", 10), Cell("b", "loss", 20)}
+    kept = suite("lines,loss,speed", FILLER).cells(["a", "b"], [10, 20], only)
+    assert set(kept) == only | {Cell(REFERENCE, "loss", 20)}
+
+
 def test_lengths() -> None:
     quick, effective = suite("quick", FILLER), suite("effective", FILLER)
     assert quick.lengths(4096, 512) == [512, 1024, 2048, 4096]
@@ -37,7 +65,7 @@ def test_lengths() -> None:
     assert quick.lengths(131072, 131072) == [32768, 65536, 131072]
     assert quick.lengths(1024, 131072) == [1024]
     assert effective.lengths(2048, 131072) == [512, 1024, 2048]
-    with pytest.raises(ValueError, match="--upto must be at least 512 tokens, got 100"):
+    with pytest.raises(ValueError, match="the longest must be at least 512 tokens, got 100"):
         quick.lengths(100, None)
 
 
@@ -59,7 +87,9 @@ def test_own_text_and_questions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("slow", {}, "there is no suite 'slow'; choose from quick, ruler, effective, full"),
+        ("quick,lins", {}, "no suite or task 'lins'; did you mean lines? There are the suites q"),
+        ("effective,loss,lines", {}, "effective spends items where the answer is open, and lines"),
+        ("quick,longicl", {}, "longicl sets longicl differently than the names before it"),
         ("quick", {"items": 0}, "--items must be at least 1, got 0"),
         ("quick", {"threshold": 1.0}, "--threshold must be between 0 and 1, got 1.0"),
     ],

@@ -172,6 +172,8 @@ class ResultsFile:
         file.add(row)
     """
 
+    NAME = SUITE_FILE
+
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
         """Open or begin the file; the folder must be held.
 

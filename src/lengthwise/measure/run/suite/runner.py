@@ -1,30 +1,32 @@
-"""Carries out a suite item by item; what is answered stays answered."""
+"""Carries out a measurement, item by item and reading by reading; what is finished stays so."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
 from lengthwise.files import hold
 from lengthwise.measure.engines.base import Reader, Reply, Unordered
-from lengthwise.measure.engines.local import LocalReader
+from lengthwise.measure.engines.local import LocalReader, out_of_memory
 from lengthwise.measure.run.environment import hardware, versions
-from lengthwise.measure.run.suite.file import SuiteFile, SuiteResults
+from lengthwise.measure.run.suite.file import ResultsFile
 from lengthwise.measure.run.suite.items import Items
-from lengthwise.measure.run.suite.rows import ItemRow
+from lengthwise.measure.run.suite.progress import Shown
+from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.suite.rows import REFERENCE, Cell, ItemRow, ReadingRow
 from lengthwise.measure.run.suite.suites import Suite
 from lengthwise.measure.statistics.effective import verdict
-from lengthwise.measure.tasks.base import Item, token_count
+from lengthwise.measure.tasks.base import Item, Reading, token_count
 
-Cell = tuple[str, str, int]  # method, task, length
 _ANSWER = 1000  # tokens whose reading takes about as long as writing an answer
 _HEAD, _TAIL = 300, 900  # characters of a prompt that are kept
 
@@ -40,27 +42,31 @@ class Adaptable(Protocol):
         """Take them out again."""
 
 
-def run_suite(
+def measure(
     reader: Reader,
     suite: Suite,
     methods: Mapping[str, Sequence[Method]],
     lengths: Sequence[int],
     *,
     folder: Path,
+    only: Collection[Cell] | None = None,
     seed: int = 0,
     text: str = "",
     command: str = "",
     console: Console | None = None,
-) -> SuiteResults:
-    """Answer every item that the folder does not hold yet, and return all of them.
+) -> Results:
+    """Measure everything that the folder does not hold yet, and return all of it.
 
     Args:
-        reader: Answers; one that is `Adaptable` is adapted to each method in turn.
+        reader: Answers, and is read with; one that is `Adaptable` is adapted to each method in
+            turn.
+        suite: Tasks that ask, and readings.
         methods: From a name to the methods that `adapt` takes together; none is the plain model,
             which is all that another reader can be.
-        lengths: In tokens.
-        folder: For the file of results. One that is there is continued, and may get more methods
-            and lengths; everything else must be the same.
+        lengths: In tokens. Of a reading that tells of all shorter lengths the longest is read.
+        folder: For the file of results. One that is there is continued, and may get more methods,
+            tasks and lengths; everything else must be the same.
+        only: Cells to keep to; None is every method on every task and length.
         seed: Draws the items.
         text: What the tasks hide things in, so that another text is noticed.
         command: To run it again; kept with the results.
@@ -68,17 +74,22 @@ def run_suite(
 
     Raises:
         ValueError: A model that is adapted already, methods for a reader that takes none, a folder
-            of another plan or in use, a threshold that a guess reaches, a reader that is gone. A
-            length that is refused is no error: it becomes a row.
+            of another plan or in use, a threshold that a guess reaches, a reading of a reader that
+            is no `LocalReader`, or over more text than there is; a reader that is gone. A length or
+            method that is refused is no error: it becomes a row.
         OSError: The results cannot be written.
         KeyboardInterrupt: Passed on, after saying how to go on.
     """
     console = console or Console()
     if isinstance(reader, LocalReader) and is_adapted(reader.model):
-        raise ValueError("run_suite adapts the model itself; call lengthwise.restore(model) first")
+        raise ValueError("measure adapts the model itself; call lengthwise.restore(model) first")
     if any(methods.values()) and not isinstance(reader, Adaptable):
         raise ValueError("methods are for a model in this process; a server has its own")
+    if REFERENCE in methods:
+        raise ValueError(f"{REFERENCE!r} is the name of the reference; call the method otherwise")
     _check_tokenizer(reader)
+    cells = suite.cells(methods, lengths, only)
+    _check_readings(reader, suite, cells)
     plan = {
         **suite.plan(),
         "reader": dict(reader.describe()),
@@ -86,7 +97,7 @@ def run_suite(
         "text": hashlib.sha256(text.encode()).hexdigest()[:12] if text else "",
     }
     with hold(folder):
-        file = SuiteFile(folder, plan)
+        file = ResultsFile(folder, plan)
         session = {
             "command": command,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -99,7 +110,7 @@ def run_suite(
             "lengths": sorted(set(lengths)),
         }
         file.check(session)
-        _Run(reader, suite, methods, file, session, seed, console).all(sorted(set(lengths)))
+        _Run(reader, suite, methods, file, session, seed, console).all(cells)
         return file.results
 
 
@@ -111,6 +122,19 @@ def _check_tokenizer(reader: Reader) -> None:
             f"the tokenizer must be one of transformers, whose call gives input_ids; "
             f"{type(reader.tokenizer).__name__} does not: {error}"
         ) from None
+
+
+def _check_readings(reader: Reader, suite: Suite, cells: Sequence[Cell]) -> None:
+    for cell in cells:
+        reading = suite.tasks[cell.task]
+        if not isinstance(reading, Reading):
+            continue
+        if not isinstance(reader, LocalReader):
+            raise ValueError(
+                f"{cell.task} measures a model in this process; a server or workers can only be "
+                "asked: choose a suite or tasks without loss and speed, as quick"
+            )
+        reading.check(reader.tokenizer, cell.length)
 
 
 def _hardware(reader: Reader) -> dict[str, Any]:
@@ -127,79 +151,120 @@ class _Run:
         reader: Reader,
         suite: Suite,
         methods: Mapping[str, Sequence[Method]],
-        file: SuiteFile,
+        file: ResultsFile,
         session: Mapping[str, Any],
         seed: int,
         console: Console,
     ) -> None:
         self.reader, self.suite, self.methods = reader, suite, methods
         self.file, self.session, self.seed, self.console = file, session, seed, console
-        self.number: int | None = None  # of the session; it gets a line with its first row
+        self._number: int | None = None
         self.counts = suite.counts()
         self.cells: dict[Cell, dict[int, ItemRow]] = {}
         for row in file.results.rows:
-            self.cells.setdefault(row.key[:3], {})[row.index] = row
+            self.cells.setdefault(row.cell, {})[row.index] = row
+        self.read = {row.key for row in file.results.readings}
 
-    def all(self, lengths: Sequence[int]) -> None:
-        """Every length, task and method."""
-        cells, there = self._plan(lengths), sum(not row.again for row in self.file.results.rows)
-        self.console.print(
-            f"{self.suite.name}: {sum(self.counts[task] for _, task, _ in cells):,} items with "
-            f"{sum(length * self.counts[task] for _, task, length in cells):,} tokens"
-            + (" at most" if self.suite.adaptive else "")
-        )
-        for task, count in self.counts.items():
-            if count < self.suite.items:
-                self.console.print(f"{escape(task)} has {count} items only", soft_wrap=True)
-        if there:
-            words = f"{escape(str(self.file.path))}: {there} items are answered already"
-            self.console.print(words, soft_wrap=True)
-        columns = (
-            TextColumn("{task.description:<44}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        self.left = {cell: self._missing(cell) for cell in cells}
-        self.progress = Progress(*columns, console=self.console)
-        self.bar = self.progress.add_task("", total=sum(self.left.values()))
+    def all(self, cells: Sequence[Cell]) -> None:
+        """Every cell, in this order."""
+        self._announce(cells)
         try:
-            with self.progress:
-                for length in lengths:
-                    self._length(length)
+            with Shown(self.console, {cell: self._missing(cell) for cell in cells}) as self.shown:
+                for (task, length), same in groupby(cells, lambda cell: (cell.task, cell.length)):
+                    self._task(task, length, list(same))
             if again := sum(row.again for row in self.file.results.rows):
                 words = f"{again} items got no answer; run the same command again to ask them again"
                 self.console.print(words, soft_wrap=True)
         except KeyboardInterrupt:
             words = (
-                f"\nInterrupted. {self.file.path} keeps the {len(self.file.results.rows)} items "
-                "that are answered; run the same command again to go on from there."
+                f"\nInterrupted. {self.file.path} keeps the {self.file.count} measurements that "
+                "are finished, and the blocks of a loss that is not; run the same command again to "
+                "go on from there."
             )
             self.console.print(escape(words), soft_wrap=True)
             raise
 
-    def _plan(self, lengths: Sequence[int]) -> list[Cell]:
-        return [(m, t, n) for n in lengths for t in self.suite.tasks for m in self.methods]
+    def _announce(self, cells: Sequence[Cell]) -> None:
+        asked = [c for c in cells if not isinstance(self.suite.tasks[c.task], Reading)]
+        words = (
+            f"{escape(self.suite.name)}: {sum(self.counts[c.task] for c in asked):,} items with "
+            f"{sum(c.length * self.counts[c.task] for c in asked):,} tokens"
+            + (" at most" if self.suite.adaptive else "")
+        )
+        if len(asked) < len(cells):
+            words += f", {sum(self.counts[c.task] for c in cells if c not in asked)} readings"
+        self.console.print(words)
+        for task in dict.fromkeys(cell.task for cell in asked):
+            if self.counts[task] < self.suite.items:
+                words = f"{escape(task)} has {self.counts[task]} items only"
+                self.console.print(words, soft_wrap=True)
+        if there := self.file.count - sum(row.again for row in self.file.results.rows):
+            words = f"{escape(str(self.file.path))}: {there} measurements are there already"
+            self.console.print(words, soft_wrap=True)
 
     def _missing(self, cell: Cell) -> int:
-        """About how many tokens are left to read for a cell; the time left is judged by it."""
+        """About how many tokens are left to read for a cell."""
+        if isinstance(self.suite.tasks[cell.task], Reading):
+            left = [i for i in range(self.counts[cell.task]) if (*cell, i) not in self.read]
+            return len(left) * 2 * cell.length  # the reference and the peak read everything twice
         there = sum(not row.again for row in self.cells.get(cell, {}).values())
-        return max(self.counts[cell[1]] - there, 0) * (cell[2] + _ANSWER)
+        return max(self.counts[cell.task] - there, 0) * (cell.length + _ANSWER)
 
-    def _length(self, length: int) -> None:
-        for name, task in self.suite.tasks.items():
-            count = self.counts[name]
+    def _task(self, name: str, length: int, cells: Sequence[Cell]) -> None:
+        """One task and length, for every method."""
+        task, count = self.suite.tasks[name], self.counts[name]
+        if not isinstance(task, Reading):
             first = min(self.suite.batch, count) if self.suite.adaptive else count
             items = Items(task, self.reader.tokenizer, length, self.seed, first)
-            for method in self.methods:
-                cell = (method, name, length)
-                self.progress.update(self.bar, description=f"{name} {length:,} · {method}")
-                if self._reached(cell):
-                    self._cell(cell, items)
-                # What the scores have made needless is no work left.
-                total = self.progress.tasks[self.bar].total or 0
-                self.progress.update(self.bar, total=max(total - self.left.pop(cell), 1))
+        for cell in cells:
+            self.shown.begin(cell)
+            if isinstance(task, Reading):
+                self._readings(cell, task)
+            elif self._reached(cell):
+                self._cell(cell, items)
+            self.shown.end(cell)
+
+    def _readings(self, cell: Cell, reading: Reading) -> None:
+        """Measure what is missing of one method and length."""
+        assert isinstance(self.reader, LocalReader)
+        if cell.method == REFERENCE:
+            assert reading.reference is not None
+            reading = reading.reference
+        missing = [i for i in range(reading.samples) if (*cell, i) not in self.read]
+        rows = [self._reading(cell, reading, sample, self.reader) for sample in missing]
+        seconds = sum(row.seconds for row in rows if not row.refused)
+        self.shown.tell(cell, [row.refused for row in rows], f"{seconds:.1f} s" if seconds else "")
+
+    def _reading(
+        self, cell: Cell, reading: Reading, sample: int, reader: LocalReader
+    ) -> ReadingRow:
+        began, values, refused = time.perf_counter(), dict[str, Any](), ""
+        key = (*cell, sample)
+
+        def keep(blocks: Sequence[float]) -> None:
+            self._session()
+            self.file.keep(key, blocks)
+
+        try:
+            self._adapt(cell.method)
+            try:
+                known = self.file.blocks(key)
+                values = dict(reading.measure(reader, cell.length, sample, known, keep))
+            finally:
+                self._restore(cell.method)
+        except ValueError as error:
+            refused = str(error)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            refused = f"out of memory on {reader.model.device}"
+        row = ReadingRow(
+            *key, values, refused, round(time.perf_counter() - began, 3), self._session()
+        )
+        self.file.add(row)
+        self.read.add(row.key)
+        self.shown.advance(cell, 2 * cell.length)
+        return row
 
     def _reached(self, cell: Cell) -> bool:
         """Whether an adaptive suite goes on to this length: the one before it was above."""
@@ -207,7 +272,7 @@ class _Run:
         shorter = [n for m, t, n in self.cells if (m, t) == (method, task) and n < length]
         if not self.suite.adaptive or not shorter:
             return True
-        scores = self._scores((method, task, max(shorter)))
+        scores = self._scores(Cell(method, task, max(shorter)))
         return scores is not None and verdict(scores, self.suite.threshold) == "above"
 
     def _scores(self, cell: Cell, count: int | None = None) -> list[float] | None:
@@ -255,7 +320,9 @@ class _Run:
             finally:
                 self._restore(cell[0])
         if asked_now:
-            self._tell(cell, list(there.values()))
+            scores = [row.score for row in there.values() if row.score is not None]
+            found = f"{sum(scores) / len(scores):.2f} of {len(scores)} items" if scores else ""
+            self.shown.tell(cell, [row.refused for row in there.values()], found)
 
     def _replies(self, asked: Sequence[Item]) -> Iterator[tuple[int, Reply]]:
         """Replies with their items' places: what is there is written down, whatever is not yet."""
@@ -266,7 +333,7 @@ class _Run:
             yield place, reply
 
     def _check_threshold(self, task: str, items: Sequence[Item]) -> None:
-        chance = max(self.suite.tasks[task].chance(item) for item in items)
+        chance = max(self.suite.asking(task).chance(item) for item in items)
         if self.suite.adaptive and chance >= self.suite.threshold:
             raise ValueError(
                 f"a guess scores {chance:.2f} on {task}, so to be above {self.suite.threshold} "
@@ -274,19 +341,23 @@ class _Run:
             )
 
     def _adapt(self, method: str) -> None:
-        if self.methods[method] and isinstance(self.reader, Adaptable):
+        if self.methods.get(method) and isinstance(self.reader, Adaptable):
             self.reader.adapt(*self.methods[method])
 
     def _restore(self, method: str) -> None:
-        if self.methods[method] and isinstance(self.reader, Adaptable):
+        if self.methods.get(method) and isinstance(self.reader, Adaptable):
             self.reader.restore()
+
+    def _session(self) -> int:
+        """The number of this run, which gets a line with the first that it measures."""
+        if self._number is None:
+            self._number = self.file.begin(self.session)
+        return self._number
 
     def _add(self, cell: Cell, index: int, item: Item | None, reply: Reply) -> None:
         """Write down what came of an item; of a cell that was refused as a whole there is none."""
         method, name, length = cell
-        task = self.suite.tasks[name]
-        if self.number is None:
-            self.number = self.file.begin(self.session)
+        task = self.suite.asking(name)
         row = ItemRow(
             method=method,
             task=name,
@@ -304,27 +375,12 @@ class _Run:
             held=reply.held,
             peak=reply.peak,
             refused=reply.refused,
-            session=self.number,
+            session=self._session(),
             again=reply.again,
         )
         self.file.add(row)
         self.cells[cell][index] = row
-        effort = min(length + _ANSWER, self.left[cell])
-        self.left[cell] -= effort
-        self.progress.advance(self.bar, effort)
-
-    def _tell(self, cell: Cell, rows: list[ItemRow]) -> None:
-        """A line for what was refused; where there is no bar, one for every cell."""
-        method, task, length = cell
-        label = escape(f"{task} {length:,} · {method}")
-        reasons = dict.fromkeys(row.refused for row in rows if row.refused)
-        for reason in reasons:
-            words = f"[yellow]refused[/] {label}: {escape(reason)}"
-            self.progress.console.print(words, soft_wrap=True)
-        scores = [row.score for row in rows if row.score is not None]
-        if scores and not self.console.is_terminal:
-            mean = sum(scores) / len(scores)
-            self.progress.console.print(f"{label}: {mean:.2f} of {len(scores)} items")
+        self.shown.advance(cell, length + _ANSWER)
 
 
 def _ends(prompt: str) -> str:
@@ -333,3 +389,6 @@ def _ends(prompt: str) -> str:
         return prompt
     left_out = len(prompt) - _HEAD - _TAIL
     return f"{prompt[:_HEAD]}\n[… {left_out:,} characters …]\n{prompt[-_TAIL:]}"
+
+
+run_suite = measure

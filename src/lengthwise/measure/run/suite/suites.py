@@ -1,8 +1,8 @@
-"""The suites by name: tasks, how they are set, and how many items of each."""
+"""The suites by name: tasks and readings, how they are set, and how many items of each."""
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.measure import tasks
+from lengthwise.measure.run.suite.rows import REFERENCE, Cell
 from lengthwise.measure.statistics.effective import THRESHOLD
 from lengthwise.measure.tasks import DocumentQA, Item, Passkey, Task
-from lengthwise.names import SUITES
+from lengthwise.measure.tasks.base import Reading
+from lengthwise.measure.tasks.readings import Loss, Speed
+from lengthwise.names import ADAPTIVE, READINGS, suite_names
 
 SHORTEST = 512  # tokens; shorter prompts hold no more than the question
 _LEVELS = (512, 2048, 8192)  # output tokens of LongProc's procedures
@@ -31,8 +34,9 @@ class Suite:
     """Tasks and counts.
 
     Attributes:
-        tasks: From a name to the task.
-        items: Of each task and length: so many, or in an adaptive suite at most.
+        tasks: From a name to a task that asks, or to a reading.
+        items: Of each task and length: so many, or in an adaptive suite at most. A reading says
+            itself how many stretches of text it reads.
         batch: Items between two looks at the scores of an adaptive suite.
         adaptive: Whether a length gets items only as long as its score may lie on either side of
             the threshold, and longer ones only where it lies above.
@@ -40,7 +44,7 @@ class Suite:
     """
 
     name: str
-    tasks: Mapping[str, Task]
+    tasks: Mapping[str, Task | Reading]
     items: int
     batch: int = 16
     adaptive: bool = False
@@ -55,12 +59,42 @@ class Suite:
         return {name: repr(task) + _contents(task) for name, task in self.tasks.items()}
 
     def counts(self) -> dict[str, int]:
-        """Items of every task and length at most.
+        """Items of every task and length at most, or samples of a reading."""
+        return {name: self._count(task) for name, task in self.tasks.items()}
 
-        A set of a person's own has so many questions: asked again they would tell nothing new.
+    def _count(self, task: Task | Reading) -> int:
+        if isinstance(task, Reading):
+            return task.samples
+        # A set of a person's own has so many questions: asked again they would tell nothing new.
+        most = getattr(task, "most", None)
+        return self.items if most is None else min(self.items, int(most))
+
+    def asking(self, name: str) -> Task:
+        """The task of a name, which is no reading."""
+        task = self.tasks[name]
+        assert not isinstance(task, Reading)
+        return task
+
+    def cells(
+        self, methods: Iterable[str], lengths: Sequence[int], only: Collection[Cell] | None = None
+    ) -> list[Cell]:
+        """What there is to measure, shortest first; of a reading the reference comes before the
+        methods.
+
+        Args:
+            only: What to keep to; None is everything.
         """
-        most = {name: getattr(task, "most", None) for name, task in self.tasks.items()}
-        return {n: self.items if m is None else min(self.items, int(m)) for n, m in most.items()}
+        names, found = list(methods), []
+        for length in sorted(set(lengths)):
+            for name, task in self.tasks.items():
+                if isinstance(task, Reading) and task.longest and length < max(lengths):
+                    continue
+                cells = [Cell(method, name, length) for method in names]
+                cells = [cell for cell in cells if only is None or cell in only]
+                if cells and isinstance(task, Reading) and task.reference is not None:
+                    found.append(Cell(REFERENCE, name, length))
+                found += cells
+        return found
 
     def lengths(self, upto: int, window: int | None) -> list[int]:
         """Powers of two up to `upto`, and `upto` itself: from 512, or from a quarter of a longer
@@ -70,7 +104,10 @@ class Suite:
             ValueError: `upto` is below 512.
         """
         if upto < SHORTEST:
-            raise ValueError(f"--upto must be at least {SHORTEST} tokens, got {upto:,}")
+            raise ValueError(
+                f"--lengths: the longest must be at least {SHORTEST} tokens, got {upto:,}; or "
+                "write out the lengths that you want"
+            )
         length = SHORTEST
         while not self.adaptive and window and 2 * length <= min(window // 4, upto):
             length *= 2
@@ -81,7 +118,7 @@ class Suite:
         return [*found, upto]
 
 
-def _contents(task: Task) -> str:
+def _contents(task: Task | Reading) -> str:
     """What tells the contents of a person's files, which a task names, from others; "" without."""
     files = [
         path
@@ -131,35 +168,45 @@ def suite(
     items: int | None = None,
     threshold: float = THRESHOLD,
 ) -> Suite:
-    """The suite of a name.
+    """The suite of a name, or of several suites and single tasks, as `quick,loss`.
 
     Args:
-        filler: Hides the passkeys.
+        filler: Hides the passkeys, and is read for the loss and the speed.
         text: A person's own prose, for every task that hides things in prose; None generates it.
         questions: A person's own questions for the two tasks of question answering: "squad" and
             "hotpot", files in these formats.
-        items: Of each task and length; None takes what the suite has.
+        items: Of each task and length, and stretches of text of the loss; None takes what the
+            suite has, 10 of a single task and one stretch.
 
     Raises:
-        ValueError: An unknown name, fewer than one item, or a threshold out of range.
+        ValueError: An unknown name, names that do not go together, fewer than one item, or a
+            threshold out of range.
     """
-    if name not in SUITES:
-        raise ValueError(f"--suite: there is no suite {name!r}; choose from {', '.join(SUITES)}")
     if items is not None and items < 1:
         raise ValueError(f"--items must be at least 1, got {items}")
     if not 0 < threshold < 1:
         raise ValueError(f"--threshold must be between 0 and 1, got {threshold}")
-    plain, count = _plain(name, filler)
+    found: dict[str, Task | Reading] = {}
+    counts, names = [1], suite_names(name)
+    for one in names:
+        more, count = _plain(one, filler, items or 1)
+        for key, task in more.items():
+            if found.setdefault(key, task) != task:
+                raise ValueError(
+                    f"--suite: {one} sets {key} differently than the names before it; measure them "
+                    "into directories of their own"
+                )
+        counts.append(count)
     return Suite(
-        name=name,
-        tasks={key: _own(task, text, questions or {}) for key, task in plain.items()},
-        items=items or count,
-        adaptive=name == "effective",
+        name=",".join(names),
+        tasks={key: _own(task, text, questions or {}) for key, task in found.items()},
+        items=items or max(counts),
+        adaptive=ADAPTIVE in names,
         threshold=threshold,
     )
 
 
-def _own(task: Task, text: str | None, questions: Mapping[str, Path]) -> Task:
+def _own(task: Task | Reading, text: str | None, questions: Mapping[str, Path]) -> Task | Reading:
     """The task on a person's own text or questions, where it takes them."""
     if isinstance(task, DocumentQA):
         return replace(task, file=questions.get(task.form))
@@ -171,18 +218,22 @@ def _own(task: Task, text: str | None, questions: Mapping[str, Path]) -> Task:
 _PROSE = (tasks.FLenQA, tasks.LVEval, tasks.NIAH, tasks.NoLiMa, tasks.TSort)
 
 
-def _plain(name: str, filler: str) -> tuple[dict[str, Task], int]:
-    """Tasks and items of each length."""
+def _plain(name: str, filler: str, samples: int) -> tuple[Mapping[str, Task | Reading], int]:
+    """Tasks and items of each length, of one suite or task."""
     if name == "quick":
         return _quick(filler), 6
     if name == "ruler":
-        return dict(tasks.RULER), 20
-    if name == "effective":
+        return tasks.RULER, 20
+    if name == ADAPTIVE:
         # The passkey, and one of each of RULER's four kinds. Their items are drawn independently
         # of each other, which the test of the effective length needs.
         kinds = {kind: tasks.RULER[kind] for kind in ("niah_multikey_2", "vt", "fwe", "qa_1")}
         return {"passkey": ScatteredPasskey(filler), **kinds}, 128
-    return _full(filler), 10
+    if name == "full":
+        return _full(filler), 10
+    if name in READINGS:
+        return {name: Loss(filler, samples) if name == "loss" else Speed(filler)}, 0
+    return {name: _full(filler)[name]}, 10
 
 
 def _quick(filler: str) -> dict[str, Task]:
