@@ -4,7 +4,7 @@ import pytest
 
 from lengthwise.measure.tasks import BeliefTracking, Countdown, PathTraversal
 from lengthwise.measure.tasks.longproc.countdown import search, solves
-from lengthwise.measure.tasks.longproc.trace import lines_in, right_share
+from lengthwise.measure.tasks.longproc.procedure import lines_in, right_share
 
 
 @pytest.mark.parametrize("task", [PathTraversal, BeliefTracking, Countdown])

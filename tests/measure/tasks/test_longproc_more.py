@@ -8,8 +8,8 @@ from itertools import permutations
 import pytest
 
 from lengthwise.measure.tasks import HtmlToTable, PseudoToCode, TravelPlanning
+from lengthwise.measure.tasks.longproc.procedure import lines_in
 from lengthwise.measure.tasks.longproc.program import ProgramError, outputs
-from lengthwise.measure.tasks.longproc.trace import lines_in
 from lengthwise.measure.tasks.longproc.travel import _draw, _Trip
 
 TASKS = [TravelPlanning, HtmlToTable, PseudoToCode]

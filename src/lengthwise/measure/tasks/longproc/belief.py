@@ -8,8 +8,8 @@ from typing import Any
 
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import haystack
-from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
-from lengthwise.measure.tasks.longproc.trace import check_level, lines_in, longest, right_share
+from lengthwise.measure.tasks.exact import Page, Pages, Tokens
+from lengthwise.measure.tasks.longproc.procedure import Procedure, lines_in, right_share
 from lengthwise.measure.tasks.words import NAMES
 
 _ROOMS = ("hall", "kitchen", "attic", "cellar", "study", "nursery")
@@ -48,7 +48,7 @@ class _World:
 
 
 @dataclass(frozen=True)
-class BeliefTracking(Generated):
+class BeliefTracking(Procedure):
     """Write down after every step where a thing is and where somebody believes it to be.
 
     Source: Ye et al., LongProc (arXiv:2501.05414), section 2, theory-of-mind tracking: two people,
@@ -64,11 +64,6 @@ class BeliefTracking(Generated):
         ValueError: A budget out of range.
     """
 
-    budget: int = 512
-
-    def __post_init__(self) -> None:
-        check_level("BeliefTracking", self.budget)
-
     @property
     def least(self) -> int:
         """No sentence but the steps."""
@@ -81,7 +76,7 @@ class BeliefTracking(Generated):
         def answer(steps: int) -> str:
             return "\n".join(["<Trace>", *world.beliefs(steps), "</Trace>"])
 
-        steps = longest(answer, tokens, self.budget - 4)
+        steps = self.longest(answer, tokens)
         person, thing = world.people[0], world.things[0]
         story = [_opening(world)] + [
             f"Step {i}: {_told(world, moves)}" for i, moves in enumerate(world.moves[:steps], 1)

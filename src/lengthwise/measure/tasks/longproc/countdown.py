@@ -8,9 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from lengthwise.measure.tasks.base import Item
-from lengthwise.measure.tasks.draws import haystack
-from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
-from lengthwise.measure.tasks.longproc.trace import check_level, lines_in
+from lengthwise.measure.tasks.longproc.procedure import Search
 
 _MOST = 2000  # of results on the way
 _OPERATIONS = "+-*/"
@@ -79,7 +77,7 @@ def solves(equations: Sequence[str], numbers: Sequence[int], target: int) -> boo
 
 
 @dataclass(frozen=True)
-class Countdown(Generated):
+class Countdown(Search):
     """Combine four numbers to a target, and write the whole search down.
 
     Source: Ye et al., LongProc (arXiv:2501.05414), section 2 and its public code: depth-first
@@ -95,16 +93,25 @@ class Countdown(Generated):
         ValueError: A budget out of range.
     """
 
-    budget: int = 512
+    tag = "Solution"
+    head = "Notes, and a puzzle.\n"
 
-    def __post_init__(self) -> None:
-        check_level("Countdown", self.budget)
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """Four numbers, and a target that they reach."""
+        numbers = [rng.randint(1, 50) for _ in range(4)]
+        return {"numbers": numbers, "target": _reachable(numbers, rng)}
 
-    def drawn(self, index: int, rng: random.Random, tokens: Tokens) -> Pages:
-        """A problem whose search fits the budget; the haystack grows by sentences."""
-        numbers, target, trace, equations = self._problem(rng, tokens)
-        units = haystack(None, rng)
-        shown = " ".join(map(str, numbers))
+    def search(self, record: Mapping[str, Any]) -> Iterator[str | tuple[str, ...]]:
+        """Pair by pair."""
+        return search(record["numbers"], record["target"])
+
+    def holds(self, found: Sequence[str], record: Mapping[str, Any]) -> bool:
+        """Whether the equations reach the target."""
+        return solves(found, record["numbers"], record["target"])
+
+    def told(self, record: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+        """The numbers and the rules."""
+        shown, target = " ".join(map(str, record["numbers"])), record["target"]
         context = (
             f"The numbers are {shown}. The target is {target}. Join two numbers by + - * or /, the "
             "larger one first, put the result before the numbers that are left, and go on until "
@@ -117,66 +124,12 @@ class Countdown(Generated):
             'drop" or "9 + 1 = 10: found". Then write the three equations between <Solution> and '
             "</Solution>.\n"
         )
-        answer = _written(trace, equations)
-        record = {"numbers": numbers, "target": target}
-
-        def page(count: int) -> Page:
-            before = "".join(line + "\n" for line in units.first(count))
-            return Page(
-                "Notes, and a puzzle.\n", before + context, tail, answer, record, (context,)
-            )
-
-        return page
-
-    def _problem(
-        self, rng: random.Random, tokens: Tokens
-    ) -> tuple[list[int], int, list[str], tuple[str, ...]]:
-        per_line = 0.0
-        while True:
-            numbers = [rng.randint(1, 50) for _ in range(4)]
-            target = _reachable(numbers, rng)
-            trace: list[str] = []
-            for step in search(numbers, target):
-                if isinstance(step, tuple):
-                    equations = step
-                else:
-                    trace.append(step)
-                if per_line and len(trace) * per_line > 1.5 * self.budget:
-                    break
-            else:
-                if per_line and len(trace) * per_line < self.budget / 3:
-                    continue
-                size = tokens(_written(trace, equations))
-                per_line = size / len(trace)
-                if self.budget / 2 <= size <= self.budget - 4:
-                    return numbers, target, trace, equations
-
-    def score(self, text: str, item: Item) -> float:
-        """1 if the equations reach the target, else the share of the search that is right."""
-        numbers, target = item.record["numbers"], item.record["target"]
-        if "<Solution>" in text and solves(lines_in(text, "Solution"), numbers, target):
-            return 1.0
-        wanted = [line for line in search(numbers, target) if isinstance(line, str)]
-        right = 0
-        for ours, theirs in zip(lines_in(text, "Search"), wanted, strict=False):
-            if ours != theirs.strip():
-                break
-            right += 1
-        return min(right, len(wanted) - 1) / len(wanted)
-
-    def oracle(self, record: Mapping[str, Any]) -> str:
-        """Searches."""
-        steps = list(search(record["numbers"], record["target"]))
-        return _written([s for s in steps if isinstance(s, str)], steps[-1])
+        return (context,), tail
 
     def guess(self, item: Item, rng: random.Random) -> str:
-        """An equation of numbers that were not read."""
+        """An equation of numbers above all that can be given."""
         a, b = rng.randint(100, 999), rng.randint(1, 99)
         return f"{a} + {b} = {a + b}: drop"
-
-    def chance(self, item: Item) -> float:
-        """The numbers of a guess are above all that can be given."""
-        return 0.0
 
 
 def _reachable(numbers: Sequence[int], rng: random.Random) -> int:
@@ -192,8 +145,3 @@ def _reachable(numbers: Sequence[int], rng: random.Random) -> int:
         else:
             if left[0] not in numbers:
                 return left[0]
-
-
-def _written(trace: Sequence[str], equations: Sequence[str]) -> str:
-    parts = ["<Search>", *trace, "</Search>", "<Solution>", *equations, "</Solution>"]
-    return "\n".join(parts)

@@ -8,8 +8,8 @@ from typing import Any
 
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, invented, new_from, sentence
-from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
-from lengthwise.measure.tasks.longproc.trace import check_level, longest
+from lengthwise.measure.tasks.exact import Page, Pages, Tokens
+from lengthwise.measure.tasks.longproc.procedure import Procedure
 from lengthwise.measure.tasks.metrics import f1, normalized
 from lengthwise.measure.tasks.words import ADJECTIVES, NOUNS
 
@@ -21,7 +21,7 @@ Row = tuple[str, str, str, str, str]
 
 
 @dataclass(frozen=True)
-class HtmlToTable(Generated):
+class HtmlToTable(Procedure):
     """Copy the entries of a web page that meet a condition into a table with tabs.
 
     Source: Ye et al., LongProc (arXiv:2501.05414), section 2, HTML to TSV: rows of a page that a
@@ -36,11 +36,6 @@ class HtmlToTable(Generated):
         ValueError: A budget out of range.
     """
 
-    budget: int = 512
-
-    def __post_init__(self) -> None:
-        check_level("HtmlToTable", self.budget)
-
     def drawn(self, index: int, rng: random.Random, tokens: Tokens) -> Pages:
         """The rows of the answer; the haystack grows by entries with too few stars."""
         taken: set[str] = set()
@@ -50,7 +45,7 @@ class HtmlToTable(Generated):
         def answer(count: int) -> str:
             return _table(kept.first(count))
 
-        rows = kept.first(longest(answer, tokens, self.budget - 4))
+        rows = kept.first(self.longest(answer, tokens))
         others, order = new_from(rng), new_from(rng)
         places = [order.random() for _ in rows]
         left_out = Endless(lambda: (order.random(), _row(others, taken, range(1, _FROM))))
@@ -82,12 +77,8 @@ class HtmlToTable(Generated):
         return _table([row for row in record["entries"] if int(row[4]) >= _FROM])
 
     def guess(self, item: Item, rng: random.Random) -> str:
-        """Rows of things that were not read."""
+        """Rows of things whose names have two syllables more than any that can be given."""
         return _table([_row(rng, set(), range(_FROM, _STARS + 1), syllables=5) for _ in range(9)])
-
-    def chance(self, item: Item) -> float:
-        """The names have two syllables more than any that can be given."""
-        return 0.0
 
 
 def _row(rng: random.Random, taken: set[str], stars: range, syllables: int = 3) -> Row:

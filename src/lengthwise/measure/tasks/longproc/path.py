@@ -8,8 +8,8 @@ from typing import Any
 
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, invented, new_from
-from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
-from lengthwise.measure.tasks.longproc.trace import check_level, lines_in, longest, right_share
+from lengthwise.measure.tasks.exact import Page, Pages, Tokens
+from lengthwise.measure.tasks.longproc.procedure import Procedure, lines_in, right_share
 
 _WAYS = ("bus", "train", "plane", "ferry")
 Link = tuple[str, str, str]  # from, to, by
@@ -24,7 +24,7 @@ def _step(link: Link) -> str:
 
 
 @dataclass(frozen=True)
-class PathTraversal(Generated):
+class PathTraversal(Procedure):
     """Write down the route from one city to another, link by link.
 
     Source: Ye et al., LongProc (arXiv:2501.05414), section 2: every city has one way out, the lines
@@ -38,11 +38,6 @@ class PathTraversal(Generated):
     Raises:
         ValueError: A budget out of range.
     """
-
-    budget: int = 512
-
-    def __post_init__(self) -> None:
-        check_level("PathTraversal", self.budget)
 
     def drawn(self, index: int, rng: random.Random, tokens: Tokens) -> Pages:
         """A route; the haystack grows by cities off the route."""
@@ -58,7 +53,7 @@ class PathTraversal(Generated):
         def answer(steps: int) -> str:
             return "\n".join(["<Route>", *map(_step, route(steps)), "</Route>"])
 
-        links = route(longest(answer, tokens, self.budget - 4))
+        links = route(self.longest(answer, tokens))
         others, shuffled = new_from(rng), new_from(rng)
         order = [rng.random() for _ in links]
         ends = [link[0] for link in links]

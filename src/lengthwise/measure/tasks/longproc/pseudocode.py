@@ -8,9 +8,9 @@ from typing import Any
 
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import haystack, new_from
-from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
+from lengthwise.measure.tasks.exact import Pages, Tokens
+from lengthwise.measure.tasks.longproc.procedure import Procedure, behind
 from lengthwise.measure.tasks.longproc.program import ProgramError, outputs
-from lengthwise.measure.tasks.longproc.trace import check_level, longest
 
 _INPUTS = ("a", "b", "c")
 _NAMES = (*_INPUTS, "d", "e", "f")
@@ -23,7 +23,7 @@ Told = tuple[str, str]  # a line in words, and as code
 
 
 @dataclass(frozen=True)
-class PseudoToCode(Generated):
+class PseudoToCode(Procedure):
     """Write a function in Python from a description of every line of it.
 
     Source: Ye et al., LongProc (arXiv:2501.05414), section 2, pseudocode to code: a program line by
@@ -38,11 +38,6 @@ class PseudoToCode(Generated):
     Raises:
         ValueError: A budget out of range.
     """
-
-    budget: int = 512
-
-    def __post_init__(self) -> None:
-        check_level("PseudoToCode", self.budget)
 
     def drawn(self, index: int, rng: random.Random, tokens: Tokens) -> Pages:
         """A program; the haystack grows by sentences."""
@@ -64,7 +59,7 @@ class PseudoToCode(Generated):
             head = f"def program({', '.join(_INPUTS)}):"
             return "\n".join(["<Code>", head, *(line for _, line in body if line), "</Code>"])
 
-        count = longest(code, tokens, self.budget - 4)
+        count = self.longest(code, tokens)
         answer = code(count)
         told = [words for words, _ in [*_START, *lines(count), *_END] if words]
         context = "\n".join(f"{i}. {line}" for i, line in enumerate(told, 1))
@@ -77,13 +72,7 @@ class PseudoToCode(Generated):
             f"{', '.join(_INPUTS)}, line by line as above. Whole numbers only, no other functions "
             "but print and range. Put the code between <Code> and </Code>.\n"
         )
-
-        def page(count: int) -> Page:
-            before = "".join(line + "\n" for line in units.first(count))
-            head = "Notes, and a program in words.\n"
-            return Page(head, before + context, tail, answer, record, (context,))
-
-        return page
+        return behind(units, "Notes, and a program in words.\n", [context], tail, answer, record)
 
     def score(self, text: str, item: Item) -> float:
         """1 if the program prints what it should for all tests, else 0."""
@@ -107,12 +96,8 @@ class PseudoToCode(Generated):
         return "\n".join(["<Code>", f"def program({', '.join(_INPUTS)}):", *body, "</Code>"])
 
     def guess(self, item: Item, rng: random.Random) -> str:
-        """A program that prints something."""
+        """A program that prints one number; every right one prints more."""
         return f"def program({', '.join(_INPUTS)}):\n    print({rng.choice(_INPUTS)} + 1)"
-
-    def chance(self, item: Item) -> float:
-        """Every program prints more than one number."""
-        return 0.0
 
 
 _START: list[Told] = [

@@ -8,9 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from lengthwise.measure.tasks.base import Item
-from lengthwise.measure.tasks.draws import different, haystack, invented
-from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
-from lengthwise.measure.tasks.longproc.trace import check_level, lines_in
+from lengthwise.measure.tasks.draws import different, invented
+from lengthwise.measure.tasks.longproc.procedure import Search
 
 _PLAN = re.compile(r"Day (\d+) to (\d+): (\w+)")
 _STAYS = (2, 3, 4, 5)
@@ -85,7 +84,7 @@ class _Trip:
 
 
 @dataclass(frozen=True)
-class TravelPlanning(Generated):
+class TravelPlanning(Search):
     """Order stays in cities by a search that is written down, then give the plan.
 
     Source: Ye et al., LongProc (arXiv:2501.05414), section 2, travel planning: stays of given
@@ -103,24 +102,35 @@ class TravelPlanning(Generated):
         ValueError: A budget out of range.
     """
 
-    budget: int = 512
+    tag = "Plan"
+    head = "Notes, and a trip to plan.\n"
 
-    def __post_init__(self) -> None:
-        check_level("TravelPlanning", self.budget)
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """A trip that can be made."""
+        most = 6 + self.budget.bit_length() // 2
+        return {"trip": dict(vars(_draw(rng, rng.randint(4, most), rng.uniform(0.25, 0.7))))}
 
-    def drawn(self, index: int, rng: random.Random, tokens: Tokens) -> Pages:
-        """A trip whose search fits the budget; the haystack grows by sentences."""
-        trip, trace, plan = self._trip(rng, tokens)
-        units = haystack(None, rng)
+    def search(self, record: Mapping[str, Any]) -> Iterator[str | tuple[str, ...]]:
+        """Day by day."""
+        return _Trip(**record["trip"]).search()
+
+    def holds(self, found: Sequence[str], record: Mapping[str, Any]) -> bool:
+        """Whether a plan meets all constraints."""
+        return _Trip(**record["trip"]).holds(found)
+
+    def worth(self, trace: Sequence[str], found: Sequence[str]) -> bool:
+        """A search that hardly goes wrong would be no search."""
+        return len(trace) >= 1.5 * len(found)
+
+    def told(self, record: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+        """Stays, then flights."""
+        trip = _Trip(**record["trip"])
         stays = [
             f"Stay {days} days in {city}"
             + (f", from day {trip.fixed[city]} on." if city in trip.fixed else ".")
             for city, days in trip.stays.items()
         ]
         flights = [f"One can fly from {a} to {b}." for a, b in trip.flights]
-        context = "\n".join([*stays, *flights])
-        answer = _written(trace, plan)
-        record = {"trip": dict(vars(trip))}
         tail = (
             "\nPlan the trip from day 1. The day of departure is the day of arrival in the next "
             "city. Search depth first, day by day: where a stay must begin today, it is the only "
@@ -132,62 +142,11 @@ class TravelPlanning(Generated):
             'done". Then write the plan between <Plan> and </Plan>, a line for each stay: "Day 1 '
             'to 3: A".\n'
         )
-
-        def page(count: int) -> Page:
-            before = "".join(line + "\n" for line in units.first(count))
-            head = "Notes, and a trip to plan.\n"
-            return Page(head, before + context, tail, answer, record, tuple(stays + flights))
-
-        return page
-
-    def _trip(self, rng: random.Random, tokens: Tokens) -> tuple[_Trip, list[str], tuple[str, ...]]:
-        per_line = 0.0
-        most = 6 + self.budget.bit_length() // 2
-        while True:
-            trip = _draw(rng, rng.randint(4, most), rng.uniform(0.25, 0.7))
-            trace: list[str] = []
-            for step in trip.search():
-                if isinstance(step, tuple):
-                    plan = step
-                else:
-                    trace.append(step)
-                if per_line and len(trace) * per_line > 1.5 * self.budget:
-                    break
-            else:
-                if per_line and len(trace) * per_line < self.budget / 3:
-                    continue
-                size = tokens(_written(trace, plan))
-                per_line = size / len(trace)
-                # A search that hardly goes wrong would be no search.
-                searched = len(trace) >= 1.5 * len(plan)
-                if searched and self.budget / 2 <= size <= self.budget - 4:
-                    return trip, trace, plan
-
-    def score(self, text: str, item: Item) -> float:
-        """1 if the plan meets all constraints, else the share of the search that is right."""
-        trip = _Trip(**item.record["trip"])
-        if "<Plan>" in text and trip.holds(lines_in(text, "Plan")):
-            return 1.0
-        wanted = [line for line in trip.search() if isinstance(line, str)]
-        right = 0
-        for ours, theirs in zip(lines_in(text, "Search"), wanted, strict=False):
-            if ours != theirs.strip():
-                break
-            right += 1
-        return min(right, len(wanted) - 1) / len(wanted)
-
-    def oracle(self, record: Mapping[str, Any]) -> str:
-        """Searches."""
-        steps = list(_Trip(**record["trip"]).search())
-        return _written([s for s in steps if isinstance(s, str)], steps[-1])
+        return (*stays, *flights), tail
 
     def guess(self, item: Item, rng: random.Random) -> str:
-        """A stay in a city that was not read."""
+        """A stay in a city whose name has two syllables more than any that can be given."""
         return f"Day 1 to {rng.choice(_STAYS)}: {invented(rng, 4).capitalize()}: go on"
-
-    def chance(self, item: Item) -> float:
-        """The name has two syllables more than any city that can be given."""
-        return 0.0
 
 
 def _draw(rng: random.Random, count: int, density: float) -> _Trip:
@@ -206,7 +165,3 @@ def _draw(rng: random.Random, count: int, density: float) -> _Trip:
     ]
     rng.shuffle(flights)
     return _Trip({c: days[c] for c in told}, {c: fixed[c] for c in told if c in fixed}, flights)
-
-
-def _written(trace: Sequence[str], plan: Sequence[str]) -> str:
-    return "\n".join(["<Search>", *trace, "</Search>", "<Plan>", *plan, "</Plan>"])
