@@ -76,6 +76,33 @@ def test_equals_dense_attention() -> None:
 
 
 @needs_compiler
+def test_halves_are_widened_and_rounded_once() -> None:
+    """bfloat16 keys, values and vectors to turn: float32 inside, then the nearest, ties to even."""
+    generator = torch.Generator().manual_seed(1)
+    for keys, h, kv, d in ((1, 2, 2, 16), (33, 6, 2, 64), (130, 5, 1, 128), (4097, 4, 4, 40)):
+        q, k = (
+            torch.randn(2, n, x, d, generator=generator).bfloat16() for n, x in ((h, 2), (kv, keys))
+        )
+        v = torch.randn(2, keys, kv, d, generator=generator).bfloat16().transpose(1, 2)
+        out, lse = native.decode([(q, block(k, v))], 0.25)
+        exact, total = dense(q, [k], [v], 0.25)
+        once = (exact.bfloat16().double() - exact).abs().max()
+        assert out.dtype == torch.bfloat16 and lse.dtype == torch.float32
+        assert (out.double() - exact).abs().max() <= 1.01 * once + 1e-6, keys
+        torch.testing.assert_close(lse.double(), total, atol=2e-5, rtol=0)
+    for pairing in ("half", "interleaved"):
+        rotary = Rotary(torch.rand(20, generator=generator), 1.0, pairing)  # type: ignore[arg-type]
+        places = torch.arange(33)[None, None]
+        assert native.takes_turn(k[:, :, :33], rotary.inv_freq)
+        got, exact = (rotary.rotate(x[:, :, :33], places) for x in (k, k.float()))
+        assert (got.float() - exact).abs().max() <= (exact.bfloat16().float() - exact).abs().max()
+    x = torch.tensor([[3e38, 1e-40], [-0.0, 1.0], [float("nan"), 2.0]]).bfloat16()[None, None]
+    still = native.turn(x, torch.ones(1, 1, 3, 1), torch.zeros(1, 1, 3, 1), True)
+    torch.testing.assert_close(still[:, :, :2], x[:, :, :2], atol=0, rtol=0)
+    assert still[0, 0, 2].isnan().tolist() == [True, True]
+
+
+@needs_compiler
 def test_parts_with_queries_of_their_own_share_one_softmax() -> None:
     q, k, v = draw(2, 4, 2, 6000)
     far, near = block(k[:, :, :4001], v[:, :, :4001]), block(k[:, :, 4001:], v[:, :, 4001:], 4001)

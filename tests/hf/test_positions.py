@@ -45,7 +45,8 @@ def test_nothing_given_goes_on_from_the_tokens_seen():
 
 
 def test_rows_of_different_length_go_on_by_themselves():
-    got = step(count=2, seen=5, lengths=[5, 3])
+    places = [[0, 1, 2, 3, 4], [-1, -1, 0, 1, 2]]
+    got = step(count=2, seen=5, lengths=[5, 3], places=places)
     assert got.positions.tolist() == [[5, 6], [3, 4]]
     assert got.start is None and got.lengths.tolist() == [7, 5]
 

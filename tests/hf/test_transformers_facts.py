@@ -14,9 +14,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import lengthwise as lw
-from lengthwise.hf.binding import IdentityRotary
 from lengthwise.hf.families import FAMILIES, WINDOW_BY_LAYER_TYPE, WINDOW_EVERYWHERE, decoder
 from lengthwise.hf.release import CACHE
+from lengthwise.hf.unrotated import IdentityRotary, leave_unrotated
 from lengthwise.testing.models import LOCAL, VOCABULARY, tiny_model
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -200,9 +200,10 @@ def test_transformers_takes_a_jump_of_positions_for_a_document():
 
 @every_family
 def test_one_rotary_module_for_all_layers(family, probe):
-    """hf/binding.IdentityRotary takes its place, and hf/families._rotary_base reads it.
+    """hf/unrotated.IdentityRotary takes its place, and hf/families._rotary_base reads it.
 
-    cos = 1 and sin = 0 of one token broadcast, and then a key does not know where it stands.
+    cos = 1 and sin = 0 of one token broadcast, and then a key does not know where it stands. Nor
+    does it where attention calls no rotation: one function of its module, by one name.
     """
     model = tiny_model(family)
     base = decoder(model)
@@ -214,12 +215,17 @@ def test_one_rotary_module_for_all_layers(family, probe):
     same = torch.full((1, 6), 7)
     with torch.no_grad():
         model(same)
+        changed = leave_unrotated(base)
+        model(same)
+        for methods in changed:
+            methods.undo()
         base.rotary_emb = IdentityRotary(base.rotary_emb)
         model(same)
-    turned, plain = probe.calls[0]["key"], probe.calls[2]["key"]
+    turned, left, plain = (probe.calls[2 * i]["key"] for i in range(3))
     assert (turned - turned[:, :, :1]).abs().max() > 0.01
     torch.testing.assert_close(plain, plain[:, :, :1].expand_as(plain), atol=1e-6, rtol=0)
-    assert plain.abs().max() > 0.1
+    assert plain.abs().max() > 0.1 and len(changed) == len(base.layers)
+    torch.testing.assert_close(left, plain, atol=1e-6, rtol=0)
 
 
 def test_layers_without_positions(probe):

@@ -1,11 +1,29 @@
 """Keys and values as storage hands them to attention: blocks with their logical positions."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+
+class Same:
+    """A tensor as a name for its content: equal to itself alone."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __hash__(self) -> int:
+        return id(self.tensor)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.tensor is self.tensor
+
+
+def called(positions: Tensor, start: int | None) -> Hashable:
+    """A name for positions `[b, t]` that begin at `start` and are consecutive, or None."""
+    return Same(positions) if start is None else (start, positions.shape[1])
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,11 @@ class Queries:
 
     def __len__(self) -> int:
         return self.vectors.shape[2]
+
+    @property
+    def called(self) -> Hashable:
+        """What their positions are called, for `Rotary.rotate`."""
+        return called(self.positions, self.start)
 
     def times(self, low: int, high: int) -> "Queries":
         """The queries low .. high - 1."""

@@ -1,4 +1,5 @@
-/* Softmax attention in float32 for a processor: few queries over many keys, and bands of distances.
+/* Softmax attention for a processor: few queries over many keys, in float32 or bfloat16, and bands of
+ * distances in float32. Sums are float32.
  *
  * Both go through keys tile by tile with a running maximum (the online softmax). native.py builds
  * this file, once for vectors of 8 floats and once for AVX-512's 16, and calls it; decode.py and
@@ -12,6 +13,20 @@
 #else
 #define LANES 8
 #endif
+
+typedef unsigned short half; /* bfloat16: the upper half of a float32 */
+
+static inline float widened(half x) {
+    union { unsigned bits; float number; } y = {(unsigned)x << 16};
+    return y.number;
+}
+
+/* To the nearest, of two equally near to the even one. */
+static inline half narrowed(float x) {
+    union { float number; unsigned bits; } y = {x};
+    if (x != x) return y.bits >> 16 | 0x40;
+    return (y.bits + 0x7fff + (y.bits >> 16 & 1)) >> 16;
+}
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int whole __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -30,9 +45,10 @@ typedef int whole __attribute__((vector_size(4 * LANES), aligned(4)));
  * they would not, and fewer keys were slower. */
 static long tile_keys(long d) { return d > 32 && d <= 64 ? 32 : FEW; }
 
-/* Strides in floats; a query's rows lie one after the other. */
+/* Strides in numbers; a query's rows lie one after the other. Keys and values are floats or halves. */
 typedef struct {
-    const float *q, *k, *v;
+    const float *q;
+    const void *k, *v;
     long keys, k_batch, k_head, k_row, v_batch, v_head, v_row;
 } part;
 
@@ -207,9 +223,28 @@ static void add_wide(const float *w, const float *v, long stride, long keys, lon
     }
 }
 
-/* `to` has room for an even number of rows. */
-static void item(const part *parts, long count, long at, long head, long kv, long share,
-                 long shares, long rows, long d, long e, float scale, state to) {
+/* Some rows of keys or values as floats, from where they lie or, where they are halves, from `room`. */
+static const float *floats(const void *from, long at, int halves, long *stride, long rows, long width,
+                           float *restrict room) {
+    if (!halves) return (const float *)from + at;
+    for (long r = 0; r < rows; r++) {
+        const half *restrict x = (const half *)from + at + r * *stride;
+        for (long c = 0; c < width; c++) room[r * width + c] = widened(x[c]);
+    }
+    *stride = width;
+    return room;
+}
+
+/* The tile behind one, to be asked for. */
+static ahead behind(const void *from, long at, int halves, long stride, long keys, long width,
+                    long turns) {
+    if (!halves) return coming((const float *)from + at, stride, keys, width, turns);
+    return coming((const float *)((const half *)from + at), stride / 2, keys, width / 2, turns);
+}
+
+/* `to` has room for an even number of rows, `room` for a tile of keys and one of values. */
+static void item(const part *parts, long count, int halves, long at, long head, long kv, long share,
+                 long shares, long rows, long d, long e, float scale, state to, float *room) {
     float weights[2 * FEW] = {0};
     long few = tile_keys(d);
     for (long r = 0; r < rows; r++) to.top[r] = -INFINITY, to.total[r] = 0;
@@ -217,34 +252,38 @@ static void item(const part *parts, long count, long at, long head, long kv, lon
     for (long p = 0; p < count; p++) {
         const part x = parts[p];
         const float *q = x.q + (at * kv + head) * rows * d;
-        const float *k = x.k + at * x.k_batch + head * x.k_head;
-        const float *v = x.v + at * x.v_batch + head * x.v_head;
+        long first_k = at * x.k_batch + head * x.k_head, first_v = at * x.v_batch + head * x.v_head;
         long last = x.keys * (share + 1) / shares;
         for (long low = x.keys * share / shares; low < last; low += few) {
-            long keys = last - low < few ? last - low : few;
-            ahead next_k = coming(k + (low + few) * x.k_row, x.k_row, few, d, rows * few / LANES);
+            long keys = last - low < few ? last - low : few, k_row = x.k_row, v_row = x.v_row;
+            long at_k = first_k + low * k_row, at_v = first_v + low * v_row;
+            ahead next_k =
+                behind(x.k, at_k + few * k_row, halves, k_row, few, d, rows * few / LANES);
             ahead next_v =
-                coming(v + (low + few) * x.v_row, x.v_row, few, e, rows * few * e / (8 * LANES));
+                behind(x.v, at_v + few * v_row, halves, v_row, few, e, rows * few * e / (8 * LANES));
+            const float *k = floats(x.k, at_k, halves, &k_row, keys, d, room);
+            const float *v = floats(x.v, at_v, halves, &v_row, keys, e, room + FEW * d);
             for (long r = 0; r < rows; r += 2) {
                 if (r + 1 == rows) /* alone: its partner weighs nothing */
                     for (long j = 0; j < FEW; j++) weights[FEW + j] = 0;
                 for (int i = 0; i < 2 && r + i < rows; i++) {
                     float *w = weights + i * FEW;
-                    score(q + (r + i) * d, k + low * x.k_row, x.k_row, keys, d, scale, w, &next_k);
+                    score(q + (r + i) * d, k, k_row, keys, d, scale, w, &next_k);
                     soften(w, keys, e, to.top + r + i, to.total + r + i, to.out + (r + i) * e);
                 }
-                (e % (4 * LANES) ? add : add_wide)(weights, v + low * x.v_row, x.v_row, keys, e,
-                                                   to.out + r * e, &next_v);
+                (e % (4 * LANES) ? add : add_wide)(weights, v, v_row, keys, e, to.out + r * e,
+                                                   &next_v);
             }
         }
     }
 }
 
-/* q [b, kv, rows, d]; out [b, kv, rows, e] and lse [b, kv, rows] are written.
+/* q [b, kv, rows, d]; out [b, kv, rows, e] and lse [b, kv, rows] are written, all floats.
  * Returns 0, or 1 where no memory was to be had. */
-int lengthwise_decode(const part *parts, long count, long batch, long kv, long rows, long d,
-                      long e, long shares, float scale, int threads, float *out, float *lse) {
-    long items = batch * kv * shares, size = (rows + rows % 2) * (e + 2);
+int lengthwise_decode(const part *parts, long count, int halves, long batch, long kv, long rows,
+                      long d, long e, long shares, float scale, int threads, float *out, float *lse) {
+    long items = batch * kv * shares, sums = (rows + rows % 2) * (e + 2);
+    long size = sums + (halves ? FEW * (d + e) : 0);
     float *memory = malloc(sizeof(float) * items * size);
     if (!memory) return 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -252,7 +291,8 @@ int lengthwise_decode(const part *parts, long count, long batch, long kv, long r
         float *mine = memory + i * size;
         state to = {mine, mine + rows, mine + 2 * rows};
         long head = i / shares;
-        item(parts, count, head / kv, head % kv, kv, i % shares, shares, rows, d, e, scale, to);
+        item(parts, count, halves, head / kv, head % kv, kv, i % shares, shares, rows, d, e, scale, to,
+             mine + sums);
     }
     for (long head = 0; head < batch * kv; head++)
         for (long r = 0; r < rows; r++) {
@@ -277,30 +317,35 @@ int lengthwise_decode(const part *parts, long count, long batch, long kv, long r
  *
  * x [b, h, t, width] by strides; cosine and sine [b or 1, t, pairs]; to [b, h, t, width]. The
  * partners of a pair lie `apart`, pairs `step`; what is beyond them passes through. */
-void lengthwise_turn(const float *x, long batch, long heads, long times, long width, long x_batch,
-                     long x_head, long x_row, long pairs, long step, long apart,
-                     const float *cosine, const float *sine, long angle_batch, float *to,
-                     int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (batch * heads * times > 256)
-    for (long i = 0; i < batch * heads * times; i++) {
-        long at = i / (heads * times), head = i / times % heads, time = i % times;
-        const float *restrict from = x + at * x_batch + head * x_head + time * x_row;
-        const float *restrict c = cosine + at * angle_batch + time * pairs;
-        const float *restrict s = sine + at * angle_batch + time * pairs;
-        float *restrict out = to + i * width;
-        if (step == 1)
-            for (long p = 0; p < pairs; p++) {
-                out[p] = from[p] * c[p] - from[p + apart] * s[p];
-                out[p + apart] = from[p + apart] * c[p] + from[p] * s[p];
-            }
-        else
-            for (long p = 0; p < pairs; p++) {
-                out[2 * p] = from[2 * p] * c[p] - from[2 * p + 1] * s[p];
-                out[2 * p + 1] = from[2 * p + 1] * c[p] + from[2 * p] * s[p];
-            }
-        for (long j = 2 * pairs; j < width; j++) out[j] = from[j];
+#define TURN(name, type, in, out) \
+    void name(const type *x, long batch, long heads, long times, long width, long x_batch, \
+              long x_head, long x_row, long pairs, long step, long apart, const float *cosine, \
+              const float *sine, long angle_batch, type *to, int threads) { \
+        _Pragma("omp parallel for num_threads(threads) schedule(static) if (batch * heads * times > 256)") \
+        for (long i = 0; i < batch * heads * times; i++) { \
+            long at = i / (heads * times), head = i / times % heads, time = i % times; \
+            const type *restrict from = x + at * x_batch + head * x_head + time * x_row; \
+            const float *restrict c = cosine + at * angle_batch + time * pairs; \
+            const float *restrict s = sine + at * angle_batch + time * pairs; \
+            type *restrict row = to + i * width; \
+            if (step == 1) \
+                for (long p = 0; p < pairs; p++) { \
+                    float a = in(from[p]), b = in(from[p + apart]); \
+                    row[p] = out(a * c[p] - b * s[p]); \
+                    row[p + apart] = out(b * c[p] + a * s[p]); \
+                } \
+            else \
+                for (long p = 0; p < pairs; p++) { \
+                    float a = in(from[2 * p]), b = in(from[2 * p + 1]); \
+                    row[2 * p] = out(a * c[p] - b * s[p]); \
+                    row[2 * p + 1] = out(b * c[p] + a * s[p]); \
+                } \
+            for (long j = 2 * pairs; j < width; j++) row[j] = from[j]; \
+        } \
     }
-}
+
+TURN(lengthwise_turn, float, , )
+TURN(lengthwise_turn_half, half, widened, narrowed)
 
 /* ---- A band of distances: many queries at consecutive positions. ----
  *

@@ -1,4 +1,4 @@
-"""Attention in C for a processor, in float32: `native.c` called with torch's tensors."""
+"""Attention in C for a processor: `native.c` called with torch's tensors."""
 
 import ctypes
 import functools
@@ -13,6 +13,7 @@ from lengthwise.core.keys import KeyBlock
 from lengthwise.core.partial import Partial
 
 NO_LIMIT = 1 << 62
+STEPS = (torch.float32, torch.bfloat16)  # of a decoding step and a rotation; a band is float32
 
 
 class _Part(ctypes.Structure):
@@ -42,7 +43,7 @@ def _serving(d: int, e: int, lanes: int) -> tuple[Any, str]:
         if kind.lanes <= lanes and d % kind.lanes == 0 == e % kind.lanes:
             library, reason = built.library(kind)
             if library is not None:
-                return _typed(library), f"C with {kind.title} where float32"
+                return _typed(library), f"C with {kind.title}"
     return None, f"torch: {reason or 'heads of this size are not whole vectors'}"
 
 
@@ -66,8 +67,8 @@ def why(d: int, e: int, *, band: bool = False) -> str:
 
 
 def takes(pairs: Sequence[tuple[Tensor, KeyBlock]]) -> bool:
-    """Whether the C code reads these queries `[b, h, t, d]` and keys: float32 on a CPU, heads of
-    whole lanes, and a compiler to be had.
+    """Whether the C code reads these queries `[b, h, t, d]` and keys: float32 or bfloat16 on a CPU,
+    heads of whole lanes, and a compiler to be had.
     """
     for x, block in pairs:
         k, v = block.keys, block.values
@@ -78,12 +79,12 @@ def takes(pairs: Sequence[tuple[Tensor, KeyBlock]]) -> bool:
 
 def takes_band(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the C code reads these queries `[b, h, t, d]`, keys and values for a band."""
-    whole = q.stride(-1) == 1 and _plain(q, k, v)
+    whole = q.dtype is torch.float32 and q.stride(-1) == 1 and _plain(q, k, v)
     return whole and _wide(q.shape[-1], v.shape[-1])[0] is not None
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    on_cpu = k.device.type == "cpu" and q.dtype is k.dtype is v.dtype is torch.float32
+    on_cpu = k.device.type == "cpu" and q.dtype is k.dtype is v.dtype and q.dtype in STEPS
     whole = k.stride(-1) == 1 == v.stride(-1) and q.numel() > 0 and v.numel() > 0
     return on_cpu and whole
 
@@ -97,7 +98,7 @@ def decode(pairs: Sequence[tuple[Tensor, KeyBlock]], scale: float) -> Partial:
     first, block = pairs[0]
     b, h, t, d = first.shape
     kv, e = block.values.shape[1], block.values.shape[-1]
-    flat = {id(x): x.contiguous() for x, _ in pairs}
+    flat = {id(x): x.to(torch.float32).contiguous() for x, _ in pairs}
     parts = (_Part * len(pairs))(
         *(
             _Part(
@@ -107,24 +108,24 @@ def decode(pairs: Sequence[tuple[Tensor, KeyBlock]], scale: float) -> Partial:
             for x, k in pairs
         )
     )  # fmt: skip
-    out, lse = first.new_empty(b, h, t, e), first.new_empty(b, h, t)
+    out, lse = torch.empty(b, h, t, e), torch.empty(b, h, t)
     threads = torch.get_num_threads()
     shares = max(1, -(-threads // (b * kv)))
     failed = _step(d, e)[0].lengthwise_decode(
-        parts, len(pairs), b, kv, h // kv * t, d, e, shares, scale, threads,
-        out.data_ptr(), lse.data_ptr(),
+        parts, len(pairs), first.dtype is torch.bfloat16, b, kv, h // kv * t, d, e, shares, scale,
+        threads, out.data_ptr(), lse.data_ptr(),
     )  # fmt: skip
     if failed:
         raise MemoryError("no memory for the sums of a decoding step")
-    return Partial(out, lse)
+    return Partial(out.to(first.dtype), lse)
 
 
 def takes_turn(x: Tensor, cos: Tensor) -> bool:
-    """Whether the C code rotates these vectors: float32 on a CPU that nobody differentiates, nor
-    the frequencies (CLEX learns them).
+    """Whether the C code rotates these vectors: float32 or bfloat16 on a CPU that nobody
+    differentiates, nor the frequencies (CLEX learns them).
     """
-    live = torch.is_grad_enabled() and (x.requires_grad or cos.requires_grad)
-    plain = x.device.type == "cpu" and x.dtype is torch.float32 and x.stride(-1) == 1
+    plain = x.dtype in STEPS and x.device.type == "cpu" and x.stride(-1) == 1
+    live = plain and torch.is_grad_enabled() and (x.requires_grad or cos.requires_grad)
     return plain and not live and _wide(0, 0)[0] is not None
 
 
@@ -132,16 +133,17 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     """Vectors `[b, h, t, d]` that `takes_turn` has accepted, rotated by angles of all heads.
 
     Args:
-        cos, sin: `[b, t, pairs]`, or with 1 for `b`, in float32.
+        cos, sin: `[b, 1, t, pairs]`, or with 1 for `b`, in float32.
     """
-    to = torch.empty(x.shape)
+    to = torch.empty(x.shape, dtype=x.dtype)
     cos, sin = cos.contiguous(), sin.contiguous()
-    pairs = cos.shape[-1]
+    t, pairs = cos.shape[2:]
     step, apart = (2, 1) if interleaved else (1, pairs)
-    _wide(0, 0)[0].lengthwise_turn(
-        x.data_ptr(), *x.shape, *x.stride()[:3], pairs, step, apart,
-        cos.data_ptr(), sin.data_ptr(), cos[0].numel() if len(cos) > 1 else 0, to.data_ptr(),
-        torch.get_num_threads(),
+    library = _wide(0, 0)[0]
+    run = library.lengthwise_turn if x.dtype is torch.float32 else library.lengthwise_turn_half
+    run(
+        x.data_ptr(), *x.shape, *x.stride()[:3], pairs, step, apart, cos.data_ptr(),
+        sin.data_ptr(), t * pairs if len(cos) > 1 else 0, to.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return to
 
@@ -178,11 +180,10 @@ def band(
 def _typed(library: Any) -> Any:
     pointer, number, word = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     library.lengthwise_decode.argtypes = [
-        pointer, *[number] * 7, ctypes.c_float, word, pointer, pointer,
+        pointer, number, word, *[number] * 6, ctypes.c_float, word, pointer, pointer,
     ]  # fmt: skip
-    library.lengthwise_turn.argtypes = [
-        pointer, *[number] * 10, pointer, pointer, number, pointer, word,
-    ]  # fmt: skip
-    library.lengthwise_turn.restype = None
+    for turn in (library.lengthwise_turn, library.lengthwise_turn_half):
+        turn.argtypes = [pointer, *[number] * 10, pointer, pointer, number, pointer, word]
+        turn.restype = None
     library.lengthwise_band.argtypes = [pointer, word]
     return library

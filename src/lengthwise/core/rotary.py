@@ -12,11 +12,12 @@ Where the numbers go, once for the whole project:
 """
 
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from lengthwise.core import native
@@ -24,6 +25,10 @@ from lengthwise.core import native
 Pairing = Literal["half", "interleaved"]
 
 TURN = 2 * math.pi
+REMEMBERED = 8  # circles of a step, the newest: a layout reads at few places
+
+Circle = tuple[Tensor, Tensor]  # cosines and sines
+Places = Tensor | Callable[[], Tensor]  # positions, or what works them out
 
 
 @dataclass(frozen=True)
@@ -39,32 +44,47 @@ class Rotary:
         pairing: `half` pairs dimension n with n + pairs (Llama), `interleaved` 2n with 2n + 1
             (GPT-J).
         rounded_below: Positions nearer to 0 than this have angles rounded to float32.
+        known: Circles that were worked out and have a name; None where nothing is remembered.
     """
 
     inv_freq: Float[Tensor, "*b pairs"]
     attention_factor: float | Float[Tensor, " b"] = 1.0
     pairing: Pairing = "half"
     rounded_below: int = field(default=0, kw_only=True)
-    _last: tuple[tuple[Any, tuple[Tensor, Tensor]], ...] = field(
-        default=(), init=False, repr=False, compare=False
+    known: dict[Hashable, Circle] | None = field(
+        default=None, repr=False, compare=False, kw_only=True
     )
 
+    def remembering(self) -> "Rotary":
+        """The same for one step, whose layers turn by the same angles: they are worked out once.
+
+        Frequencies that are learned are turned by anew, so that each layer has its own gradient.
+        """
+        factor = self.attention_factor
+        learned = isinstance(factor, Tensor) and factor.requires_grad
+        return self if learned or self.inv_freq.requires_grad else replace(self, known={})
+
     def rotate(
-        self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, " b #h t"]
+        self, x: Float[Tensor, "b h t d"], positions: Places, name: Hashable = None
     ) -> Float[Tensor, "b h t d"]:
-        """Rotate every vector of `x` by its position; the result has the type of `x`."""
-        turned = self._turn(x, positions)
+        """Rotate every vector of `x` by its position; the result has the type of `x`.
+
+        Args:
+            positions: `[b, #h, t]`.
+            name: Of these positions, where the same ones come again; see `remembering`.
+        """
+        turned = self._turn(x, positions, name)
         factor = self.attention_factor
         return turned if isinstance(factor, float) and factor == 1.0 else self._scaled(turned)
 
     def shift(
-        self, x: Float[Tensor, "b h t d"], offsets: Shaped[Tensor, " b #h t"]
+        self, x: Float[Tensor, "b h t d"], offsets: Places, name: Hashable = None
     ) -> Float[Tensor, "b h t d"]:
-        """Move vectors that are rotated already by `offsets` more tokens.
+        """Move vectors that are rotated already by `offsets` more tokens; else as `rotate`.
 
         The attention factor is in them since `rotate`, so it is not applied again.
         """
-        return self._turn(x, offsets)
+        return self._turn(x, offsets, name)
 
     def same(self, other: "Rotary") -> bool:
         """Whether another rotation by the same rule turns by the same angles."""
@@ -91,17 +111,12 @@ class Rotary:
         return head if width == x.shape[-1] else torch.cat([head, x[..., width:]], dim=-1)
 
     def _turn(
-        self, x: Float[Tensor, "b h t d"], positions: Shaped[Tensor, " b #h t"]
+        self, x: Float[Tensor, "b h t d"], positions: Places, name: Hashable
     ) -> Float[Tensor, "b h t d"]:
         exact = torch.promote_types(x.dtype, torch.float32)
-        one_row = self.inv_freq.ndim == 1 or len(self.inv_freq) == 1
-        if positions.numel() == 1 and one_row and x.device.type == "cpu":
-            cos, sin = self._at(positions, exact)
-        else:
-            cos, sin = self._circle(positions, x.device, exact)
-        shared = cos.shape[1] == 1 and cos.shape[2] == x.shape[2] and cos.dtype is torch.float32
-        if shared and native.takes_turn(x, cos):
-            return native.turn(x, cos[:, 0], sin[:, 0], self.pairing == "interleaved")
+        cos, sin = self._named(positions, name, x.device, exact)
+        if cos.shape[1] == 1 and cos.shape[2] == x.shape[2] and native.takes_turn(x, cos):
+            return native.turn(x, cos, sin, self.pairing == "interleaved")
         pairs = self.inv_freq.shape[-1]
         head = x[..., : 2 * pairs].to(exact)
         if self.pairing == "half":
@@ -114,20 +129,22 @@ class Rotary:
         rest = x[..., 2 * pairs :]
         return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
 
-    def _at(self, position: Tensor, exact: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines at one position: a decoding step asks for the same in every layer."""
-        key = (position.item(), exact)
-        for known, turned in self._last:
-            if known == key:
-                return turned
-        turned = self._circle(position, position.device, exact)
-        # Replaced as a whole, because threads share it; a layout has few places for one query.
-        object.__setattr__(self, "_last", (*self._last[-3:], (key, turned)))
-        return turned
+    def _named(
+        self, positions: Places, name: Hashable, device: torch.device, exact: torch.dtype
+    ) -> Circle:
+        """Cosines and sines at positions, remembered by their name where they have one."""
+        key = None if self.known is None or name is None else (name, device, exact)
+        if key is not None and self.known is not None and key in self.known:
+            return self.known[key]
+        places = positions if isinstance(positions, Tensor) else positions()
+        circle = self._circle(places, device, exact)
+        if key is not None and self.known is not None:
+            while len(self.known) >= REMEMBERED:
+                self.known.pop(next(iter(self.known)))
+            self.known[key] = circle
+        return circle
 
-    def _circle(
-        self, positions: Tensor, device: torch.device, exact: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
+    def _circle(self, positions: Tensor, device: torch.device, exact: torch.dtype) -> Circle:
         """Cosines and sines `[b, #h, t, pairs]`; 1 for `b` where all rows share positions."""
         where = "cpu" if device.type == "mps" else device  # Apple's GPUs have no float64
         at = positions.to(where, torch.float64)

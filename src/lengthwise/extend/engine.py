@@ -11,7 +11,7 @@ from torch import Tensor
 from lengthwise.core.attention import attend_blocks
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
-from lengthwise.core.keys import KeyBlock, Queries
+from lengthwise.core.keys import KeyBlock, Queries, called
 from lengthwise.core.partial import Partial, merge, refuse_gradients, with_sink
 from lengthwise.core.regions import OWN, Place, Region
 from lengthwise.core.rotary import Rotary
@@ -252,7 +252,8 @@ class Engine:
             q, k = (rotary.rotate(x, order.angles[:, None]) for x in (q, k))
             rotary = None
         if rotary is not None and stored is not None:
-            k = rotary.rotate(k, stored(step.positions)[:, None])
+            name = (stored, called(step.positions, step.start))
+            k = rotary.rotate(k, lambda: stored(step.positions)[:, None], name)
         q = axes.sharpened(q, layer, self.geometry.window, step.positions)
         if order is None:
             new = KeyBlock(k, v, step.positions[:, None], step.segments, step.start)
@@ -355,13 +356,15 @@ class Engine:
         if base is None:
             return None, OWN
         stays = axes.scaling.storable(base)
-        # Frequencies that move with the text are asked once a step, and the step keeps them.
-        known = self._rotaries if stays else step.memo
-        device = step.positions.device
-        key = (id(self), self._alike[layer], device)
-        if key not in known:
-            known[key] = self._turned(layer, step.reach)
-        return known[key], axes.layout.key_place if stays else None
+        key = (id(self), self._alike[layer], step.positions.device)
+        turned = step.memo.get(key)
+        if turned is None:
+            # Frequencies that move with the text are asked once a step.
+            turned = self._rotaries.get(key) if stays else self._turned(layer, step.reach)
+            if turned is None:
+                turned = self._rotaries[key] = self._turned(layer, step.reach)
+            turned = step.memo[key] = turned.remembering()
+        return turned, axes.layout.key_place if stays else None
 
     def _turned(self, layer: int, lengths: Tensor) -> Rotary:
         """A layer's rotation for texts of `lengths` tokens `[b]`, or of one length for all rows."""

@@ -7,10 +7,8 @@ told, and hands them down as a keyword. Facts of transformers that this rests on
 tests/hf/test_transformers_facts.py.
 """
 
-import copy
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +22,7 @@ from lengthwise.hf.families import decoder
 from lengthwise.hf.methods import OwnMethods
 from lengthwise.hf.positions import Past, Step, make_step, read_mask
 from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache
+from lengthwise.hf.unrotated import IdentityRotary, leave_unrotated
 
 NAME = "lengthwise"
 # Kinds of caches that only say how memory is laid out; results do not depend on them.
@@ -34,23 +33,6 @@ NO_GRAPH = (
     "it cannot be exported or compiled with fullgraph=True; use torch.compile without fullgraph, "
     "or export the plain model that lengthwise.save writes"
 )
-
-
-class IdentityRotary(nn.Module):
-    """Stands in for a rotary embedding: cos = 1 and sin = 0, in the shape the model expects."""
-
-    def __init__(self, original: nn.Module) -> None:
-        super().__init__()
-        self.original = original
-        # Frequencies that follow the length change whenever they are asked: ask a copy.
-        self.asked = copy.deepcopy(original)
-
-    def forward(
-        self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        origin = position_ids.new_zeros(1, 1)
-        cos, sin = self.asked(x[:1, :1], origin, *args, **kwargs)
-        return torch.ones_like(cos), torch.zeros_like(sin)
 
 
 @dataclass(frozen=True)
@@ -94,6 +76,7 @@ class Binding:
             model.register_forward_pre_hook(self._enter, with_kwargs=True),
             model.register_forward_hook(self._leave, with_kwargs=True),
         ]
+        self._unrotated = leave_unrotated(self._base)
         self.methods = OwnMethods(model)
         self.methods.put("generate", generate)
         object.__setattr__(model, "_lengthwise", self)
@@ -110,7 +93,8 @@ class Binding:
         self._base.rotary_emb = self._base.rotary_emb.original  # type: ignore[union-attr]
         if model.config._attn_implementation == NAME:
             model.set_attn_implementation(self._attention_before)
-        self.methods.undo()
+        for methods in (*self._unrotated, self.methods):
+            methods.undo()
         del model._lengthwise
 
     def new_cache(self) -> LengthwiseCache:
@@ -129,22 +113,22 @@ class Binding:
                 "adapted model, whose attention is lengthwise's; call lengthwise.restore(model) "
                 f"first, or model.set_attn_implementation({NAME!r}) to go on"
             )
-        bound = self._signature.bind_partial(*args, **kwargs)
-        given = bound.arguments
-        extra = dict(given.pop("kwargs", {}))
-        inside = extra.pop(INSIDE, False)
+        given = dict(kwargs)
+        if args:
+            bound = self._signature.bind_partial(*args, **kwargs).arguments
+            given = {**bound, **bound.pop("kwargs", {})}
+        inside = given.pop(INSIDE, False)
         ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
         if (ids is None) == (embeds is None):
             return None  # transformers has its own words for it
-        weights = extra.get("output_attentions")
+        weights = given.get("output_attentions")
         if self._config.output_attentions if weights is None else weights:
             raise ValueError(
                 "an adapted model merges attention from parts and has no attention weights to "
                 "return; leave output_attentions out"
             )
-        segments = extra.pop("segment_ids", None)
-        extra[CACHE] = given.pop(CACHE, None)
-        cache = self._own_cache(take_cache(extra), given.get("use_cache"))
+        segments = given.pop("segment_ids", None)
+        cache = self._own_cache(take_cache(given), given.get("use_cache"))
         given["use_cache"], given[CACHE] = cache is not None, cache
         new = embeds if ids is None else ids
         assert isinstance(new, Tensor)
@@ -154,7 +138,9 @@ class Binding:
             self._check_past(cache, rows, packed=segments is not None)
             past = cache.past
         real = read_mask(given.get("attention_mask"), rows, past.seen, count, new.device)
-        if cache is not None:
+        if real is not None and past.plain and bool(real.all()):
+            real = None
+        if cache is not None and real is not None:
             hidden = cache.hidden_by(real)
         step, left = make_step(
             rows=rows,
@@ -175,7 +161,8 @@ class Binding:
             if hidden is not None:
                 cache.hide(hidden)
             cache.begin(left, packed=segments is not None)
-        return (), {**given, **extra, NAME: Call(self.engine, step, cache, inside)}
+        given[NAME] = Call(self.engine, step, cache, inside)
+        return (), given
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """After the decoder: a cache has seen its tokens, unless a head has still to be run."""
@@ -310,7 +297,11 @@ def attention(
     if dropout:
         raise ValueError(f"an adapted model has no attention dropout, got {dropout}; set it to 0")
     cache, layer = lengthwise.cache, module.layer_idx
-    with _lasting():
+    # Out of inference mode: what is remembered beyond a forward must serve outside of it too.
+    modes = (torch.inference_mode(False), torch.no_grad())
+    with ExitStack() as stack:
+        for mode in modes if torch.is_inference_mode_enabled() else ():
+            stack.enter_context(mode)
         out = lengthwise.engine.attend(
             layer,
             query,
@@ -323,16 +314,6 @@ def attention(
             learned_sink=s_aux,
         )
         return out.transpose(1, 2), None
-
-
-@contextmanager
-def _lasting() -> Iterator[None]:
-    """Out of inference mode: what is remembered beyond a forward must serve outside of it too."""
-    if not torch.is_inference_mode_enabled():
-        yield
-        return
-    with torch.inference_mode(False), torch.no_grad():
-        yield
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

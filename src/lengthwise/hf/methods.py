@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from transformers import PreTrainedModel
+from torch import nn
 
 
 class OwnMethods:
@@ -14,7 +14,7 @@ class OwnMethods:
     must call the function with the copy.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._before: dict[str, Any] = {}
 

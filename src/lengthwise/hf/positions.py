@@ -77,6 +77,11 @@ class Past:
     places: Tensor | None = None
     offsets: Tensor | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether all rows hold the positions 0 to `seen` - 1."""
+        return self.places is None and self.offsets is None
+
     def all_places(self, rows: int, device: torch.device) -> Tensor:
         """`places`, also where they are 0, 1, …"""
         if self.places is not None:
@@ -175,7 +180,7 @@ def make_step(
     padding they may start again, as `generate` has it for rows that are padded on the right.
 
     Args:
-        real: What `read_mask` says.
+        real: What `read_mask` says; None where nothing was ever hidden.
 
     Raises:
         ValueError: For positions that come again without `segment_ids`, for masks without
@@ -192,6 +197,10 @@ def make_step(
         if position_ids is None:
             step = _by_document(segments, real, past.lengths)
             return step, past.after(step, past.offsets)
+    if segments is None and real is None and past.plain:
+        step = _going_on(rows, count, past.seen, position_ids, device)
+        if step is not None:
+            return step, Past(past.seen + count, step.lengths)
     before = torch.zeros(rows, dtype=torch.long, device=device)
     before = before if past.lengths is None else past.lengths
     given = None if position_ids is None else _read_positions(position_ids, rows, count, device)
@@ -224,6 +233,22 @@ def make_step(
     if segments is None and (padded or given is not None or past.places is not None):
         step = replace(step, order=_order(step.positions, given, real if padded else None, past))
     return step, past.after(step, offsets)
+
+
+def _going_on(
+    rows: int, count: int, seen: int, position_ids: Tensor | None, device: torch.device
+) -> Step | None:
+    """The step of rows that go on from the tokens seen; None where `position_ids` say otherwise.
+
+    One short way for most forwards, and for every token that is generated from one prompt.
+    """
+    positions = torch.arange(seen, seen + count, device=device).expand(rows, count)
+    if position_ids is not None:
+        given = _read_positions(position_ids, rows, count, device)
+        if not torch.equal(given, positions):
+            return None
+    lengths = torch.full((rows,), seen + count, device=device)
+    return Step(positions, None, seen, lengths)
 
 
 def document_lengths(step: Step) -> Tensor:

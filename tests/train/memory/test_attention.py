@@ -61,6 +61,19 @@ def test_half_precision_is_rounded_once():
     assert ours.dtype == torch.bfloat16
     once = (truth.bfloat16().double() - truth).abs().max()
     assert (ours.double() - truth).abs().max() <= 1.01 * once
+    sinks = torch.linspace(-1, 1, 6, dtype=torch.float64)
+    for softcap, sink in ((1.5, None), (None, sinks), (1.5, sinks)):
+        truth = dense(*(x.double() for x in half), 0.3, softcap, sink)
+        ours, _ = attention(None, *half, None, 0.3, softcap=softcap, s_aux=sink)
+        once = (truth.bfloat16().double() - truth).abs().max()
+        assert (ours.transpose(1, 2).double() - truth).abs().max() <= 1.01 * once
+
+
+def test_scores_in_float16_do_not_overflow():
+    q, k, v = (300 * x.detach().half() for x in tensors(3, 5))  # scores of 300 * 300 * 8
+    for softcap in (None, 50.0):
+        ours, _ = attention(None, q, k, v, None, 1e-4, softcap=softcap, s_aux=torch.zeros(6))
+        assert ours.isfinite().all()
 
 
 @pytest.mark.parametrize("tile", [1, 4, 256])

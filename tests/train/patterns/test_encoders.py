@@ -241,6 +241,20 @@ def test_vcc_trains_its_choice():
     assert model.embeddings.word_embeddings.weight.grad[ids[0, 40]].abs().max() > 0
 
 
+def test_vccs_scores_have_numbers_in_float16():
+    """Of 200 * 200 * 12 it has none."""
+    model = encoder(max_position_embeddings=128).half()
+    for part in (x for layer in model.encoder.layer for x in [layer.attention.self]):
+        part.query.bias.data += 200.0
+        part.key.bias.data += 200.0
+    states = torch.ones(1, 20, 24, dtype=torch.float16).cumsum(1) / 32
+    with VCC(vip=3, block=4, fine=5).compress(model):
+        _, trust = model.encoder.layer[0]._order(
+            states[:, :3], states[:, 3:], torch.ones(1, 3), torch.ones(1, 17, dtype=torch.bool)
+        )
+    assert trust.dtype == torch.float16 and trust.isfinite().all()
+
+
 def test_equal_tokens_need_no_more_than_their_mean():
     # A block of one and the same state is its mean, counted as often as it stands for.
     model = encoder(max_position_embeddings=128)

@@ -266,8 +266,11 @@ def place_queries(queries: Queries, region: Region, rotary: Rotary | None) -> Qu
     """The queries rotated to their apparent positions in a region."""
     if rotary is None:
         return queries
-    places = region.q_place(queries.positions)[:, None]
-    turned = rotary.rotate(queries.vectors, places)
+    turned = rotary.rotate(
+        queries.vectors,
+        lambda: region.q_place(queries.positions)[:, None],
+        (region.q_place, queries.called),
+    )
     return Queries(turned, queries.positions, queries.segments, queries.start)
 
 

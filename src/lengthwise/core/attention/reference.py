@@ -1,6 +1,6 @@
 """The truth: one dense softmax over every key, with each region's scores at its own positions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -55,25 +55,37 @@ def reference(
 
 def turn_keys(block: KeyBlock, region: Region, rotary: Rotary, stored: Place | None) -> Tensor:
     """The keys of a block, rotated from where they are stored to their places in a region."""
+    name = None
+    if block.places is None and block.start is not None:
+        name = (stored, region.k_place, block.start, len(block))
 
-    def turned(places: Tensor) -> Tensor:
+    def places() -> Tensor:
+        return region.k_place(block.positions) if block.places is None else block.places
+
+    def turned(places: Callable[[], Tensor], way: str) -> Tensor:
+        named = None if name is None else (name, way)
         if stored is None:
-            return rotary.rotate(block.keys, places)
-        if isinstance(stored, Fixed):  # places that all heads share stay shared
-            return rotary.shift(block.keys, places - stored.position)
-        at = stored(block.positions)
-        if at.ndim > places.ndim:  # a position for each pair, in a last dimension
-            places = places.unsqueeze(-1)
-        elif places.ndim > at.ndim:
-            at = at.unsqueeze(-1)
-        return rotary.shift(block.keys, places - at)
+            return rotary.rotate(block.keys, places, named)
+        return rotary.shift(block.keys, lambda: _offsets(places(), stored, block), named)
 
-    places = region.k_place(block.positions) if block.places is None else block.places
     if not region.blend:
-        return turned(places)
-    below, above = turned(places.floor()), turned(places.ceil())
-    weight = (places.ceil() - places)[..., None].to(below.dtype)
+        return turned(places, "there")
+    at = places()
+    below, above = turned(lambda: at.floor(), "below"), turned(lambda: at.ceil(), "above")
+    weight = (at.ceil() - at)[..., None].to(below.dtype)
     return above + weight * (below - above)
+
+
+def _offsets(places: Tensor, stored: Place, block: KeyBlock) -> Tensor:
+    """From where keys are stored to `places`."""
+    if isinstance(stored, Fixed):  # places that all heads share stay shared
+        return places - stored.position
+    at = stored(block.positions)
+    if at.ndim > places.ndim:  # a position for each pair, in a last dimension
+        places = places.unsqueeze(-1)
+    elif places.ndim > at.ndim:
+        at = at.unsqueeze(-1)
+    return places - at
 
 
 def add_bias(score: Tensor, block: KeyBlock) -> Tensor:

@@ -232,8 +232,9 @@ def _masked(
         return scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)
     b, h, t, d = q.shape
     kv = k.shape[1]
-    score = q.reshape(b, kv, h // kv * t, d) @ k.transpose(-1, -2)
-    score = at_least_float32(score.view(b, h, t, -1)) * scale
+    rows, keys, values = (at_least_float32(x) for x in (q, k, v))
+    score = (rows * scale).reshape(b, kv, h // kv * t, d) @ keys.transpose(-1, -2)
+    score = score.view(b, h, t, -1)
     if softcap is not None:
         score = torch.tanh(score / softcap) * softcap
     lowest = torch.finfo(score.dtype).min
@@ -242,4 +243,5 @@ def _masked(
         score = torch.cat([score, sinks.to(score.dtype).view(1, h, 1, 1).expand(b, h, t, 1)], -1)
     weight = torch.softmax(score, dim=-1)
     weight = weight[..., :-1] if sinks is not None else weight
-    return (weight.to(v.dtype).reshape(b, kv, h // kv * t, -1) @ v).view(b, h, t, -1)
+    out = weight.reshape(b, kv, h // kv * t, -1) @ values
+    return out.view(b, h, t, -1).to(v.dtype)

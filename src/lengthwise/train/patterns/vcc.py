@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
+from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.extend.method import whole
 
 
@@ -128,13 +129,14 @@ class VCCLayer(nn.Module):
         heads = attention.num_attention_heads
         q = attention.query(first).unflatten(-1, (heads, -1)).transpose(1, 2)
         k = attention.key(means).unflatten(-1, (heads, -1)).transpose(1, 2)
-        score = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        # Widened first: a product in float16 ends at 65,504.
+        score = at_least_float32(q) @ at_least_float32(k).transpose(-1, -2) / q.shape[-1] ** 0.5
         lowest = torch.finfo(score.dtype).min
         share = torch.softmax(score.masked_fill(~full[:, None, None], lowest), dim=-1).mean(1)
         share = (share * vip_real[..., None]).mean(1)
         likely = torch.softmax(torch.log(share + 1e-5), dim=-1)
         order = share.masked_fill(~full, -1.0).argsort(dim=1, descending=True, stable=True)
-        return order, (1 + likely - likely.detach())[..., None, None]
+        return order, (1 + likely - likely.detach()).to(first.dtype)[..., None, None]
 
 
 def _real(mask: Tensor | None, b: int, n: int, like: Tensor) -> Tensor:

@@ -1,0 +1,87 @@
+"""A model that hands its queries and keys on as they are, so that whoever reads them turns them."""
+
+import copy
+import functools
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lengthwise.hf.methods import OwnMethods
+
+ROTATE = "apply_rotary_pos_emb"  # what attention calls in every family that is known
+
+
+class IdentityRotary(nn.Module):
+    """Stands in for a rotary embedding: cos = 1 and sin = 0, in the shape the model expects."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.original = original
+        # Frequencies that follow the length change whenever they are asked: ask a copy.
+        self.asked = copy.deepcopy(original)
+        # What one token's cosines look like, by what was asked for.
+        self._kinds: dict[Any, tuple[torch.Size, torch.dtype]] = {}
+
+    def forward(
+        self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        asked = (x.dtype, *args, *kwargs.values())
+        if asked not in self._kinds:
+            cos, _ = self.asked(x[:1, :1], position_ids.new_zeros(1, 1), *args, **kwargs)
+            self._kinds[asked] = cos.shape, cos.dtype
+        shape, dtype = self._kinds[asked]
+        return x.new_ones(shape, dtype=dtype), x.new_zeros(shape, dtype=dtype)
+
+
+class UnrotatedForward:
+    """The forward of a kind of attention with no rotation in it: one by an angle of 0 costs time.
+
+    It is the same code, which finds a function that changes nothing where it calls `ROTATE`.
+    Whoever traces it may find the one of transformers there, which then turns by 0.
+    """
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        self._kind = kind
+        self._forward = _without_rotation(kind.forward)
+
+    def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return self._forward(module, *args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return UnrotatedForward, (self._kind,)
+
+
+def leave_unrotated(layers: nn.Module) -> list[OwnMethods]:
+    """Let the attention modules of a model rotate nothing; whoever undoes the methods undoes it.
+
+    A module whose forward is not its class's own, or does not call `ROTATE`, is left alone.
+    """
+    changed = []
+    for module in layers.modules():
+        forward = type(module).forward
+        if "forward" in vars(module) or ROTATE not in _names(forward):
+            continue
+        methods = OwnMethods(module)
+        methods.put("forward", UnrotatedForward(type(module)))
+        changed.append(methods)
+    return changed
+
+
+def _names(forward: Any) -> tuple[str, ...]:
+    return forward.__code__.co_names if isinstance(forward, FunctionType) else ()
+
+
+@functools.cache
+def _without_rotation(forward: Any) -> Callable[..., Any]:
+    there = {**forward.__globals__, ROTATE: _unchanged}
+    own = FunctionType(
+        forward.__code__, there, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    return functools.update_wrapper(own, forward)
+
+
+def _unchanged(q: Tensor, k: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    return q, k
