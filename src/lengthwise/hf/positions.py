@@ -198,9 +198,9 @@ def make_step(
             step = _by_document(segments, real, past.lengths)
             return step, past.after(step, past.offsets)
     if segments is None and real is None and past.plain:
-        step = _going_on(rows, count, past.seen, position_ids, device)
-        if step is not None:
-            return step, Past(past.seen + count, step.lengths)
+        on = _going_on(rows, count, past.seen, position_ids, device)
+        if on is not None:
+            return on, Past(past.seen + count, on.lengths)
     before = torch.zeros(rows, dtype=torch.long, device=device)
     before = before if past.lengths is None else past.lengths
     given = None if position_ids is None else _read_positions(position_ids, rows, count, device)

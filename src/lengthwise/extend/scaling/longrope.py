@@ -1,6 +1,7 @@
 """LongRoPE: a factor for every pair, and first tokens that stay where they are."""
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lengthwise.core.geometry import RotaryBase
-from lengthwise.core.rotary import Rotary
+from lengthwise.core.rotary import Places, Rotary
 from lengthwise.extend.method import Scaling, at_least, whole
 from lengthwise.extend.scaling.frequencies import factor_table, longrope_parameters, unscaled
 
@@ -119,7 +120,7 @@ class StartTokensRotary(Rotary):
     own: Tensor = field(default_factory=lambda: torch.ones(0), kw_only=True)
     start_tokens: int = field(default=0, kw_only=True)
 
-    def shift(self, x: Tensor, offsets: Tensor) -> Tensor:
+    def shift(self, x: Tensor, offsets: Places, name: Hashable = None) -> Tensor:
         raise AssertionError("angles are not proportional to positions: keys are not moved")
 
     def _angles(self, at: Tensor) -> Tensor:
