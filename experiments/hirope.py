@@ -24,7 +24,8 @@ import lengthwise as lw
 from lengthwise.extend.method import Method
 from lengthwise.hf.weights import fingerprint
 from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
-from lengthwise.measure.engines.reading import first_token, greedy, with_methods
+from lengthwise.measure.engines.greedy import greedy
+from lengthwise.measure.engines.reading import first_token, with_methods
 from lengthwise.measure.run.environment import hardware, versions
 from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
 from lengthwise.measure.tasks.loss import in_window_losses, losses_by_position

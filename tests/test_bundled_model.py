@@ -5,7 +5,7 @@ import torch
 
 import lengthwise as lw
 from lengthwise.measure import Passkey, in_window_losses, losses_by_position
-from lengthwise.measure.engines.reading import greedy, until_end
+from lengthwise.measure.engines.greedy import answers
 from lengthwise.measure.tasks.text import held_out_text
 
 WINDOW = 512
@@ -69,9 +69,7 @@ def test_passkeys_at_four_windows(demo, method, found):
     model, tokenizer, text, _ = demo
     task = Passkey(text)
     items = task.build(tokenizer, 4 * WINDOW, 4, seed=1)
-    ids = torch.tensor(tokenizer([item.prompt for item in items], verbose=False)["input_ids"])
     with lw.adapted(model, *([method] if method else [])):
-        replies = greedy(model, ids, task.allowance)
-    texts = [tokenizer.decode(until_end(row, model)) for row in replies.tolist()]
+        texts = answers(model, tokenizer, items)
     scores = [task.score(reply, item) for reply, item in zip(texts, items, strict=True)]
     assert sum(scores) == 0 if found == 0 else sum(scores) >= found

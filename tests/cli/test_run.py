@@ -15,7 +15,7 @@ import lengthwise as lw
 from lengthwise.cli import run as run_module
 from lengthwise.cli.run import generate, pieces
 from lengthwise.extend.adapt import adapted
-from lengthwise.measure.engines import reading
+from lengthwise.measure.engines import greedy as engine
 from lengthwise.testing.models import tiny_tokenizer
 
 Call = Callable[..., tuple[int, str, str]]
@@ -180,14 +180,14 @@ def test_a_model_whose_numbers_are_none_answers_nothing(
 def test_numbers_that_are_none_in_the_middle_of_an_answer(
     checkpoint: Path, book: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    likeliest, calls = reading.likeliest, 0
+    likeliest, calls = engine.likeliest, 0
 
     def overflow(logits: torch.Tensor, position: int) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return likeliest(logits * torch.nan if calls == 5 else logits, position)
+        return likeliest(logits * torch.nan if calls == 4 else logits, position)
 
-    monkeypatch.setattr(reading, "likeliest", overflow)
+    monkeypatch.setattr(engine, "likeliest", overflow)
     status, out, err = call(
         "run", checkpoint, "--prompt-file", book, "--chunk", 1000, "--max-new-tokens", 8
     )

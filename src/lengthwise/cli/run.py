@@ -175,26 +175,13 @@ def generate(
     Raises:
         ValueError: Once the logits are NaN.
     """
-    import torch
+    from lengthwise.measure.engines.greedy import answering, end_tokens
 
-    from lengthwise.hf.release import CACHE
-    from lengthwise.measure.engines.reading import likeliest
-
-    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-    stops = set(ends if isinstance(ends, list) else [ends])
-    for count in range(1, limit + 1):
-        token = int(likeliest(logits, length + count - 1))
-        if token in stops:
+    ends = end_tokens(model)
+    for written, _ in answering(model, logits, cache, length, limit):
+        if written[0] in ends:
             return
-        yield token
-        if count < limit:
-            with torch.no_grad():
-                out = model(
-                    input_ids=torch.tensor([[token]], device=model.device),
-                    use_cache=True,
-                    **{CACHE: cache},
-                )
-            logits = out.logits
+        yield written[0]
 
 
 def pieces(tokenizer: "PreTrainedTokenizerBase", tokens: Iterator[int]) -> Iterator[str]:

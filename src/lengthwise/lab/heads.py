@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lengthwise.hf.prompts import encode_prompts
 from lengthwise.hf.weights import fingerprint
 from lengthwise.lab.evidence import at_least, at_most, verdict
+from lengthwise.measure.engines.greedy import with_answers
 from lengthwise.measure.engines.reading import first_token, read
 from lengthwise.measure.probes.heads import (
     Head,
@@ -58,13 +58,7 @@ class _Bench:
         self.model = model
         text = held_out_text()
         passkeys = Passkey(text).build(tokenizer, length, items, seed)
-        prompts = encode_prompts(tokenizer, [item.prompt for item in passkeys])
-        answers = tokenizer(
-            [" " + item.answer for item in passkeys], add_special_tokens=False, verbose=False
-        )["input_ids"]
-        self.passkeys = [
-            (torch.tensor([p + a]), len(a)) for p, a in zip(prompts, answers, strict=True)
-        ]
+        self.passkeys = with_answers(tokenizer, passkeys)
         ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         head = first_token(tokenizer)
         lead = [] if head is None else [head]
@@ -79,8 +73,9 @@ class _Bench:
         with ablated(self.model, heads):
             nats, right = 0.0, 0
             for ids, size in self.passkeys:
-                pieces = [logits for logits, _ in read(self.model, ids[:, :-1], every_logit=True)]
-                logits, targets = torch.cat(pieces, 1)[0, -size:].cpu(), ids[0, -size:]
+                whole = read(self.model, ids[None, :-1], every_logit=True)
+                logits = torch.cat([logits for logits, _ in whole], 1)[0, -size:].cpu()
+                targets = ids[-size:]
                 nats += float(torch.nn.functional.cross_entropy(logits.float(), targets))
                 right += bool((logits.argmax(-1) == targets).all())
             far = losses_by_position(self.model, self.long)[:, self.long.shape[1] // 2 :]

@@ -6,9 +6,8 @@ import torch
 import lengthwise as lw
 from lengthwise.extend.adapt import adapted
 from lengthwise.hf.families import FAMILIES
-from lengthwise.measure.engines import local
+from lengthwise.measure.engines.greedy import greedy
 from lengthwise.measure.engines.local import LocalReader, out_of_memory
-from lengthwise.measure.engines.reading import greedy, until_end
 from lengthwise.measure.tasks.base import Item, token_count
 from lengthwise.testing.models import TEXT, tiny_model, tiny_tokenizer
 
@@ -30,8 +29,7 @@ def item(start: int, tokens: int, allowance: int = 5) -> Item:
 
 def expected(model, one: Item) -> str:
     ids = torch.tensor([TOKENIZER(one.prompt)["input_ids"]])
-    new = greedy(model, ids, one.allowance, CHUNK).tolist()[0]
-    return TOKENIZER.decode(until_end(new, model), skip_special_tokens=True)
+    return TOKENIZER.decode(greedy(model, ids, one.allowance, CHUNK)[0], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -74,7 +72,7 @@ def test_an_end_token_ends_a_row_and_not_the_others() -> None:
     model = tiny_model("llama").double()
     items = [item(start, 40, allowance=6) for start in (0, 30)]
     ids = torch.tensor([TOKENIZER(one.prompt)["input_ids"] for one in items])
-    new = greedy(model, ids, 6).tolist()
+    new = greedy(model, ids, 6)
     end = next(token for token in new[0][1:] if token not in new[1])
     model.generation_config.eos_token_id = end
     first, second = LocalReader(model, TOKENIZER, CHUNK).answer(items)
@@ -109,7 +107,7 @@ def test_short_items_are_read_together_and_long_ones_alone(
         return decode(self, ids, new)
 
     monkeypatch.setattr(LocalReader, "_decode", noted)
-    monkeypatch.setattr(local, "TOGETHER", 100)
+    monkeypatch.setattr("lengthwise.measure.engines.greedy.TOGETHER", 100)
     list(LocalReader(model, TOKENIZER, CHUNK).answer([item(start, 40) for start in (0, 20, 40)]))
     assert sizes == [2, 1]
 

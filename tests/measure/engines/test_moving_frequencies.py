@@ -10,8 +10,9 @@ from lengthwise.extend.adapt import adapted, is_adapted
 from lengthwise.extend.whole import steady
 from lengthwise.hf.families import frequencies_follow_length
 from lengthwise.measure.cost.speed import reading_cost
+from lengthwise.measure.engines.greedy import greedy
 from lengthwise.measure.engines.local import LocalReader
-from lengthwise.measure.engines.reading import greedy, read
+from lengthwise.measure.engines.reading import read
 from lengthwise.measure.probes.knn import NeighbourStore, generation_study, states
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.loss import losses_by_position
@@ -73,7 +74,7 @@ def test_answers_are_those_of_reading_everything_anew() -> None:
     for _ in range(6):
         so_far = torch.cat([so_far, model(so_far).logits[:, -1:].argmax(-1)], 1)
     expected = so_far[:, 60:]
-    assert torch.equal(greedy(model, IDS, 6, CHUNK), expected)
+    assert greedy(model, IDS, 6, CHUNK) == expected.tolist()
     tokenizer = tiny_tokenizer()
     prompt = tokenizer.decode(IDS[0, 10:].tolist())
     item = Item(prompt, "", 0, (), allowance=6)

@@ -2,26 +2,30 @@ import pytest
 import torch
 
 import lengthwise as lw
-from lengthwise.measure.engines.reading import first_token, greedy, trained_window, until_end
+from lengthwise.measure.engines.greedy import greedy
+from lengthwise.measure.engines.reading import first_token, trained_window
 
 
 @pytest.mark.parametrize("methods", [None, (), (lw.StreamingLLM(sinks=2, window=30),)])
-def test_greedy_is_generate(model, ids, methods):
+def test_greedy_is_generate_up_to_the_end_of_each_row(model, ids, methods):
     if methods is not None:
         lw.adapt(model, *methods)
-    expected = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False,
-        eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
-    assert torch.equal(greedy(model, ids, 12, chunk=33), expected[:, ids.shape[1] :])
-
-
-def test_until_end(model):
-    assert until_end([5, 6, 1, 7], model) == [5, 6]
-    model.generation_config.eos_token_id = [6, 9]
-    assert until_end([5, 6, 1, 7], model) == [5]
+    how = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=None, **how)
+    expected = expected[:, ids.shape[1] :].tolist()
     model.generation_config.eos_token_id = None
-    assert until_end([5, 6, 1, 7], model) == [5, 6, 1, 7]
+    assert greedy(model, ids, 12, chunk=33) == expected
+    ends = [expected[0][4], 2]
+    model.generation_config.eos_token_id = ends
+    cut = [next((i for i, token in enumerate(row) if token in ends), 12) for row in expected]
+    assert greedy(model, ids, 12) == [row[:n] for row, n in zip(expected, cut, strict=True)]
+
+
+def test_nothing_is_decoded_once_every_row_has_ended(model, ids):
+    calls = []
+    model.generation_config.eos_token_id = list(range(model.config.vocab_size))
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert greedy(model, ids, 12, chunk=1000) == [[] for _ in ids] and len(calls) == 1
 
 
 def test_first_token(tokenizers):

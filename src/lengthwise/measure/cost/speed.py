@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lengthwise.extend.whole import steady
-from lengthwise.hf.release import CACHE
 from lengthwise.measure.cost.peak import PeakBytes
+from lengthwise.measure.engines.greedy import likeliest_tokens
 from lengthwise.measure.engines.reading import CHUNK, read, read_to_end
 
 
@@ -73,17 +73,25 @@ def _cost(model: PreTrainedModel, ids: Tensor, steps: int, chunk: int) -> Cost:
     device = model.device
     _settle(model, ids)
     if device.type == "cuda":
-        with PeakBytes(device) as peak:
+        with PeakBytes(device) as counting:
             first, seconds, held = _timed(model, ids, steps, chunk)
+        peak = counting.bytes
     else:
         first, seconds, held = _timed(model, ids, steps, chunk)
-        _settle(model, ids)
-        with PeakBytes(device) as peak:
-            for logits, cache in read(model, ids, chunk):
-                peak.mark()
-            token = logits[:, -1].argmax(-1)[:, None]
-            model(input_ids=token, use_cache=True, **{CACHE: cache})
-    return Cost(first, 1 / median(seconds), held, peak.bytes)
+        peak = peak_bytes(model, ids, chunk)
+    return Cost(first, 1 / median(seconds), held, peak)
+
+
+@torch.no_grad()
+def peak_bytes(model: PreTrainedModel, ids: Tensor, chunk: int) -> int | None:
+    """Most bytes alive while `ids` `[b, t]` are read and a token is decoded."""
+    _settle(model, ids)
+    with PeakBytes(model.device) as counting:
+        for logits, cache in read(model, ids, chunk):
+            counting.mark()
+        decoding = likeliest_tokens(model, logits, cache, ids.shape[1])
+        next(decoding), next(decoding)
+    return counting.bytes
 
 
 def _settle(model: PreTrainedModel, ids: Tensor) -> None:
@@ -99,14 +107,14 @@ def _timed(
     _wait(device)
     began = time.perf_counter()
     logits, cache = read_to_end(model, ids, chunk)
-    token = logits[:, -1].argmax(-1)[:, None]
+    decoding = likeliest_tokens(model, logits, cache, ids.shape[1])
+    next(decoding)
     _wait(device)
     first = time.perf_counter() - began
     seconds: list[float] = []
     for _ in range(steps):
         began = time.perf_counter()
-        out = model(input_ids=token, use_cache=True, **{CACHE: cache})
-        token = out.logits[:, -1].argmax(-1)[:, None]
+        _, cache = next(decoding)
         _wait(device)
         seconds.append(time.perf_counter() - began)
     return first, seconds, cache_bytes(cache)

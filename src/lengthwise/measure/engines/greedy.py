@@ -22,13 +22,14 @@ TOGETHER = 4096  # tokens of prompts that are read as one batch
 def likeliest_tokens(
     model: PreTrainedModel, logits: Tensor, cache: Any, length: int
 ) -> Iterator[tuple[Int[Tensor, " b"], Any]]:
-    """The likeliest token after `length` read ones, then the one after that, without end.
+    """The likeliest token of each row after what was read, then the one after that, without end.
 
     With each comes the cache, which holds all that stands before it. The model decodes a step when
     a token more is asked for.
 
     Args:
         logits, cache: What `read_to_end` gave.
+        length: Tokens that were read.
 
     Raises:
         ValueError: Once the logits are NaN.
@@ -40,6 +41,20 @@ def likeliest_tokens(
         logits, cache, length = out.logits, cache_of(out), length + 1
 
 
+def answering(
+    model: PreTrainedModel, logits: Tensor, cache: Any, length: int, new: int
+) -> Iterator[tuple[dict[int, int], Any]]:
+    """The same as tokens by row, up to `new`; a row that has come to its end is left out then."""
+    ends, rows = end_tokens(model), set(range(len(logits)))
+    for tokens, held in islice(likeliest_tokens(model, logits, cache, length), new):
+        written = {row: token for row, token in enumerate(tokens.tolist()) if row in rows}
+        yield written, held
+        rows -= {row for row, token in written.items() if token in ends}
+        if not rows:
+            return
+
+
+@torch.no_grad()
 def greedy(
     model: PreTrainedModel, ids: Int[Tensor, "b t"], new: int, chunk: int = CHUNK
 ) -> list[list[int]]:
@@ -47,27 +62,25 @@ def greedy(
 
     Rows have one length: no padding. The token that ends a text is left out.
     """
-    ends = end_tokens(model)
     answers: list[list[int]] = [[] for _ in ids]
-    writing = dict(enumerate(answers))
     with steady(model):
         logits, cache = read_to_end(model, ids, chunk)
-        for tokens, _ in islice(likeliest_tokens(model, logits, cache, ids.shape[1]), new):
-            for row, token in enumerate(tokens.tolist()):
-                if token in ends:
-                    writing.pop(row, None)
-                elif row in writing:
-                    writing[row].append(token)
-            if not writing:
-                break
-    return answers
+        for written, _ in answering(model, logits, cache, ids.shape[1], new):
+            for row, token in written.items():
+                answers[row].append(token)
+    return [without_end(model, answer) for answer in answers]
 
 
-def end_tokens(model: PreTrainedModel) -> set[int]:
+def end_tokens(model: PreTrainedModel) -> set[int | None]:
     """The tokens that end a text of this model."""
     config = model.generation_config
     ends = config.eos_token_id if config is not None else None
-    return set(ends if isinstance(ends, list) else [ends]) - {None}
+    return set(ends if isinstance(ends, list) else [ends])
+
+
+def without_end(model: PreTrainedModel, answer: list[int]) -> list[int]:
+    """An answer without the token that ended it."""
+    return answer[:-1] if answer and answer[-1] in end_tokens(model) else answer
 
 
 def answers(

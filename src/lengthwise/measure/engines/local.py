@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -12,23 +11,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lengthwise.extend.adapt import adapt, binding_of, is_adapted, restore
 from lengthwise.extend.method import Method
 from lengthwise.extend.whole import steady
-from lengthwise.hf.prompts import encode_prompts
-from lengthwise.hf.release import CACHE, cache_of
 from lengthwise.hf.weights import fingerprint
 from lengthwise.measure.cost.peak import PeakBytes
-from lengthwise.measure.cost.speed import cache_bytes
+from lengthwise.measure.cost.speed import cache_bytes, peak_bytes
 from lengthwise.measure.engines.base import Reply
+from lengthwise.measure.engines.greedy import answering, batches, without_end
 from lengthwise.measure.engines.reading import (
     CHUNK,
-    likeliest,
-    read,
     read_to_end,
     trained_window,
-    until_end,
 )
 from lengthwise.measure.tasks.base import Item
-
-TOGETHER = 4096  # tokens of short prompts that are read as one batch
 
 
 class LocalReader:
@@ -84,12 +77,8 @@ class LocalReader:
 
     def answer(self, items: Sequence[Item]) -> Iterator[Reply]:
         """One reply an item, in their order. What memory or a method cannot do is refused."""
-        prompts = encode_prompts(self.tokenizer, [item.prompt for item in items])
-        pairs = zip(prompts, items, strict=True)
-        for (length, new), same in groupby(pairs, lambda pair: (len(pair[0]), pair[1].allowance)):
-            rows = torch.tensor([ids for ids, _ in same])
-            for batch in rows.split(max(1, TOGETHER // length)):
-                yield from self._batch(batch, new)
+        for ids, new in batches(self.tokenizer, items):
+            yield from self._batch(ids, new)
 
     def _batch(self, ids: Tensor, new: int) -> list[Reply]:
         began = time.perf_counter()
@@ -120,10 +109,10 @@ class LocalReader:
             answers, first, seconds, held = self._decode(ids, new)
             shape = (self._methods(), ids.shape[1] + new)
             if shape not in self._counted:
-                peaks[0] = self._peak(ids[:1])
+                peaks[0] = peak_bytes(self.model, ids[:1], self.chunk)
                 self._counted.add(shape)
         texts = self.tokenizer.batch_decode(
-            [until_end(answer, self.model) for answer in answers], skip_special_tokens=True
+            [without_end(self.model, answer) for answer in answers], skip_special_tokens=True
         )
         return [
             Reply(text, len(answer), first, round(took, 6), held // len(ids), peak)
@@ -134,39 +123,16 @@ class LocalReader:
     def _decode(self, ids: Tensor, new: int) -> tuple[list[list[int]], float, list[float], int]:
         """Answers with their end tokens; seconds to the first token and to each end; bytes held."""
         began = time.perf_counter()
-        for logits, cache in read(self.model, ids, self.chunk):
-            pass
-        tokens = likeliest(logits, ids.shape[1])
+        logits, cache = read_to_end(self.model, ids, self.chunk)
         answers: list[list[int]] = [[] for _ in ids]
-        seconds: list[float] = [0.0] * len(ids)
-        open_rows = set(range(len(ids)))
-        first = 0.0
-        for step in range(new):
-            if step:
-                out = self.model(input_ids=tokens[:, None], use_cache=True, **{CACHE: cache})
-                cache, tokens = cache_of(out), likeliest(out.logits, ids.shape[1] + step)
-            chosen = tokens.tolist()  # waits for the device
+        seconds, first = [0.0] * len(ids), 0.0
+        for written, held in answering(self.model, logits, cache, ids.shape[1], new):
             now = time.perf_counter() - began
             first = first or round(now, 6)
-            for row in list(open_rows):
-                answers[row].append(chosen[row])
+            for row, token in written.items():
+                answers[row].append(token)
                 seconds[row] = now
-                if not until_end([chosen[row]], self.model):
-                    open_rows.remove(row)
-            if not open_rows:
-                break
-        return answers, first, seconds, cache_bytes(cache)
-
-    @torch.no_grad()
-    def _peak(self, ids: Tensor) -> int | None:
-        # What the answer before left behind is let go of now, not while bytes are counted.
-        read_to_end(self.model, ids[:, :2])
-        with PeakBytes(self.model.device) as counting:
-            for logits, cache in read(self.model, ids, self.chunk):
-                counting.mark()
-            tokens = logits[:, -1].argmax(-1)[:, None]
-            self.model(input_ids=tokens, use_cache=True, **{CACHE: cache})
-        return counting.bytes
+        return answers, first, seconds, cache_bytes(held)
 
     def _methods(self) -> str:
         return repr(binding_of(self.model).engine.axes) if is_adapted(self.model) else ""

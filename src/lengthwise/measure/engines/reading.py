@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -95,32 +94,6 @@ def read_to_end(model: PreTrainedModel, ids: Tensor, chunk: int = CHUNK) -> tupl
     for logits, cache in read(model, ids, chunk):
         pass
     return logits, cache
-
-
-@torch.no_grad()
-def greedy(model: PreTrainedModel, ids: Tensor, new: int, chunk: int = CHUNK) -> Tensor:
-    """The `new` likeliest next tokens after each row of `ids` `[b, t]`, as `[b, new]` on the CPU.
-
-    Rows have one length: no padding. Nothing stops at an end token; see `until_end`.
-    """
-    with steady(model):
-        logits, cache = read_to_end(model, ids, chunk)
-        tokens = [likeliest(logits, ids.shape[1])]
-        for count in range(1, new):
-            out = model(input_ids=tokens[-1][:, None], use_cache=True, **{CACHE: cache})
-            tokens.append(likeliest(out.logits, ids.shape[1] + count))
-    return torch.stack(tokens, dim=1).cpu()
-
-
-def until_end(tokens: list[int], model: PreTrainedModel) -> list[int]:
-    """The tokens before the first that ends a generation of this model."""
-    config = model.generation_config
-    ends = config.eos_token_id if config is not None else None
-    stops = set(ends if isinstance(ends, list) else [ends])
-    for i, token in enumerate(tokens):
-        if token in stops:
-            return tokens[:i]
-    return tokens
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase) -> int | None:

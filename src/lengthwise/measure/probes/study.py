@@ -15,17 +15,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
 from lengthwise.files import hold
-from lengthwise.hf.prompts import encode_prompts
 from lengthwise.hf.weights import fingerprint
 from lengthwise.measure import tasks as all_tasks
-from lengthwise.measure.engines.reading import CHUNK, first_token, greedy, until_end, with_methods
+from lengthwise.measure.engines.greedy import answers, with_answers
+from lengthwise.measure.engines.reading import CHUNK, first_token, with_methods
 from lengthwise.measure.run.environment import hardware, versions
 from lengthwise.measure.run.results import Cell, Results, ResultsFile, Row
 from lengthwise.measure.tasks.base import Item, Task
 from lengthwise.measure.tasks.loss import losses_by_position
 
 PERPLEXITY, NEEDLE = "perplexity", "needle"
-_TOKENS_AT_ONCE = 4096
 
 
 def tasks_by_name(text: str) -> dict[str, Task]:
@@ -94,29 +93,18 @@ class _Bench:
             mean = sum(nats) / len(nats)
             return {"nats": mean, "by_text": nats, "perplexity": math.exp(mean)}
         items = self.items(task, length)
-        scores, answers = [], []
-        at_once = max(1, _TOKENS_AT_ONCE // length)
-        for first in range(0, len(items), at_once):
-            batch = items[first : first + at_once]
-            ids = torch.tensor(encode_prompts(self.tokenizer, [i.prompt for i in batch]))
-            new = greedy(model, ids, batch[0].allowance, chunk)
-            for item, row, prompt in zip(batch, new.tolist(), ids, strict=True):
-                tokens = until_end(row, model)
-                reply = self.tokenizer.decode(tokens, skip_special_tokens=True)
-                scores.append(self.tasks[task].score(reply, item))
-                answers.append(self._answer_nats(model, prompt, item, chunk))
+        replies = answers(model, self.tokenizer, items, chunk)
+        scores = [self.tasks[task].score(*pair) for pair in zip(replies, items, strict=True)]
+        # Nats per token of the right answers: they say something where no reply is right.
+        nats = [
+            float(losses_by_position(model, ids[None], chunk)[:, -size:].double().mean())
+            for ids, size in with_answers(self.tokenizer, items)
+        ]
         return {
             "score": sum(scores) / len(scores),
             "scores": scores,
-            "answer_nats": sum(answers) / len(answers),
+            "answer_nats": sum(nats) / len(nats),
         }
-
-    def _answer_nats(self, model: PreTrainedModel, prompt: Tensor, item: Item, chunk: int) -> float:
-        """Nats per token of the right answer: says something where no reply is right."""
-        answer = self.tokenizer(" " + item.answer, add_special_tokens=False, verbose=False)
-        ids = torch.cat([prompt, torch.tensor(answer["input_ids"])])[None]
-        losses = losses_by_position(model, ids, chunk)[:, -len(answer["input_ids"]) :]
-        return float(losses.double().mean())
 
 
 def study(

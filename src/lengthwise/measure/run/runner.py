@@ -17,15 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.method import Method
 from lengthwise.files import hold
-from lengthwise.hf.prompts import encode_prompts
 from lengthwise.hf.weights import fingerprint
 from lengthwise.measure.cost.speed import reading_cost
+from lengthwise.measure.engines.greedy import answers
 from lengthwise.measure.engines.reading import (
     CHUNK,
     first_token,
-    greedy,
     trained_window,
-    until_end,
     with_methods,
 )
 from lengthwise.measure.run.environment import hardware, versions
@@ -44,8 +42,6 @@ from lengthwise.measure.tasks.loss import block_size, blocks, in_window_pieces, 
 from lengthwise.measure.tasks.passkey import Passkey
 
 TASKS = ("loss", "passkey", "speed")
-
-_TOKENS_AT_ONCE = 4096  # of short passkey items that are read as one batch
 
 
 class _Bench:
@@ -118,16 +114,7 @@ class _Bench:
 
     def retrieve(self, length: int) -> dict[str, Any]:
         items = self.items(length)
-        at_once = max(1, _TOKENS_AT_ONCE // length)
-        replies: list[str] = []
-        for first in range(0, len(items), at_once):
-            prompts = [item.prompt for item in items[first : first + at_once]]
-            ids = torch.tensor(encode_prompts(self.tokenizer, prompts))
-            new = greedy(self.model, ids, self.passkey.allowance, self.settings["chunk"])
-            replies += [
-                self.tokenizer.decode(until_end(row, self.model), skip_special_tokens=True)
-                for row in new.tolist()
-            ]
+        replies = answers(self.model, self.tokenizer, items, self.settings["chunk"])
         scores = [
             self.passkey.score(reply, item) for reply, item in zip(replies, items, strict=True)
         ]

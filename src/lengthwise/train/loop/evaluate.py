@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lengthwise.hf.prompts import encode_prompt
-from lengthwise.measure.engines.reading import first_token, greedy, until_end
+from lengthwise.measure.engines.greedy import answers
+from lengthwise.measure.engines.reading import first_token
 from lengthwise.measure.tasks.loss import losses_by_position
 from lengthwise.measure.tasks.passkey import Passkey
 from lengthwise.measure.tasks.text import held_out_text
@@ -72,12 +72,8 @@ class Evaluation:
         """The share of passkeys that are found in texts of `length` tokens."""
         task = Passkey(self.text)
         items = task.build(self.tokenizer, length, self.passkeys, seed=0)
-        scores = []
-        for item in items:
-            prompt = torch.tensor([encode_prompt(self.tokenizer, item.prompt)])
-            tokens = greedy(model, prompt, item.allowance)[0].tolist()
-            answer = self.tokenizer.decode(until_end(tokens, model))
-            scores.append(task.score(answer, item))
+        replies = answers(model, self.tokenizer, items)
+        scores = [task.score(*pair) for pair in zip(replies, items, strict=True)]
         return round(sum(scores) / len(scores), 4)
 
 

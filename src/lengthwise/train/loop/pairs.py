@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lengthwise.measure.engines.reading import greedy, until_end
+from lengthwise.measure.engines.greedy import greedy
 from lengthwise.train.data.weights import IGNORED
 
 COLUMNS = ("long", "short", "chosen", "rejected")
@@ -84,8 +84,7 @@ def answer_pairs(
     rows = []
     for long, short in prompts:
         chosen, rejected = (
-            [*until_end(greedy(model, torch.tensor([prompt]), new)[0].tolist(), model), *end]
-            for prompt in (short, long)
+            [*greedy(model, torch.tensor([prompt]), new)[0], *end] for prompt in (short, long)
         )
         if chosen and rejected and chosen != rejected:
             rows.append(
