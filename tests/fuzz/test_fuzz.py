@@ -4,19 +4,18 @@ import shutil
 from pathlib import Path
 
 from tests.fuzz import arguments, checkpoints, kills, results
-from tests.fuzz.trying import answer, fault, faults
 
 
 def test_damaged_checkpoints(tmp_path: Path) -> None:
-    assert faults(checkpoints.cases(0, tmp_path), range(20)) == []
+    assert checkpoints.faults(20, 0, tmp_path) == []
 
 
 def test_damaged_results(tmp_path: Path) -> None:
-    assert faults(results.cases(0, tmp_path), range(12)) == []
+    assert results.faults(12, 0, tmp_path) == []
 
 
 def test_odd_arguments(tmp_path: Path) -> None:
-    assert faults(arguments.cases(0, tmp_path), range(20)) == []
+    assert arguments.faults(20, 0, tmp_path) == []
 
 
 def test_the_lines_are_good_before_they_are_spoiled(tmp_path: Path) -> None:
@@ -25,16 +24,16 @@ def test_the_lines_are_good_before_they_are_spoiled(tmp_path: Path) -> None:
         if command in ("run", "extend", "plan", "pack"):
             shutil.rmtree(paths["out"], ignore_errors=True)
             words = [*command.split(), *needed.split()]
-            ended = answer([arguments.filled(word, paths) for word in words])
-            assert ended[0] == 0, ended
+            answer = checkpoints.answer([arguments.filled(word, paths) for word in words])
+            assert answer[0] == 0, answer
 
 
 def test_faults_are_seen() -> None:
     """What the commands of this folder call wrong."""
-    assert fault(2, "lengthwise: no such file\n") == fault(0, "") == ""
-    assert "status 70" in fault(70, "lengthwise: internal error\n")
-    assert "Traceback" in fault(2, "Traceback (most recent call last):\n")
-    assert fault(2, "") and fault("no end in 60 s", "")
+    assert checkpoints.fault(2, "lengthwise: no such file\n") == checkpoints.fault(0, "") == ""
+    assert "status 70" in checkpoints.fault(70, "lengthwise: internal error\n")
+    assert "Traceback" in checkpoints.fault(2, "Traceback (most recent call last):\n")
+    assert checkpoints.fault(2, "") and checkpoints.fault("no end in 60 s", "")
     wanted = {"out": "a directory", "out/a.json": {"loss": 1.0, "seconds": 3}}
     same = {"out": "a directory", "out/a.json": {"loss": 1.0}}
     compare = kills.compare

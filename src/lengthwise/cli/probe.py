@@ -289,20 +289,20 @@ def heads(
     loaded, tokenizer = _opened(model, None, device, dtype)
     work_begins()
     with _busy(f"{draws + 2} ablations"):
-        found = evidence(
+        record = evidence(
             loaded,
             tokenizer,
             model,
             length=length,
-            flag=share,
+            share=share,
             draws=draws,
             items=items,
             seed=seed,
         )
-    for finding in found.findings:
-        print(f"{'holds' if finding.holds else 'fails'}: {finding}")
-    print(f"verdict: {found.verdict}")
-    _keep(output, found.record())
+    for finding in record["findings"]:
+        print(f"{'holds' if finding['holds'] else 'fails'}: {finding['says']} ({finding['value']})")
+    print(f"verdict: {record['verdict']}")
+    _keep(output, record)
 
 
 probe.command()(study)

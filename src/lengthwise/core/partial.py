@@ -50,23 +50,26 @@ def merge(parts: Sequence[Partial]) -> Partial:
     total = torch.where(seen, total, torch.ones_like(total))
     weights = shifted / total
     first = parts[0].out
+    # Weights of a half type would cost more than everything else: parts are joined in float32.
     if first.numel() <= SMALL:
         outs = torch.stack([part.out for part in parts])
-        out = (outs * weights.unsqueeze(-1).to(first.dtype)).sum(dim=0)
-        return Partial(out, torch.where(seen, peak + total.log(), float("-inf")))
-    out = sum(
-        part.out * weight.unsqueeze(-1).to(part.out.dtype)
-        for part, weight in zip(parts, weights, strict=True)
-    )
-    assert isinstance(out, Tensor)
-    return Partial(out, torch.where(seen, peak + total.log(), float("-inf")))
+        out = (outs * weights.unsqueeze(-1)).sum(dim=0)
+    else:
+        joined = sum(
+            part.out * weight.unsqueeze(-1) for part, weight in zip(parts, weights, strict=True)
+        )
+        assert isinstance(joined, Tensor)
+        out = joined
+    return Partial(out.to(first.dtype), torch.where(seen, peak + total.log(), float("-inf")))
 
 
 def _join(a: Partial, b: Partial) -> Partial:
     """The merge of two parts in few passes over memory; its gradient has NaN for unseen rows."""
     lse = torch.logaddexp(a.lse, b.lse)
     share = torch.exp(b.lse - torch.where(lse.isneginf(), 0.0, lse))
-    return Partial(torch.lerp(a.out, b.out, share.unsqueeze(-1).to(a.out.dtype)), lse)
+    exact = torch.promote_types(a.out.dtype, share.dtype)
+    out = torch.lerp(a.out.to(exact), b.out.to(exact), share.unsqueeze(-1).to(exact))
+    return Partial(out.to(a.out.dtype), lse)
 
 
 def nothing(q: Float[Tensor, "b h q d"], width: int) -> Partial:

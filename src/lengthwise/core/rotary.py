@@ -73,9 +73,12 @@ class Rotary:
             positions: `[b, #h, t]`.
             name: Of these positions, where the same ones come again; see `remembering`.
         """
-        turned = self._turn(x, positions, name)
         factor = self.attention_factor
-        return turned if isinstance(factor, float) and factor == 1.0 else self._scaled(turned)
+        if isinstance(factor, float) and factor == 1.0:
+            return self._turn(x, positions, name)
+        # A half type is rounded once, after both.
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        return self._scaled(self._turn(exact, positions, name)).to(x.dtype)
 
     def shift(
         self, x: Float[Tensor, "b h t d"], offsets: Places, name: Hashable = None

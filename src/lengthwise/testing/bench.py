@@ -1,7 +1,9 @@
 """A layer without a model: random queries, keys and values, run through an engine or by hand."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,10 +11,44 @@ from torch import Tensor
 from lengthwise.core.geometry import Geometry, LayerGeometry, RotaryBase
 from lengthwise.extend.adapt import compose
 from lengthwise.extend.engine import Axes, Engine, LayerState
-from lengthwise.extend.method import Method
+from lengthwise.extend.method import Method, Scaling
+from lengthwise.extend.scaling.own import OwnScaling
 from lengthwise.hf.positions import Step
 
 WINDOW = 64  # trained window of the imaginary model
+THETA = 100.0  # its base
+LOCAL = 16  # keys that its local layers show
+# Methods compute frequencies in float32, a formula in float64: so far apart they may be.
+ROUNDING = 2e-6
+
+
+class Angles(NamedTuple):
+    """What a scaling makes of one text, written down from its paper.
+
+    Attributes:
+        inv_freq: Radians a token, for every rotated pair.
+        factor: On cos and sin.
+        sharpness: From a query head and a position to the factor on the scores; None for 1.
+    """
+
+    inv_freq: Sequence[float]
+    factor: float = 1.0
+    sharpness: Callable[[int, int], float] | None = None
+
+
+# From a scaling, the rotated dimensions of a head, the base, the window and the tokens of a text.
+Formula = Callable[[Scaling, int, float, int, int], Angles]
+
+
+def own_angles(scaling: Scaling, dim: int, theta: float, window: int, length: int) -> Angles:
+    """Those of a model without a scaling.
+
+    Raises:
+        ValueError: For a scaling, which is checked against a formula of its own.
+    """
+    if not isinstance(scaling, OwnScaling):
+        raise ValueError(f"{type(scaling).__name__} needs a formula: see Case")
+    return Angles([theta ** (-2 * n / dim) for n in range(dim // 2)])
 
 
 @dataclass(frozen=True)
@@ -22,8 +58,13 @@ class Bench:
     Args:
         heads, kv_heads, head_dim: Shape; heads is a multiple of kv_heads.
         rotary_dim: Dimensions that are rotated, even.
-        dtype: float64 for exactness, float32 for the type that people use.
+        dtype: float64 for exactness, float32 and bfloat16 for the types that people use.
         impl: The attention implementation; see `lengthwise.core.attention`.
+        softcap: Scores become softcap * tanh(score / softcap), as in Gemma 2; None leaves them.
+        sinks: Whether every query head has a learned sink, as in gpt-oss.
+        window: The model's own sliding window, as in Mistral; None for none.
+        mixed: Whether a local layer of `LOCAL` keys stands before the layer that is run.
+        formula: What scalings are checked against.
     """
 
     heads: int = 6
@@ -32,12 +73,22 @@ class Bench:
     rotary_dim: int = 16
     dtype: torch.dtype = torch.float64
     impl: str = "auto"
+    softcap: float | None = None
+    sinks: bool = False
+    window: int | None = None
+    mixed: bool = False
+    formula: Formula = own_angles
     base: RotaryBase = field(init=False)
 
     def __post_init__(self) -> None:
-        inv_freq = 100.0 ** -(torch.arange(0, self.rotary_dim, 2).float() / self.rotary_dim)
-        base = RotaryBase(self.rotary_dim, 100.0, "default", lambda length: (inv_freq, 1.0), True)
+        inv_freq = THETA ** -(torch.arange(0, self.rotary_dim, 2).float() / self.rotary_dim)
+        base = RotaryBase(self.rotary_dim, THETA, "default", lambda length: (inv_freq, 1.0), True)
         object.__setattr__(self, "base", base)
+
+    @property
+    def learned_sink(self) -> Tensor | None:
+        """A logit for each query head, below and above what most scores are; None for none."""
+        return torch.linspace(-1, 3, self.heads).to(self.dtype) if self.sinks else None
 
     def tensors(self, rows: int, length: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Random q `[rows, heads, length, d]`, k and v `[rows, kv_heads, length, d]`."""
@@ -46,12 +97,13 @@ class Bench:
         x = torch.randn(shape, generator=g, dtype=torch.float64).to(self.dtype)
         return x.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
 
-    def engine(self, *methods: Method, window: int | None = None) -> Engine:
-        """The engine of one layer; `window` is the model's own sliding window."""
+    def engine(self, *methods: Method) -> Engine:
+        """The engine of one layer, or of two where layers are mixed."""
         size = torch.empty((), dtype=self.dtype).element_size()
-        layer = LayerGeometry(self.base, window)
+        layers = [LayerGeometry(self.base, self.window)]
+        layers = [*([LayerGeometry(self.base, LOCAL)] if self.mixed else []), *layers]
         shape = (self.heads, self.kv_heads, self.head_dim)
-        return Engine(Geometry("bench", WINDOW, (layer,), *shape, size), compose(methods))
+        return Engine(Geometry("bench", WINDOW, tuple(layers), *shape, size), compose(methods))
 
     def run(
         self,
@@ -61,6 +113,8 @@ class Bench:
         padding: list[int] | None = None,
         state: LayerState | None = None,
         start: int = 0,
+        documents: list[int] | None = None,
+        layer: int = -1,
     ) -> Tensor:
         """Attention outputs `[rows, heads, length, d]`.
 
@@ -69,21 +123,20 @@ class Bench:
             padding: Left padding of each row, in tokens that are part of the tensors.
             state: The cache to use, so that the caller can look at it afterwards.
             start: Position of the first of the tensors, when the state holds what is before.
+            documents: Tokens of each document that is packed in every row; None for no packing.
+            layer: Which layer.
         """
         rows, length = tensors[0].shape[0], tensors[0].shape[2]
-        pads = torch.tensor(padding or [0] * rows)
+        layer %= len(engine.geometry.layers)
         if chunks is not None and state is None:
-            state = engine.new_state(0)
+            state = engine.new_state(layer)
         outs, at = [], 0
         for size in chunks or [length]:
             q, k, v = (x[:, :, at : at + size] for x in tensors)
-            first, stop = start + at, start + at + size
-            positions = (torch.arange(first, stop) - pads[:, None]).clamp(min=-1)
-            begins = None if padding else first
-            step = Step(positions, None, begins, (stop - pads).clamp(min=0))
+            step = _step(rows, start + at, start + at + size, padding, documents)
+            kw = {"softcap": self.softcap, "learned_sink": self.learned_sink, "impl": self.impl}
             scale = 1 / math.sqrt(self.head_dim)
-            kw = {"scale": scale, "softcap": None, "learned_sink": None, "impl": self.impl}
-            outs.append(engine.attend(0, q, k, v, step, state, **kw))  # type: ignore[arg-type]
+            outs.append(engine.attend(layer, q, k, v, step, state, scale=scale, **kw))  # type: ignore[arg-type]
             at += size
         return torch.cat(outs, dim=2)
 
@@ -93,7 +146,7 @@ class Bench:
         tensors: tuple[Tensor, Tensor, Tensor],
         pages: Tensor | tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """The same in one dense softmax, pair by pair, from the methods' `reference` tables.
+        """The same in one dense softmax, pair by pair, from tables and formulas.
 
         A second spelling on purpose: complex numbers and distances, no regions, no rotation of
         queries or keys by themselves.
@@ -108,7 +161,44 @@ class Bench:
         if pages is not None:
             seen = seen & (pages[:, None] if pages.ndim == 3 else pages)
         v = tensors[2].double().repeat_interleave(self.heads // self.kv_heads, dim=1)
-        return torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1) @ v
+        return self.softmax(scores.masked_fill(~seen, float("-inf"))) @ v
+
+    def softmax(self, scores: Tensor, heads: Sequence[int] | None = None) -> Tensor:
+        """Weights of keys from scores `[..., heads, queries, keys]`, what sinks draw left out.
+
+        Args:
+            heads: Which query heads these are; None for all.
+        """
+        logits = self.learned_sink
+        if logits is None:
+            return torch.softmax(scores, dim=-1)
+        logits = (logits if heads is None else logits[list(heads)]).double()
+        sink = logits[:, None, None].expand(*scores.shape[:-1], 1)
+        return torch.softmax(torch.cat([sink, scores], -1), dim=-1)[..., 1:]
+
+    def angles(self, axes: Axes, length: int) -> tuple[Tensor, float, Tensor]:
+        """Frequencies `[pairs]`, the factor on cos and sin, factors on scores `[heads, length]`.
+
+        They are the formula's. Where the method has the same numbers but for the rounding of
+        float32, its last bits are taken over, so that all else can be held to float64.
+        """
+        wanted = self.formula(axes.scaling, self.rotary_dim, THETA, WINDOW, length)
+        found = axes.scaling.rotary(self.base, WINDOW, torch.tensor([length]))
+        inv_freq = _rounded_alike(
+            found.inv_freq.flatten(), torch.tensor(wanted.inv_freq, dtype=torch.float64)
+        )
+        factor = torch.as_tensor(found.attention_factor, dtype=torch.float64).flatten()
+        factor = _rounded_alike(factor, wanted.factor)
+        positions = torch.arange(length)
+        rule = wanted.sharpness or (lambda head, position: 1.0)
+        sharp = [[rule(h, p) for p in range(length)] for h in range(self.heads)]
+        mine = axes.scaling.sharpness(0, WINDOW, positions[None])
+        mine = torch.ones(1, 1, length) if mine is None else mine
+        return (
+            inv_freq,
+            float(factor[0]),
+            _rounded_alike(mine[0], sharp),
+        )
 
     def scores_by_hand(
         self,
@@ -116,7 +206,7 @@ class Bench:
         tensors: tuple[Tensor, Tensor, Tensor],
         distances: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Scores `[rows, heads, length, length]`, and which pairs layout and store show.
+        """Scores `[rows, heads, length, length]`, and which pairs model, layout and store show.
 
         Args:
             distances: Of every pair of every head, of that shape; None for the layout's.
@@ -127,31 +217,62 @@ class Bench:
         i, j = torch.arange(length)[:, None], torch.arange(length)[None]
         seen, distance = axes.layout.reference(i, j)
         seen = seen & axes.store.reference(i, j) & (j <= i)
-        rotary = axes.scaling.rotary(self.base, WINDOW, torch.full((rows,), length))
-        inv_freq = rotary.inv_freq.double().expand(rows, -1)
+        if self.window is not None:
+            seen = seen & (i - j < self.window)
+        inv_freq, factor, sharpness = self.angles(axes, length)
+        by = distance if distances is None else distances
+        turn = turns(by, inv_freq, axes.layout.blends and distances is None)
         half = self.rotary_dim // 2
         qc = torch.complex(q[..., :half], q[..., half : 2 * half])
         kc = torch.complex(k[..., :half], k[..., half : 2 * half])
-
-        def turned(by: Tensor) -> Tensor:
-            by = by[..., None] if by.ndim == 2 else by  # the same for all pairs, or one for each
-            return torch.polar(torch.ones(()).double(), by * inv_freq[:, None, None])
-
-        turn = turned(distance)
-        if axes.layout.blends:
-            turn = torch.lerp(
-                turned(distance.floor()), turned(distance.ceil()), distance.frac()[..., None] + 0j
-            )
-        if distances is not None:
-            by = distances[..., None] * inv_freq[:, None, None, None]
-            turn = torch.polar(torch.ones(()).double(), by)
-        how = "bhip,bhjp,bijp->bhij" if distances is None else "bhip,bhjp,bhijp->bhij"
-        scores = torch.einsum(how, qc, kc.conj(), turn).real
-        factor = torch.as_tensor(rotary.attention_factor, dtype=torch.float64).expand(rows)
-        scores = scores * factor[:, None, None, None] ** 2
+        how = "bhip,bhjp,ijp->bhij" if distances is None else "bhip,bhjp,bhijp->bhij"
+        scores = torch.einsum(how, qc, kc.conj(), turn).real * factor**2
         scores = scores + q[..., 2 * half :] @ k[..., 2 * half :].transpose(-1, -2)
-        for method in (axes.scaling, axes.layout):
-            sharpness = method.sharpness(0, WINDOW, torch.arange(length).expand(rows, -1))
-            if sharpness is not None:
-                scores = scores * sharpness.double()[..., None]
-        return scores / math.sqrt(self.head_dim), seen.expand(rows, 1, length, length)
+        scores = scores * sharpness[:, :, None]
+        of_layout = axes.layout.sharpness(0, WINDOW, torch.arange(length).expand(rows, -1))
+        if of_layout is not None:
+            scores = scores * of_layout.double()[..., None]
+        scores = scores / math.sqrt(self.head_dim)
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        return scores, seen.expand(rows, 1, length, length)
+
+
+def turns(distance: Tensor, inv_freq: Tensor, blend: bool) -> Tensor:
+    """What keys so far away are multiplied by, as complex numbers `[..., queries, keys, pairs]`.
+
+    Args:
+        distance: `[..., queries, keys]`, or three dimensions with one for each pair.
+        blend: Whether a fraction mixes the two whole distances around it.
+    """
+    by = distance if distance.ndim == 3 else distance[..., None]
+
+    def turned(by: Tensor) -> Tensor:
+        return torch.polar(torch.ones(()).double(), by * inv_freq)
+
+    if not blend:
+        return turned(by)
+    return torch.lerp(turned(by.floor()), turned(by.ceil()), by.frac() + 0j)
+
+
+def _step(
+    rows: int, first: int, stop: int, padding: list[int] | None, documents: list[int] | None
+) -> Step:
+    """Tokens number `first` to `stop` of every row."""
+    if documents is not None:
+        of = [number for number, size in enumerate(documents) for _ in range(size)]
+        places = [place for size in documents for place in range(size)]
+        segments, positions = (torch.tensor(x)[first:stop].expand(rows, -1) for x in (of, places))
+        return Step(positions, segments, None, positions.amax(1) + 1)
+    pads = torch.tensor(padding or [0] * rows)
+    positions = (torch.arange(first, stop) - pads[:, None]).clamp(min=-1)
+    return Step(positions, None, None if padding else first, (stop - pads).clamp(min=0))
+
+
+def _rounded_alike(found: Tensor, numbers: object) -> Tensor:
+    """`found` in float64; it must be the formula's numbers but for rounding."""
+    wanted = torch.as_tensor(numbers, dtype=torch.float64)
+    off = (found.double() - wanted).abs()
+    worst = (off / wanted.abs().clamp(min=1e-30)).max().item()
+    assert (off <= ROUNDING * wanted.abs()).all(), f"the formula has other numbers: {worst:.1e} off"
+    return found.double().expand(torch.broadcast_shapes(found.shape, wanted.shape))

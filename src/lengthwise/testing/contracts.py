@@ -4,70 +4,34 @@
     def test_contract(case, check):
         check(case)
 
-A case may leave out a check only with a reason, written beside it.
+A case may leave out a check only with a reason, written beside it; where the method refuses what
+is asked, the check is that it does, by name.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import wraps
 
 import torch
 from torch import Tensor
 
 from lengthwise.core.regions import disjoint
-from lengthwise.extend.method import Layout, Method, Scaling, Store
+from lengthwise.extend.method import Layout, Scaling, Store
 from lengthwise.testing.bench import WINDOW, Bench
-
-SHAPES = ((6, 2, 16, 16), (4, 4, 8, 8), (5, 1, 16, 8), (3, 3, 8, 4))
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One method to check.
-
-    Args:
-        methods: The method under test first, then methods for other axes if it is to be checked
-            in their company.
-        window: The number around which lengths are chosen.
-        identity: Methods that must equal full attention up to `identity_length` tokens.
-        identity_length: See there.
-        pages: For a selector: from (bench, axes, tensors) to the pairs that it reads, by hand; with
-            their apparent distances where those are its own.
-        except_for: Reasons for the checks that do not hold, by name.
-        shapes: Heads, KV heads, head dimensions and rotated dimensions to try; a method with a
-            number for each rotated pair needs 16 of the last.
-    """
-
-    methods: tuple[Method, ...]
-    window: int
-    identity: tuple[Method, ...]
-    identity_length: int = 40
-    pages: Callable[..., Tensor | tuple[Tensor, Tensor]] | None = None
-    except_for: Mapping[str, str] = field(default_factory=dict)
-    shapes: Sequence[tuple[int, int, int, int]] = SHAPES
-
-    @property
-    def name(self) -> str:
-        """For test ids."""
-        return "+".join(type(method).__name__ for method in self.methods)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Around nothing, around the window, and well beyond it."""
-        w = self.window
-        return sorted({1, 2, max(1, w - 1), w, w + 1, 4 * w + 3})
-
-
-def close(ours: Tensor, theirs: Tensor, what: str) -> None:
-    """Assert closeness within the tolerance of `ours.dtype`."""
-    worst = (ours.double() - theirs.double()).abs().max().item()
-    assert worst <= TOLERANCE[ours.dtype], f"{what}: differs by {worst:.2e}"
+from lengthwise.testing.case import Case, close
+from lengthwise.testing.geometries import (
+    check_bfloat16,
+    check_documents,
+    check_geometries,
+    check_geometries_in_parts,
+    check_mixed,
+)
 
 
 def check_oracle(case: Case) -> None:
     """The fast path equals one dense softmax written by hand, for every head layout and type."""
     for shape in case.shapes:
-        exact = Bench(*shape)
+        exact = Bench(*shape, formula=case.formula)
         axes = exact.engine(*case.methods).axes
         for length in case.lengths:
             tensors = exact.tensors(2, length, seed=length)
@@ -281,6 +245,11 @@ EVERY: tuple[Check, ...] = (
     check_causal,
     check_rows_follow,
     check_bytes,
+    check_geometries,
+    check_geometries_in_parts,
+    check_mixed,
+    check_documents,
+    check_bfloat16,
 )
 BY_AXIS: dict[str, tuple[Check, ...]] = {
     "scaling": (check_shift, check_frequencies),
@@ -298,10 +267,27 @@ def checks_for(case: Case) -> list[Check]:
     """
     every = [*EVERY, *BY_AXIS[case.methods[0].axis]]
     names = {check.__name__ for check in every}
-    unknown = set(case.except_for) - names
+    unknown = {*case.except_for, *case.refuses} - names
     if unknown:
         raise ValueError(f"no such check: {', '.join(sorted(unknown))}")
-    return [check for check in every if check.__name__ not in case.except_for]
+    kept = [check for check in every if check.__name__ not in case.except_for]
+    return [_refused(check) if check.__name__ in case.refuses else check for check in kept]
+
+
+def _refused(check: Check) -> Check:
+    """The check of a method that says that it cannot."""
+
+    @wraps(check)
+    def refused(case: Case) -> None:
+        try:
+            check(case)
+        except ValueError as error:
+            words = case.refuses[check.__name__]
+            assert words in str(error), f"refused, but not with {words!r}: {error}"
+        else:
+            raise AssertionError(f"{case.name} does not refuse what it says that it refuses")
+
+    return refused
 
 
 def parametrize(cases: Sequence[Case]) -> tuple[str, list[tuple[Case, Check]]]:

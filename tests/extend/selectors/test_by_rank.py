@@ -64,10 +64,10 @@ def test_beams_in_a_padded_batch_are_those_of_single_rows():
 
 def test_inside_a_models_own_window():
     """Chunks that the window hides take no place in the row: all but one hidden are not chosen."""
-    bench, length = Bench(), 80
+    bench, length = Bench(window=20), 80
     tensors = bench.tensors(1, length)
     for selector in SELECTORS:
-        windowed = bench.engine(selector, window=20)
+        windowed = bench.engine(selector)
         whole = bench.run(windowed, tensors)
         chunks = bench.run(windowed, tensors, [33, 1, 46])
         assert (whole - chunks).abs().max() < 1e-10

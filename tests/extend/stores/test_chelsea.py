@@ -16,7 +16,10 @@ CASE = Case(
     except_for={
         "check_oracle": "keys are merged, not chosen: test_clusters_by_hand",
         "check_kept": "keys stand for several tokens: test_clusters_by_hand",
+        "check_geometries": "keys are merged, not chosen: test_clusters_by_hand",
+        "check_bfloat16": "clusters of rounded keys are others, and torch has no attention to them",
     },
+    refuses={"check_documents": "cannot read packed documents yet"},
 )
 
 
@@ -55,9 +58,21 @@ def merged_by_hand(method, clusters):
     return free, sorted(edges, key=lambda e: (-e[0], e[1]))
 
 
-def test_clusters_by_hand():
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"softcap": 1.5},
+        {"sinks": True},
+        {"window": 15},
+        {"softcap": 1.5, "sinks": True, "window": 15},
+    ],
+    ids=str,
+)
+def test_clusters_by_hand(settings):
     method = CASE.methods[0]
-    bench = Bench(heads=4, kv_heads=2, head_dim=12, rotary_dim=8)
+    bench = Bench(heads=4, kv_heads=2, head_dim=12, rotary_dim=8, **settings)
+    cap, shown = bench.softcap, bench.window or 47
     engine = bench.engine(method)
     inv_freq = bench.base.own(0)[0].double()
     length = 47
@@ -69,12 +84,15 @@ def test_clusters_by_hand():
         for i in range(length):
             clusters.append((k[0, kv, i], v[0, kv, i], i, 1, i))
             for h in (2 * kv, 2 * kv + 1):
-                scores = torch.stack([
+                seen = [c for c in clusters if i - c[2] < shown]
+                products = torch.stack([
                     turn(q[0, h, i], i, inv_freq) @ turn(c[0], c[2], inv_freq) / math.sqrt(12)
-                    + math.log(c[3])
-                    for c in clusters
+                    for c in seen
                 ])  # fmt: skip
-                want[0, h, i] = torch.softmax(scores, 0) @ torch.stack([c[1] for c in clusters])
+                capped = products if cap is None else cap * (products / cap).tanh()
+                scores = capped + torch.tensor([c[3] for c in seen], dtype=torch.float64).log()
+                weights = bench.softmax(scores[None, None], [h])[0, 0]
+                want[0, h, i] = weights @ torch.stack([c[1] for c in seen])
             while (i + 1) % method.every == 0 and len(clusters) > method.tokens:
                 free, edges = merged_by_hand(method, [(*c[:4], i) for c in clusters])
                 chosen = edges[: len(clusters) - method.tokens]

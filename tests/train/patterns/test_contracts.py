@@ -14,11 +14,14 @@ from lengthwise.train.patterns import (
     StridedBlocks,
 )
 
+TWICE = (
+    "a key that a query meets at two rates counts twice, which the table of pairs cannot say: "
+    "tests/train/patterns/test_dense.py"
+)
 COUNTED_TWICE = {
-    "check_oracle": (
-        "a key that a query meets at two rates counts twice, which the table of pairs cannot say: "
-        "tests/train/patterns/test_dense.py"
-    ),
+    "check_oracle": TWICE,
+    "check_geometries": TWICE,
+    "check_bfloat16": TWICE,
     "check_regions_are_disjoint": "its regions overlap on purpose, see check_oracle",
 }
 CASES = [

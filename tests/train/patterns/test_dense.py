@@ -48,8 +48,12 @@ def dense(bench, tensors, weight):
     kc = torch.complex(k[..., :half], k[..., half : 2 * half])
     scores = torch.einsum("bhip,bhjp,ijp->bhij", qc, kc.conj(), turn).real
     scores = scores + q[..., 2 * half :] @ k[..., 2 * half :].transpose(-1, -2)
-    scores = scores / math.sqrt(bench.head_dim) + weight.double().log()
-    return torch.softmax(scores, dim=-1) @ v
+    scores = scores / math.sqrt(bench.head_dim)
+    if bench.softcap is not None:
+        scores = bench.softcap * torch.tanh(scores / bench.softcap)
+    if bench.window is not None:
+        weight = weight * (i[:, None] - i < bench.window)
+    return bench.softmax(scores + weight.double().log()) @ v
 
 
 def run(engine, layer, tensors, bench, impl="auto", segments=None):
@@ -57,8 +61,8 @@ def run(engine, layer, tensors, bench, impl="auto", segments=None):
     rows, t = q.shape[0], q.shape[2]
     positions = torch.arange(t).expand(rows, -1)
     step = Step(positions, segments, None if segments is not None else 0, torch.full((rows,), t))
-    kw = {"scale": 1 / math.sqrt(bench.head_dim), "softcap": None, "learned_sink": None}
-    return engine.attend(layer, *tensors, step, None, **kw, impl=impl)
+    kw = {"softcap": bench.softcap, "learned_sink": bench.learned_sink, "impl": impl}
+    return engine.attend(layer, *tensors, step, None, scale=1 / math.sqrt(bench.head_dim), **kw)
 
 
 def grads(out, tensors):
@@ -128,10 +132,18 @@ def called(value):
 
 
 @pytest.mark.parametrize(("pattern", "layer", "weights"), CASES, ids=called)
-@pytest.mark.parametrize("shape", [(6, 2, 16, 16), (4, 4, 8, 4), (5, 1, 8, 8)], ids=str)
+@pytest.mark.parametrize(
+    "bench",
+    [
+        Bench(),
+        Bench(4, 4, 8, 4, softcap=1.5),
+        Bench(5, 1, 8, 8, sinks=True),
+        Bench(softcap=1.5, sinks=True, window=11),
+    ],
+    ids=["plain", "softcap", "sinks", "all"],
+)
 @pytest.mark.parametrize("length", [3, 37])
-def test_forward_and_backward(pattern, layer, weights, shape, length):
-    bench = Bench(*shape)
+def test_forward_and_backward(pattern, layer, weights, bench, length):
     tensors = tuple(x.requires_grad_() for x in bench.tensors(2, length, seed=length))
     expected = dense(bench, tensors, weights(bench.heads, length))
     wanted = grads(expected, tensors)
@@ -142,9 +154,10 @@ def test_forward_and_backward(pattern, layer, weights, shape, length):
             assert (a - b).abs().max() < 1e-12, impl
 
 
+@pytest.mark.parametrize("bench", [Bench(), Bench(softcap=1.5, sinks=True, window=11)])
 @pytest.mark.parametrize("layout", [BigBird(4, 2, 1, 2), Dilated((4, 12), (1, 3), head=2)])
-def test_layouts_have_the_backward_of_their_mask(layout):
-    bench, t = Bench(), 41
+def test_layouts_have_the_backward_of_their_mask(layout, bench):
+    t = 41
     tensors = tuple(x.requires_grad_() for x in bench.tensors(2, t))
     i, j = torch.arange(t)[:, None], torch.arange(t)
     times = layout.times(i, j) if isinstance(layout, Dilated) else layout.reference(i, j)[0]

@@ -1,14 +1,24 @@
 """E2-LLM's scaling: the contract suite, and rows under a scale of their own."""
 
+import math
+
 import pytest
 import torch
 
 import lengthwise as lw
-from lengthwise.testing import Case, parametrize
+from lengthwise.testing import Angles, Case, parametrize
 from lengthwise.testing.models import tiny_model
 from lengthwise.train.tuning import E2LLMScaling
 
 GROWING = "the scale follows the length of the text, as with dynamic NTK"
+
+
+def angles(scaling, dim, theta, window, length):
+    """arXiv:2401.06951, section 3: positions divided by the smallest whole scale that fits."""
+    scale = max(1, math.ceil(length / window))
+    return Angles([theta ** (-2 * n / dim) / scale for n in range(dim // 2)])
+
+
 CASE = Case(
     (E2LLMScaling(),),
     24,
@@ -17,7 +27,9 @@ CASE = Case(
         "check_decode_is_prefill": GROWING,
         "check_chunked_prefill": GROWING,
         "check_rows_follow": GROWING,
+        "check_geometries_in_parts": GROWING,
     },
+    formula=angles,
 )
 
 
