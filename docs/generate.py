@@ -11,15 +11,19 @@ import inspect
 import json
 import re
 import sys
+from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from memory_figure import memory_figure
+from tuning_page import tuning_pages
 
 from lengthwise import catalogue, rooms
 from lengthwise.extend.layouts import CacheSlots, FarAsOne
 from lengthwise.extend.scaling import OwnScaling
-from lengthwise.lab.extension import CLAIMS, place
+from lengthwise.lab.evidence import Evidence
+from lengthwise.lab.status import Row, rows
 from lengthwise.measure import Results
 from lengthwise.measure.report.charts import loss_chart
 from lengthwise.measure.report.findings import findings
@@ -29,7 +33,7 @@ from lengthwise.measure.run.results import REFERENCE
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "evidence" / "demo" / "results.jsonl"
-EXTEND = ROOT / "evidence" / "extend"
+EVIDENCE = ROOT / "evidence"
 LAB_LOG = ROOT / "evidence" / "lab_model" / "log.jsonl"
 ROOMS = {"scaling": "Scaling", "layout": "Layout", "selector": "Selector", "store": "Store"}
 CHOSEN = (
@@ -140,24 +144,6 @@ def _written(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def claims_table(folder: str) -> str:
-    """The verdicts of a folder of evidence, with every comparison that they rest on."""
-    files = sorted((ROOT / "evidence" / folder).glob("*.json"))
-    lines = ["| paper | the claim | verdict | compared |", "| --- | --- | --- | --- |"]
-    for file in files:
-        record = json.loads(file.read_text("utf-8"))
-        compared = []
-        for one in record["comparisons"]:
-            sides = [f"{k} {v:.5g}" for k, v in one.items() if k not in ("what", "wanted", "holds")]
-            compared.append(f"{one['what']}: {' against '.join(sides)}")
-        lines.append(
-            f"| {record['paper']} | {record['claim']} {record['notes']} | "
-            f"**{record['verdict']}** | {'; '.join(compared)} |"
-        )
-    scales = {json.loads(file.read_text("utf-8"))["scale"] for file in files}
-    return "\n".join([*lines, "", *(f"Scale: {scale}." for scale in sorted(scales))])
-
-
 def lab_curve() -> str:
     rows = [json.loads(line) for line in LAB_LOG.read_text("utf-8").strip().split("\n")]
     lines = [
@@ -173,19 +159,34 @@ def lab_curve() -> str:
     return "\n".join(lines)
 
 
-def extension_records() -> list[dict]:
-    """The evidence with a loss at every length: in the order of the claims, then the recipes'."""
-    files = [place(EXTEND, claim) for claim in CLAIMS]
-    files += sorted(set(EXTEND.glob("*.json")) - set(files))
-    records = [json.loads(file.read_text("utf-8")) for file in files if file.exists()]
-    return [record for record in records if "loss_above_reference" in record.get("numbers", {})]
+@cache
+def all_rows() -> list[Row]:
+    """Every claim with its evidence, in the order of the claims."""
+    return rows(EVIDENCE)
 
 
-def _spans(record: dict) -> dict[int, float]:
+def room(name: str) -> list[Evidence]:
+    """The evidence of a room."""
+    found = [row.evidence for row in all_rows() if row.claim.name.startswith(f"{name}/")]
+    return [one for one in found if one is not None]
+
+
+def extension_records() -> list[Evidence]:
+    """The evidence on extension with a loss at every length."""
+    return [one for one in room("extend") if "loss_above_reference" in one.numbers]
+
+
+def _spans(record: Evidence) -> dict[int, float]:
     """From a number of windows to the loss above the reference in the doubling that ends there."""
-    window = record["model"]["window"]
-    by_end = record["numbers"]["loss_above_reference"]
+    window = record.model["window"]
+    by_end = record.numbers["loss_above_reference"]
     return {int(span.split("-")[1]) // window: value for span, value in by_end.items()}
+
+
+def _found(record: Evidence) -> dict[str, float | None]:
+    """From a number of windows to the share of passkeys found, None where that was refused."""
+    found = record.numbers["passkeys_found"]
+    return {n: None if one is None else one["share"] for n, one in found.items()}
 
 
 def extension_table() -> str:
@@ -194,44 +195,89 @@ def extension_table() -> str:
     head = ["method", "inside", *(f"loss {n}×" for n in ends), *(f"key {n}×" for n in keys)]
     lines = [" | ".join(head), " | ".join(["---", *("---:" for _ in head[1:])])]
     for record in records:
-        spans, numbers = _spans(record), record["numbers"]
-        tax = numbers["loss_inside_window_above_plain"]
+        spans, tax = _spans(record), record.numbers["loss_inside_window_above_plain"]
         cells = [signed(tax) if tax is not None else "–"]
         cells += [signed(spans[n]) if n in spans else "–" for n in ends]
-        found = numbers["passkeys_found"]
-        cells += ["–" if found[n] is None else f"{found[n]:.0%}" for n in keys]
-        spec = re.sub(r"factors=[\d./]{20,}", "factors=…", record["spec"])  # whole in the evidence
+        cells += ["–" if (one := _found(record)[n]) is None else f"{one:.0%}" for n in keys]
+        # Long factors stand in the evidence.
+        spec = re.sub(r"factors=[\d./]{20,}", "factors=…", record.details["spec"])
         lines.append(" | ".join([f"`{spec}`", *cells]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
 def choose_table() -> str:
     """The methods that docs/choose.md names, in its order: four windows past, and one inside."""
-    by_name = {record["method"]: record for record in extension_records()}
+    by_name = {record.system: record for record in extension_records()}
     lines = ["| method | inside | loss 4× | passkeys 4× | loss 16× | passkeys 16× |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name in CHOSEN:
-        numbers, spans = by_name[name]["numbers"], _spans(by_name[name])
-        found = numbers["passkeys_found"]
-        cells = [signed(numbers["loss_inside_window_above_plain"])]
+        one = by_name[name]
+        spans, found = _spans(one), _found(one)
+        cells = [signed(one.numbers["loss_inside_window_above_plain"])]
         cells += [x for n in (4, 16) for x in (signed(spans[n]), f"{found[str(n)]:.0%}")]
-        lines.append(f"| `{by_name[name]['spec']}` | {' | '.join(cells)} |")
+        lines.append(f"| `{one.details['spec']}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def extension_verdicts() -> str:
-    lines = ["| method | the paper's claim | verdict | note |", "| --- | --- | --- | --- |"]
-    made = extension_records()
-    known = {record["method"] for record in made}
-    others = [json.loads(file.read_text("utf-8")) for file in sorted(EXTEND.glob("*.json"))]
-    for record in made + [other for other in others if other["method"] not in known]:
-        failed = [f["says"] for f in record["findings"] if not f["holds"]]
-        note = "; ".join(filter(None, [record["note"], *(f"not: {words}" for words in failed)]))
-        lines.append(
-            f"| {record['method']} ({record['paper']}) | {record['claim']} | "
-            f"**{record['verdict']}** | {note} |"
-        )
-    return "\n".join(lines)
+ROOM_INTRODUCTIONS = {
+    "extend": "Methods that extend the window of a model, untuned unless a row says otherwise: see "
+    "[the numbers at every length](extension.md).",
+    "tuning": "The bundled model tuned by every recipe at equal tokens: see "
+    "[the losses side by side](tuning.md).",
+    "train_data": "Lengths in training: packing, curricula and mixtures, see "
+    "[training data](data.md).",
+    "measure": "What probes say of a model: see [probes](probes.md).",
+}
+EVIDENCE_INTRODUCTION = """\
+# Evidence: what the papers claim, and what came out here
+
+One row a claim, from the files in `evidence/`; written by `docs/generate.py`, printed by
+`lengthwise lab status`. The command of a row makes its file anew. Models are small: the bundled one
+of 4 million parameters with a window of 512 tokens, and others trained for the purpose. Intervals
+are of 95%: of shares Wilson's, of losses over texts or over blocks of 64 tokens.
+
+The verdict follows from the findings by one rule: `reproduced` if all hold, `partly` if at least
+half of them do, otherwise `not reproduced`; `not tested as claimed` where what was run is not what
+the paper claims, or where the control did not fail, so that nothing could be seen. The next to last
+column says why a verdict is not `reproduced`.
+
+A row is *shown* when its file has a claim, a control that fails beside it, numbers, intervals that
+exclude chance, 20 items, two texts, three seeds where something is trained, the model and the
+command. {shown} of {count} are; what the others lack is in the last column.
+
+{table}
+"""
+
+
+def evidence_page() -> str:
+    """All claims, room by room, after a count of the verdicts."""
+    found = all_rows()
+    verdicts = Counter(row.verdict for row in found)
+    counts = ["| verdict | claims |", "| --- | ---: |"]
+    counts += [f"| {verdict} | {count} |" for verdict, count in verdicts.most_common()]
+    shown = sum(row.evidence is not None and row.evidence.shown for row in found)
+    page = [EVIDENCE_INTRODUCTION.format(shown=shown, count=len(found), table="\n".join(counts))]
+    for name in dict.fromkeys(row.claim.name.split("/")[0] for row in found):
+        page += [f"## {name}", "", ROOM_INTRODUCTIONS[name], ""]
+        page += ["| claim | verdict | numbers | why not | command | lacks |", "| --- " * 6 + "|"]
+        page += [_evidence_row(row) for row in found if row.claim.name.startswith(f"{name}/")]
+        page.append("")
+    return "\n".join(page)
+
+
+def _evidence_row(row: Row) -> str:
+    one, claim = row.evidence, row.claim
+    numbers, reason, lacking = "", "", "everything"
+    if one is not None:
+        held = [str(finding) for finding in one.findings if finding.holds]
+        numbers, reason = "; ".join(held), one.reason
+        wrong = f"its verdict is {one.verdict}"
+        lacking = "; ".join(words for words in one.lacking if words != wrong)
+    cells = [
+        f"**{claim.system}** ({linked(claim.source)}): {claim.claim}", f"**{row.verdict}**",
+        numbers, reason, f"`{row.command}`", lacking,
+    ]  # fmt: skip
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def extension_figure() -> str:
@@ -261,16 +307,14 @@ def extension_figure() -> str:
             parts.append(f'<text x="{x}" y="48" text-anchor="middle">{n}×</text>')
     for line, record in enumerate(records):
         y = top + line * row
-        parts.append(
-            f'<text x="{left - 10}" y="{y + 15}" text-anchor="end">{record["method"]}</text>'
-        )
+        parts.append(f'<text x="{left - 10}" y="{y + 15}" text-anchor="end">{record.system}</text>')
         spans = _spans(record)
         for column, n in enumerate(ends):
             if n in spans:
                 share = max(0.0, 1 - max(0.0, spans[n]) / 1.5)
                 parts.append(square(left + column * cell, y, share, signed(spans[n])))
         for column, n in enumerate(keys):
-            found = record["numbers"]["passkeys_found"][n]
+            found = _found(record)[n]
             if found is not None:
                 parts.append(square(gap + column * cell, y, found, f"{found:.0%}"))
     card = '<rect width="100%" height="100%" fill="#ffffff" rx="10"/>'
@@ -500,7 +544,6 @@ PARTS = {
             "exact match lost in the paper, points": "paper_exact_match_lost_points",
         },
     ),
-    "data-claims": lambda: claims_table("train_data"),
     "layouts": lambda: rows_table(
         "layouts",
         {
@@ -513,7 +556,6 @@ PARTS = {
     ),
     "choose": choose_table,
     "extension": extension_table,
-    "extension-verdicts": extension_verdicts,
     "decode": lambda: benchmark_table("decode"),
     "prefill": lambda: benchmark_table("prefill"),
 }
@@ -533,6 +575,8 @@ def pages() -> dict[Path, str]:
     written = {
         ROOT / "docs" / "methods.md": method_pages(),
         ROOT / "docs" / "rooms.md": room_pages(),
+        ROOT / "docs" / "evidence.md": evidence_page(),
+        **tuning_pages(ROOT / "docs", room("tuning")),
     }
     if DEMO.exists():
         written[ROOT / "docs" / "figures" / "loss.svg"] = loss_figure()

@@ -1,17 +1,16 @@
 """Tune CLEX's network on the bundled model, and compare it at 1 to 8 windows.
 
-    python experiments/clex.py --out evidence/extend/clex.json --network runs/clex.safetensors
+    python experiments/clex.py
 
 The model's weights stay what they are: only the network of a thousand numbers learns, on texts
 inside the window. The paper tunes the whole model with it.
 """
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 
 import torch
@@ -23,19 +22,17 @@ from transformers import PreTrainedTokenizerBase
 import lengthwise as lw
 from lengthwise.extend.method import Method
 from lengthwise.extend.scaling.clex_network import CLEXNetwork, tune_clex
-from lengthwise.hf.weights import fingerprint
-from lengthwise.lab.evidence import Finding, at_most, verdict, write
+from lengthwise.files import write_text
+from lengthwise.lab import evidence
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import Finding, at_most
+from lengthwise.lab.extension import PLAIN, Numbers, described, lost, measure
 from lengthwise.measure.engines.reading import first_token
-from lengthwise.measure.run.environment import hardware, versions
 from lengthwise.measure.tasks.text import held_out_text, read_text, standard_library_files
 from lengthwise.search import text_windows
 
 WINDOW = 512
 FACTORS = (1, 2, 4, 8)
-CLAIM = (
-    "A differential equation over the factor, tuned inside the window, extends it to over 4 and "
-    "almost 8 times with no deterioration, one checkpoint for all lengths."
-)
 
 
 def batches(
@@ -55,8 +52,8 @@ def batches(
 def main() -> None:
     """Tune, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--network", type=Path, required=True)
+    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
+    parser.add_argument("--network", type=Path, default=Path("runs/clex.safetensors"))
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--windows", type=int, default=8, help="of the comparison")
@@ -76,6 +73,7 @@ def main() -> None:
     args.network.parent.mkdir(parents=True, exist_ok=True)
     network.save(args.network)
     clex = network.scaling(max(FACTORS))
+    write_text(args.network.with_suffix(".json"), json.dumps({"factors": clex.factors}) + "\n")
     contenders: dict[str, tuple[Method, ...]] = {
         "plain": (),
         "DynamicNTK": (lw.DynamicNTK(),),
@@ -95,29 +93,28 @@ def main() -> None:
             for factor in FACTORS
         }
         Console(stderr=True).print(name, numbers[name])
-    record = {
-        "method": "CLEX",
-        "spec": f"clex:factors={args.network.with_suffix('.json').as_posix()}",
-        "paper": "Chen et al. 2023, arXiv:2310.16450",
-        "claim": CLAIM,
-        "note": "only the network is tuned; the paper tunes the whole model with it",
-        "command": f"python experiments/clex.py --out {args.out.as_posix()} "
-        f"--network {args.network.as_posix()}",
-        "seed": args.seed,
-        "model": {"model": "demo", "fingerprint": fingerprint(model), "window": WINDOW},
-        "settings": {"steps": args.steps, "rows": args.rows, "windows": args.windows},
-        "cpu_seconds_of_tuning": round(seconds, 1),
-        "training_loss": trained,
-        "factors": clex.factors,
-        "comparison": {"loss at windows": numbers},
-        "findings": [asdict(finding) for finding in findings(numbers)],
-        "verdict": verdict(findings(numbers)),
-        "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
-        "date": date.today().isoformat(),
-    }
-    write(args.out, record)
-    write(args.network.with_suffix(".json"), {"factors": clex.factors})
+    results = measure(["CLEX"], args.evidence, others={"CLEX": (clex,)})
+    made = evidence.of(
+        claims()["extend/clex"],
+        model=described(results),
+        seeds=(args.seed,),
+        trained=True,
+        items={"texts": args.windows, "passkeys": results.plan["passkey_count"]},
+        numbers={
+            **Numbers(results, "CLEX").record(),
+            "control": Numbers(results, PLAIN).record(),
+            "loss at windows": numbers,
+        },
+        findings=findings(numbers),
+        control="plain attention; the network before its tuning",
+        premise=lost(8)(Numbers(results, "CLEX")),
+        spec=f"clex:factors={args.network.with_suffix('.json').as_posix()}",
+        settings={"steps": args.steps, "rows": args.rows, "windows": args.windows},
+        cpu_seconds_of_tuning=round(seconds, 1),
+        training_loss=trained,
+        factors=clex.factors,
+    )
+    evidence.write(args.evidence, made)
 
 
 def findings(numbers: dict[str, dict[str, float]]) -> list[Finding]:

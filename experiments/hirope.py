@@ -1,6 +1,6 @@
 """HiRoPE on the bundled model, untuned: code up to 16 windows, beside plain attention and ReRoPE.
 
-    python experiments/hirope.py --out evidence/extend/hirope.json
+    python experiments/hirope.py
 
 Each held-out file of the Python standard library is one text, parsed for its functions. Passkeys
 are those of `lengthwise lab reproduce`: a passkey is no Python, so units are unindented lines. Six
@@ -10,8 +10,6 @@ minutes of computing.
 import argparse
 import time
 import warnings
-from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 
 import torch
@@ -23,10 +21,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import lengthwise as lw
 from lengthwise.extend.method import Method
 from lengthwise.hf.weights import fingerprint
-from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
+from lengthwise.lab import evidence
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import Finding, at_least, at_most, share
 from lengthwise.measure.engines.greedy import greedy
 from lengthwise.measure.engines.reading import first_token, with_methods
-from lengthwise.measure.run.environment import hardware, versions
 from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
 from lengthwise.measure.tasks.loss import in_window_losses, losses_by_position
 from lengthwise.measure.tasks.passkey import Passkey
@@ -36,10 +35,6 @@ WINDOW = 512
 KEYS = 4  # passkeys of a length
 ENDS = (1, 2, 4, 8, 16)  # windows at which a doubling ends
 LENGTH = ENDS[-1] * WINDOW
-CLAIM = (
-    "Positions of two levels, functions and the tokens in them, keep the loss on long code stable "
-    "far beyond the window, without training."
-)
 
 
 def contenders(model: PreTrainedModel, starts: tuple[int, ...]) -> dict[str, Method]:
@@ -61,8 +56,10 @@ def excess(losses: Tensor, reference: Tensor) -> dict[int, Interval]:
     return out
 
 
-def passkeys(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[int, float]:
-    """Share of the passkeys found, by windows; every prompt has its own units."""
+def passkeys(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[int, dict[str, float]]:
+    """How many passkeys are found, by windows; every prompt has its own units."""
     task, out = Passkey(held_out_text()), {}
     for times in ENDS:
         scores = []
@@ -76,8 +73,8 @@ def passkeys(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict
             with with_methods(model, (lw.HiRoPE.fitted(model, starts),)):
                 new = greedy(model, ids, task.allowance)
             scores.append(task.score(tokenizer.decode(new[0]), item))
-        out[times] = sum(scores) / len(scores)
-        Console(stderr=True).print(f"{times} windows: {out[times]:.0%} of the passkeys")
+        out[times] = share(sum(scores), len(scores))
+        Console(stderr=True).print(f"{times} windows: {out[times]['share']:.0%} of the passkeys")
     return out
 
 
@@ -87,7 +84,7 @@ def findings(numbers: dict[str, dict[int, Interval]]) -> list[Finding]:
     found = [
         at_most(
             f"at {end} windows the loss is within 0.2 nats of the in-window reference",
-            mine[end].value,
+            mine[end],
             0.2,
         )
         for end in (8, 16)
@@ -107,7 +104,7 @@ def findings(numbers: dict[str, dict[int, Interval]]) -> list[Finding]:
 def main() -> None:
     """Parse, read, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
     parser.add_argument("--texts", type=int, default=6)
     args = parser.parse_args()
     model, tokenizer = lw.load("demo", dtype=torch.float32)
@@ -138,20 +135,11 @@ def main() -> None:
     spans = {end: f"{0 if end == 1 else end * WINDOW // 2}-{end * WINDOW}" for end in ENDS}
     found, keys = findings(numbers), passkeys(model, tokenizer)
     fitted = lw.HiRoPE.fitted(model, (0,))
-    record = {
-        "method": "HiRoPE",
-        "spec": f"hirope:split={fitted.split},window={fitted.window}",
-        "paper": "Zhang et al. 2024, arXiv:2403.19115",
-        "claim": CLAIM,
-        "note": f"{len(reference)} texts; every text has its own units; split and window are our "
-        "defaults, the paper's could not be checked",
-        "command": f"python experiments/hirope.py --out {args.out.as_posix()}",
-        "seed": 0,
-        "model": {"model": "demo", "fingerprint": fingerprint(model), "window": WINDOW},
-        "settings": {"texts": len(reference), "length": LENGTH, "pairs": fitted.pairs},
-        "seconds": round(time.monotonic() - began, 1),
-        "texts": read,
-        "numbers": {
+    made = evidence.of(
+        claims()["extend/hirope"],
+        model={"name": "demo", "fingerprint": fingerprint(model), "window": WINDOW},
+        items={"texts": len(reference), "passkeys": KEYS},
+        numbers={
             "loss_above_reference": {
                 spans[end]: round(one.value, 4) for end, one in numbers["HiRoPE"].items()
             },
@@ -167,17 +155,23 @@ def main() -> None:
                 for name, by in numbers.items()
             },
         },
-        "findings": [asdict(finding) for finding in found],
-        "verdict": verdict(found),
-        "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
-        "date": date.today().isoformat(),
-    }
-    write(args.out, record)
+        findings=found,
+        control="plain attention",
+        premise=at_least(
+            "at 16 windows plain attention is at least 0.2 nats above the in-window reference",
+            numbers["plain"][16],
+            0.2,
+        ),
+        spec=f"hirope:split={fitted.split},window={fitted.window}",
+        settings={"texts": len(reference), "length": LENGTH, "pairs": fitted.pairs},
+        seconds=round(time.monotonic() - began, 1),
+        texts=read,
+    )
+    evidence.write(args.evidence, made)
     for name, by in numbers.items():
         row = ", ".join(f"{spans[end]} {one.value:+.3f}" for end, one in by.items())
         Console(stderr=True).print(f"{name}: {row}")
-    Console(stderr=True).print(record["findings"], record["verdict"])
+    Console(stderr=True).print(made.verdict, made.reason)
 
 
 if __name__ == "__main__":

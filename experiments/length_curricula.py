@@ -1,14 +1,13 @@
 """Do the papers' claims about lengths in training hold on a small model? One seed, minutes a run.
 
-    python experiments/length_curricula.py --out runs/lengths                all runs, then verdicts
-    python experiments/length_curricula.py --out runs/lengths --run grow_p2  one of them
+    python experiments/length_curricula.py                      all claims
+    python experiments/length_curricula.py --claim grow_length  the runs that one of them needs
 
 From scratch: a Llama of half a million parameters learns the same documents of the Python standard
 library (0.9 million tokens, once) in windows of 1,024 tokens, by dataset decomposition, at growing
 lengths, in stages, and packed best-fit. Continued: the bundled model, trained on 512 tokens, goes
 on at 2,048 with plain, tangled (Untie the Knots) and mixed long and short data (ProLong). A run
-that is finished is skipped; the same seed gives the same bits. `--evidence` writes
-evidence/train_data/.
+that is finished is skipped; the same seed gives the same bits.
 """
 
 import argparse
@@ -24,12 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 from lab_model import BOS, EOS, Data, Muon
-from length_claims import write_evidence
+from length_claims import COMPARED, judged, runs_of
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import lengthwise
+from lengthwise.files import write_text
+from lengthwise.lab import evidence
 from lengthwise.measure.tasks.text import read_text, standard_library_files
 from lengthwise.train.data.collate import PackedCollator
 from lengthwise.train.data.curriculum import GrowP2
@@ -49,6 +50,7 @@ CONTINUED = 40_000  # tokens for a run that goes on
 VOCABULARY = 1536
 KNOTS, MARKERS = (1536, 1537), (1538, 1539, 1540, 1541, 1542)
 SEED = 0
+PROBLEMS = 12  # of a length
 
 Batches = Iterator[dict[str, Tensor]]
 
@@ -298,7 +300,7 @@ def text_losses(
 
 
 @torch.no_grad()
-def recall(model: LlamaForCausalLM, corpus: Corpus, problems: int = 12) -> dict[str, Any]:
+def recall(model: LlamaForCausalLM, corpus: Corpus) -> dict[str, Any]:
     """Passkeys, key-value pairs, needles and chains of variables in held-out text."""
     model.eval()
     data = Data(torch.tensor(list(itertools.chain(*corpus.held_out))), corpus.tokenizer, SEED)
@@ -306,7 +308,7 @@ def recall(model: LlamaForCausalLM, corpus: Corpus, problems: int = 12) -> dict[
     for length in (1024, STRETCHED):
         rng = random.Random(f"{SEED} {length}")
         losses, right = [], []
-        for _ in range(problems):
+        for _ in range(PROBLEMS):
             ids, mask = data._problem(rng, length)
             row, answer = torch.tensor([ids]), torch.tensor(mask)[1:]
             logits = model(input_ids=row, use_cache=False).logits[0, :-1][answer]
@@ -350,30 +352,26 @@ def run(name: str, corpus: Corpus) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--run", choices=RUNS, action="append", help="default: all")
-    parser.add_argument("--evidence", action="store_true", help="only write the verdicts")
+    """Train what is not finished, judge."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--claim", choices=COMPARED, action="append", help="default: all")
+    parser.add_argument("--out", type=Path, default=Path("runs/lengths"), help="the runs")
+    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    if not arguments.evidence:
-        corpus = Corpus(out)
-        for name in arguments.run or RUNS:
+    corpus = Corpus(out)
+    records: dict[str, dict[str, Any]] = {}
+    for claim in arguments.claim or COMPARED:
+        for name in runs_of(claim):
             result = out / f"{name}.json"
-            if result.exists():
-                print(f"{name} is finished")
-                continue
-            record = run(name, corpus)
-            temporary = result.with_suffix(".tmp")
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            os.replace(temporary, result)
-            print(json.dumps(record), flush=True)
-    records = {name: json.loads((out / f"{name}.json").read_text()) for name in RUNS
-               if (out / f"{name}.json").exists()}  # fmt: skip
-    if arguments.evidence or set(records) == set(RUNS):
-        write_evidence(records)
+            if not result.exists():
+                print(f"{claim}: {name}", flush=True)
+                write_text(result, json.dumps(run(name, corpus), indent=1) + "\n")
+            records[name] = json.loads(result.read_text(encoding="utf-8"))
+        made = judged(claim, records, {"texts": len(corpus.held_out), "problems": PROBLEMS})
+        print(f"{evidence.write(arguments.evidence, made)}: {made.verdict}", flush=True)
 
 
 if __name__ == "__main__":

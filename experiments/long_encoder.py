@@ -1,6 +1,6 @@
 """Convert a short encoder, tune it, and see whether it beats its truncated original.
 
-    python experiments/long_encoder.py --out evidence/tuning/long_encoder.json
+    python experiments/long_encoder.py
 
 The problem: from which folder of the standard library is most of a text? A text is eight pieces of
 128 tokens in random order, five from files of one folder and three from files of others, so its
@@ -15,8 +15,6 @@ import copy
 import random
 import sysconfig
 import time
-from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from statistics import mean
 
@@ -28,8 +26,9 @@ from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification
 
 import lengthwise as lw
-from lengthwise.lab.evidence import Finding, at_least, verdict, write
-from lengthwise.measure.run.environment import hardware, versions
+from lengthwise.lab import evidence
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import Finding, at_least, share
 from lengthwise.measure.tasks.text import read_text
 from lengthwise.train.patterns import EncoderWindow, lengthen_encoder
 
@@ -38,10 +37,6 @@ WINDOW, PIECES, MAJORITY = 128, 8, 5
 LENGTH = WINDOW * PIECES
 CLASS_TOKEN = 0
 TEXTS, HELD = 16, 256  # of a step, and of the evaluation
-CLAIM = (
-    "A 512-position encoder converted to 4,096 positions with windowed attention and further "
-    "trained beats the truncated original on long documents."
-)
 Pieces = list[list[list[int]]]  # by folder
 
 
@@ -156,7 +151,7 @@ def findings(seeds: list[dict]) -> list[Finding]:
 def main() -> None:
     """Train, convert, tune, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--tuning", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=2)
@@ -164,25 +159,24 @@ def main() -> None:
     torch.set_num_threads(2)
     train, held = read_pieces(held_out=False), read_pieces(held_out=True)
     seeds = [one_seed(seed, args.steps, args.tuning, train, held) for seed in range(args.seeds)]
-    record = {
-        "method": "lengthen_encoder",
-        "paper": "Li et al. 2022, Clinical-Longformer (arXiv:2201.11838)",
-        "claim": CLAIM,
-        "note": "128 positions become 1,024 (the paper: 512 and 4,096), on a problem whose "
-        "evidence lies mostly behind the first 128 tokens; the original was never trained as a "
-        "language model; five first pieces in eight name the right folder",
-        "command": f"python experiments/long_encoder.py --out {args.out.as_posix()}",
-        "settings": {"steps": args.steps, "tuning": args.tuning, "texts": HELD, "folders": FOLDERS,
-                     "pieces": {folder: [len(a), len(b)]
-                                for folder, a, b in zip(FOLDERS, train, held, strict=True)}},
-        "numbers": seeds,
-        "findings": [asdict(finding) for finding in findings(seeds)],
-        "verdict": verdict(findings(seeds)),
-        "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
-        "date": date.today().isoformat(),
-    }  # fmt: skip
-    write(args.out, record)
+    made = evidence.of(
+        claims()["tuning/long_encoder"],
+        model={"name": "a BERT of two layers trained here", "fingerprint": "", "window": WINDOW},
+        seeds=range(args.seeds),
+        trained=True,
+        items={"texts": HELD},
+        numbers={"seeds": [
+            {**one, "texts_found": {name: share(round(part * HELD), HELD)
+                                    for name, part in one["accuracy"].items()}}
+            for one in seeds
+        ]},
+        findings=findings(seeds),
+        control="the original, truncated and tuned on the same texts",
+        settings={"steps": args.steps, "tuning": args.tuning, "texts": HELD, "folders": FOLDERS,
+                  "pieces": {folder: [len(a), len(b)]
+                             for folder, a, b in zip(FOLDERS, train, held, strict=True)}},
+    )  # fmt: skip
+    evidence.write(args.evidence, made)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """LongRoPE2's search on the bundled model, untuned, against PI, NTK and YaRN.
 
-    python experiments/longrope2.py --out evidence/extend/longrope2.json
+    python experiments/longrope2.py
 
 The search reads one half of the held-out files of the Python standard library, with passkeys
 planted in it, and only the loss of the answers counts; the comparison reads the other half. A run
@@ -9,8 +9,6 @@ that was stopped goes on from `--checkpoint`.
 
 import argparse
 import time
-from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import lengthwise as lw
 from lengthwise.extend.method import Method
-from lengthwise.hf.weights import fingerprint
-from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
+from lengthwise.lab import evidence
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import (
+    Finding,
+    at_least,
+    at_most,
+    exact,
+    surely_at_least,
+)
+from lengthwise.lab.extension import PLAIN, Numbers, described, lost, measure
 from lengthwise.measure.engines.reading import first_token
-from lengthwise.measure.run.environment import hardware, versions
-from lengthwise.measure.statistics.intervals import bootstrap_mean
+from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
 from lengthwise.measure.tasks import Passkey
 from lengthwise.search import (
     Evolution,
@@ -41,10 +46,6 @@ WINDOW = 512
 FACTOR = 8
 LENGTHS = (1, 2, 4, 8)  # windows of the comparison
 OTHERS = ("PI", "NTK", "YaRN")
-CLAIM = (
-    "Factors searched by the loss of needles, from a critical dimension below that of theory, "
-    "extend the window further than YaRN; short texts keep the model's own frequencies."
-)
 
 
 def filler(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> str:
@@ -73,9 +74,9 @@ def search_factors(
     return search, round(time.process_time() - began, 1)
 
 
-def low(gap: Tensor) -> float:
-    """The low end of the 95% interval of a mean."""
-    return bootstrap_mean(gap, torch.Generator().manual_seed(0)).low
+def mean(gap: Tensor) -> Interval:
+    """A mean over texts, with its 95% interval."""
+    return bootstrap_mean(gap, torch.Generator().manual_seed(0))
 
 
 def findings(
@@ -83,9 +84,9 @@ def findings(
 ) -> list[Finding]:
     """The claim in numbers; intervals are of differences between the same texts."""
     out = [
-        at_least(
+        surely_at_least(
             f"at {FACTOR} windows {name}'s loss is above LongRoPE2's, low end of 95%, nats",
-            low(text[name][FACTOR] - text["LongRoPE2"][FACTOR]),
+            mean(text[name][FACTOR] - text["LongRoPE2"][FACTOR]),
             0.0,
         )
         for name in OTHERS
@@ -93,16 +94,18 @@ def findings(
     out += [
         at_least(
             f"at {FACTOR} windows {name}'s loss of a needle's answer is not below its own, nats",
-            (needles[name] - needles["LongRoPE2"]).mean().item(),
+            mean(needles[name] - needles["LongRoPE2"]),
             0.0,
         )
         for name in OTHERS
     ]
     apart = (text["plain"][1] - text["LongRoPE2"][1]).abs().max().item()
     # To rounding: transformers computes the plain model's attention, this library the other.
-    out.append(at_most("inside the window its losses are the plain model's, nats", apart, 1e-5))
+    out.append(
+        exact(at_most("inside the window its losses are the plain model's, nats", apart, 1e-5))
+    )
     says = "the critical pair that the search finds is below that of theory, pairs"
-    out.append(at_least(says, theory - critical, 1))
+    out.append(exact(at_least(says, theory - critical, 1)))
     return out
 
 
@@ -117,7 +120,7 @@ def table(by: dict[str, dict[int, Tensor]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Search, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
     parser.add_argument("--evaluations", type=int, default=160)
     parser.add_argument("--population", type=int, default=32)
     parser.add_argument("--needles", type=int, default=2, help="texts of an evaluation")
@@ -155,42 +158,43 @@ def main() -> None:
         needles[name] = losses(model, asked, methods)
         means = {n: round(row.mean().item(), 4) for n, row in text[name].items()}
         Console(stderr=True).print(name, means, "needle", round(needles[name].mean().item(), 4))
-    found_out = findings(text, needles, search.critical_pair, search.theoretical_pair)
-    record = {
-        "method": "LongRoPE2",
-        "spec": "longrope2:factors="
+    results = measure(["LongRoPE2"], args.evidence, others={"LongRoPE2": (found,)})
+    made = evidence.of(
+        claims()["extend/longrope2"],
+        model=described(results),
+        seeds=(args.seed,),
+        items={
+            "texts": args.windows, "needles": args.windows,
+            "passkeys": results.plan["passkey_count"],
+        },
+        numbers={
+            **Numbers(results, "LongRoPE2").record(),
+            "control": Numbers(results, PLAIN).record(),
+            "comparison": {
+                "text": table(text),
+                f"loss of a needle's answer at {FACTOR} windows": {
+                    name: row.mean().item() for name, row in needles.items()
+                },
+            },
+            "critical_pair": {"found": search.critical_pair, "theory": search.theoretical_pair},
+        },
+        findings=findings(text, needles, search.critical_pair, search.theoretical_pair),
+        control="plain attention, PI, NTK and YaRN",
+        premise=lost(8)(Numbers(results, "LongRoPE2")),
+        spec="longrope2:factors="
         + "/".join(f"{value:g}" for value in found.factors)
         + f",factor={FACTOR}",
-        "paper": "Shang et al. 2025, arXiv:2502.20082",
-        "claim": CLAIM,
-        "note": f"untuned, while the paper tunes on mixed windows; {len(search.evaluated)} "
-        f"evaluations of {args.needles} needles each; search and comparison read different files",
-        "command": f"python experiments/longrope2.py --out {args.out.as_posix()}",
-        "seed": args.seed,
-        "model": {"model": "demo", "fingerprint": fingerprint(model), "window": WINDOW},
-        "settings": {
-            key: value for key, value in vars(args).items() if key not in ("out", "checkpoint")
+        settings={
+            key: value for key, value in vars(args).items() if key not in ("evidence", "checkpoint")
         },
-        "cpu_seconds_of_search": seconds,
-        "evaluations": len(search.evaluated),
-        "generations": search.generation,
-        "best_so_far": progress(search),
-        "critical_pair": {"found": search.critical_pair, "theory": search.theoretical_pair},
-        "files": {"searched": names[0], "compared": names[1]},
-        "comparison": {
-            "text": table(text),
-            f"loss of a needle's answer at {FACTOR} windows": {
-                name: row.mean().item() for name, row in needles.items()
-            },
-        },
-        "findings": [asdict(finding) for finding in found_out],
-        "verdict": verdict(found_out),
-        "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
-        "date": date.today().isoformat(),
-    }
-    write(args.out, record)
-    Console(stderr=True).print(record["findings"], record["verdict"])
+        cpu_seconds_of_search=seconds,
+        evaluations=len(search.evaluated),
+        generations=search.generation,
+        best_so_far=progress(search),
+        files={"searched": names[0], "compared": names[1]},
+    )  # fmt: skip
+    evidence.write(args.evidence, made)
+    Console(stderr=True).print(made.verdict, made.reason)
 
 
 if __name__ == "__main__":

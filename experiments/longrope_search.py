@@ -1,6 +1,6 @@
 """LongRoPE's search on the bundled model, untuned, against PI, NTK and YaRN.
 
-    python experiments/longrope_search.py --out evidence/extend/longrope.json
+    python experiments/longrope_search.py
 
 The search reads one half of the held-out files of the Python standard library, the comparison
 the other half. A run that was stopped goes on from `--checkpoint`.
@@ -8,8 +8,6 @@ the other half. A run that was stopped goes on from `--checkpoint`.
 
 import argparse
 import time
-from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import lengthwise as lw
 from lengthwise.extend.method import Method
-from lengthwise.hf.weights import fingerprint
-from lengthwise.lab.evidence import at_least, at_most, verdict, write
+from lengthwise.lab import evidence
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import at_most, exact, surely_at_least
+from lengthwise.lab.extension import PLAIN, Numbers, described, lost, measure
 from lengthwise.measure.engines.reading import first_token
-from lengthwise.measure.run.environment import hardware, versions
-from lengthwise.measure.statistics.intervals import bootstrap_mean
+from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
 from lengthwise.measure.tasks import Passkey
 from lengthwise.measure.tasks.text import read_text, standard_library_files
 from lengthwise.search import (
@@ -37,10 +36,6 @@ from lengthwise.search import (
 from lengthwise.search.longrope import START_TOKENS
 
 WINDOW = 512
-CLAIM = (
-    "Without tuning, searched factors extend a model to 8 times its window with a lower "
-    "perplexity than PI, NTK and YaRN."
-)
 
 
 def halves(
@@ -100,7 +95,7 @@ def losses(model: PreTrainedModel, windows: Windows, methods: tuple[Method, ...]
 def main() -> None:
     """Search, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
     parser.add_argument("--factor", type=float, default=8.0)
     parser.add_argument("--evaluations", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=570.0, help="stop then at the latest")
@@ -144,9 +139,9 @@ def main() -> None:
         Console(stderr=True).print(rows[-1])
     found_loss = next(row for row in rows if row["method"] == "LongRoPE")[f"loss at {length}"]
     findings = [
-        at_least(
+        surely_at_least(
             f"at {args.factor:g} windows {row['method']}'s loss is above LongRoPE's, 95% interval",
-            row["minus LongRoPE's"]["low"],
+            Interval(**row["minus LongRoPE's"]),
             0.0,
         )
         for row in rows
@@ -154,35 +149,35 @@ def main() -> None:
     ]
     # Seconds of computing: others may be at work on the same cores.
     findings.append(
-        at_most("the search takes at most ten minutes on two cores", seconds["cpu"] / 2, 600.0)
+        exact(at_most("the search takes at most ten minutes on two cores", seconds["cpu"] / 2, 600))
     )
-    record = {
-        "method": "LongRoPE",
-        "spec": spec_of(found),
-        "paper": "Ding et al. 2024, arXiv:2402.13753",
-        "claim": CLAIM,
-        "note": "the search read one half of the held-out files, the comparison the other half",
-        "command": f"python experiments/longrope_search.py --out {args.out.as_posix()}",
-        "seed": args.seed,
-        "model": {"model": "demo", "fingerprint": fingerprint(model), "window": WINDOW},
-        "settings": {
-            key: value for key, value in vars(args).items() if key not in ("out", "checkpoint")
+    results = measure(["LongRoPE"], args.evidence, others={"LongRoPE": (found,)})
+    made = evidence.of(
+        claims()["extend/longrope"],
+        model=described(results),
+        seeds=(args.seed,),
+        items={"texts": len(held.ids), "passkeys": results.plan["passkey_count"]},
+        numbers={
+            **Numbers(results, "LongRoPE").record(),
+            "control": Numbers(results, PLAIN).record(),
+            "comparison": rows,
+            "loss_on_searched_text": search.best_loss,
+            "loss_on_other_text": found_loss,
         },
-        "seconds": seconds,
-        "evaluations": len(search.evaluated),
-        "generations": search.generation,
-        "best_so_far": progress(search),
-        "loss_on_searched_text": search.best_loss,
-        "loss_on_other_text": found_loss,
-        "files": {"searched": names[0], "compared": names[1]},
-        "comparison": rows,
-        "findings": [asdict(finding) for finding in findings],
-        "verdict": verdict(findings),
-        "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
-        "date": date.today().isoformat(),
-    }
-    write(args.out, record)
+        findings=findings,
+        control="plain attention, PI, NTK and YaRN",
+        premise=lost(8)(Numbers(results, "LongRoPE")),
+        spec=spec_of(found),
+        settings={
+            key: value for key, value in vars(args).items() if key not in ("evidence", "checkpoint")
+        },
+        seconds=seconds,
+        evaluations=len(search.evaluated),
+        generations=search.generation,
+        best_so_far=progress(search),
+        files={"searched": names[0], "compared": names[1]},
+    )
+    evidence.write(args.evidence, made)
 
 
 def spec_of(method: lw.LongRoPE) -> str:

@@ -1,7 +1,7 @@
 """ALiBi-PI and HeadScale on small models trained here, with windows of 128 tokens.
 
-    python experiments/nonrotary.py alibipi --out evidence/extend/alibipi.json
-    python experiments/nonrotary.py headscale --out evidence/extend/headscale.json
+    python experiments/nonrotary.py alibipi
+    python experiments/nonrotary.py headscale
 
 A Bloom, or a model without positions, is trained on the Python standard library with the bundled
 tokenizer, and read at up to 8 windows on files that it never saw: plain, and with the method.
@@ -10,8 +10,6 @@ tokenizer, and read at up to 8 windows on files that it never saw: plain, and wi
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 import lengthwise as lw
 from lengthwise.extend.method import Method
 from lengthwise.hf.weights import fingerprint
-from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
-from lengthwise.measure.run.environment import hardware, versions
-from lengthwise.measure.statistics.intervals import bootstrap_mean
+from lengthwise.lab import evidence
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import Finding, at_least, at_most, surely_at_least
+from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
 from lengthwise.measure.tasks.text import held_out_text, read_text, standard_library_files
 
 WINDOW = 128
@@ -46,20 +45,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
             "pad_token_id": 0,
         },
-    ),
-}
-PAPERS = {
-    "alibipi": (
-        "ALiBiPI",
-        "Al-Khateeb et al. 2023, arXiv:2310.13017",
-        "position interpolation lets an ALiBi model read up to twice its window untuned, where it "
-        "gets worse without",
-    ),
-    "headscale": (
-        "HeadScale",
-        "Wang et al. 2024, arXiv:2404.12224",
-        "a tuned number for every head lets a model without positions read several windows, where "
-        "it fails without",
     ),
 }
 
@@ -130,47 +115,45 @@ def contenders(
     return {"plain": (), **uniform, "HeadScale": (tuned,)}
 
 
-def findings_of(name: str, losses: dict[str, dict[int, Tensor]]) -> list[Finding]:
-    """The claim in numbers; the intervals are of differences between the same texts."""
+def findings_of(name: str, losses: dict[str, dict[int, Tensor]]) -> tuple[Finding, list[Finding]]:
+    """The premise and the claim; the intervals are of differences between the same texts."""
     plain = losses["plain"]
-    mean = {method: {f: x.mean().item() for f, x in by.items()} for method, by in losses.items()}
 
-    def gain(method: str, factor: int) -> float:
-        each = plain[factor] - losses[method][factor]
-        return bootstrap_mean(each, torch.Generator().manual_seed(0)).low
+    def gap(one: Tensor, other: Tensor) -> Interval:
+        return bootstrap_mean(one - other, torch.Generator().manual_seed(0))
 
     far = 2 if name == "alibipi" else 4
     method = "ALiBiPI(2)" if name == "alibipi" else "HeadScale"
-    inside = mean["plain"][1]
+    premise = at_least(
+        f"the plain model is worse at {far} windows than inside its window, nats",
+        gap(plain[far], plain[1]),
+        0.05,
+    )
     found = [
-        at_least(
-            f"the plain model is worse at {far} windows than inside its window, nats",
-            mean["plain"][far] - inside,
-            0.05,
-        ),
-        at_least(
-            f"{method} is better than it at {far} windows, low end of 95%, nats",
-            gain(method, far),
+        surely_at_least(
+            f"{method} is better than plain at {far} windows, low end of 95%, nats",
+            gap(plain[far], losses[method][far]),
             0.0,
         ),
         at_most(
             f"{method} at {far} windows is as good as the plain model inside its window, nats",
-            mean[method][far] - inside,
+            gap(losses[method][far], plain[1]),
             0.05,
         ),
     ]
     if name == "headscale":
-        best = min(mean[one][4] for one in mean if one.startswith("uniform"))
+        mean = {one: by[4].mean().item() for one, by in losses.items() if "uniform" in one}
+        best = losses[min(mean, key=mean.__getitem__)][4]
         says = "one number for all heads is worse at 4 windows than one for each, nats"
-        found.append(at_least(says, best - mean[method][4], 0.0))
-    return found
+        found.append(at_least(says, gap(best, losses[method][4]), 0.0))
+    return premise, found
 
 
 def main() -> None:
     """Train, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("method", choices=sorted(MODELS))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--tuning", type=int, default=60, help="steps of HeadScale's tuning")
     parser.add_argument("--texts", type=int, default=64)
@@ -197,35 +180,31 @@ def main() -> None:
         name: {f: tail_losses(model, texts[:, -f * WINDOW :], *methods) for f in FACTORS}
         for name, methods in compared.items()
     }
-    findings = findings_of(args.method, losses)
-    named, paper, claim = PAPERS[args.method]
-    record = {
-        "method": named,
-        "paper": paper,
-        "claim": claim,
-        "note": "loss of the same last 64 tokens of each text, with 1 to 8 windows of context",
-        "command": f"python experiments/nonrotary.py {args.method} --out {args.out.as_posix()}",
-        "seed": args.seed,
-        "model": {"model": kind, "fingerprint": fingerprint(model), "window": WINDOW, **settings},
-        "settings": {key: value for key, value in vars(args).items() if key != "out"},
-        "training": {"seconds": round(seconds, 1), "loss of the last batch": last},
-        "tuned": [list(row) for row in compared["HeadScale"][0].scales]  # type: ignore[attr-defined]
-        if "HeadScale" in compared
-        else None,
-        "numbers": [
-            {"method": name, **{f"loss at {f} windows": x.mean().item() for f, x in by.items()}}
-            for name, by in losses.items()
-        ],
-        "findings": [asdict(finding) for finding in findings],
-        "verdict": verdict(findings),
-        "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
-        "date": date.today().isoformat(),
-    }
-    write(args.out, record)
-    for row in record["numbers"]:  # type: ignore[attr-defined]
+    premise, findings = findings_of(args.method, losses)
+    rows_of_losses = [
+        {"method": name, **{f"loss at {f} windows": x.mean().item() for f, x in by.items()}}
+        for name, by in losses.items()
+    ]
+    scales = getattr(compared.get("HeadScale", (None,))[0], "scales", ())
+    made = evidence.of(
+        claims()[f"extend/{args.method}"],
+        model={"name": kind, "fingerprint": fingerprint(model), "window": WINDOW, **settings},
+        seeds=(args.seed,),
+        trained=True,
+        items={"texts": args.texts},
+        # Of the same last 64 tokens of each text, with 1 to 8 windows of context.
+        numbers={"losses": rows_of_losses},
+        findings=findings,
+        control="the same model without the method",
+        premise=premise,
+        settings={key: value for key, value in vars(args).items() if key != "evidence"},
+        training={"seconds": round(seconds, 1), "loss of the last batch": last},
+        tuned=[list(row) for row in scales],
+    )
+    evidence.write(args.evidence, made)
+    for row in rows_of_losses:
         Console(stderr=True).print(row)
-    Console(stderr=True).print([asdict(finding) for finding in findings], record["verdict"])
+    Console(stderr=True).print(made.verdict, made.reason)
 
 
 if __name__ == "__main__":

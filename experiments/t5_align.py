@@ -1,6 +1,6 @@
 """T5's attention alignment on a small T5 trained here at 64 tokens, read at up to 8 windows.
 
-    python experiments/t5_align.py --out evidence/extend/t5align.json
+    python experiments/t5_align.py
 
 The encoder reads code with marked pairs of tokens in it, the decoder is given the first of each
 pair and asked for the second. There are as many pairs at every length: nothing but the code around
@@ -11,8 +11,6 @@ import argparse
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 
 import torch
@@ -26,9 +24,10 @@ import lengthwise as lw
 from lengthwise.extend.method import Method
 from lengthwise.extend.scaling.t5_align import attention_statistic
 from lengthwise.hf.weights import fingerprint
-from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
+from lengthwise.lab import evidence
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import Finding, at_least, at_most, surely_at_least
 from lengthwise.measure.engines.reading import with_methods
-from lengthwise.measure.run.environment import hardware, versions
 from lengthwise.measure.statistics.intervals import bootstrap_mean
 from lengthwise.measure.tasks.text import read_text, standard_library_files
 
@@ -39,10 +38,6 @@ PAIRS = 4  # in a text, each after a mark
 # first input.
 WORDS, MARK, START = 64, 1536, 1537
 ROWS = 32  # of a step
-CLAIM = (
-    "The longer the input, the flatter the attention of T5; a temperature that aligns it with the "
-    "trained length improves the use of long inputs, without tuning."
-)
 PLAIN, STRATEGIES = "plain", ("maximum", "entropy")
 
 
@@ -138,8 +133,8 @@ def losses_of(
 
 def findings(
     losses: Mapping[str, Mapping[int, Tensor]], entropy: Mapping[int, float]
-) -> list[Finding]:
-    """The premise, then the claim; intervals are of differences between the same texts."""
+) -> tuple[Finding, list[Finding]]:
+    """The premise and the claim; intervals are of differences between the same texts."""
     plain = losses[PLAIN]
     near, far = plain[1].mean().item(), plain[FACTORS[-1]].mean().item()
     times = FACTORS[-1]
@@ -149,15 +144,15 @@ def findings(
             entropy[times] - entropy[1],
             0.1,
         ),
-        at_least(f"plain, loss at {times} windows above that at 1, nats", far - near, 0.05),
     ]
+    premise = at_least(f"plain, loss at {times} windows above that at 1, nats", far - near, 0.05)
     for strategy in STRATEGIES:
         for factor in (4, 8):
             gain = plain[factor] - losses[strategy][factor]
             out.append(
-                at_least(
+                surely_at_least(
                     f"{strategy}: loss at {factor} windows below plain's, low end of 95%, nats",
-                    bootstrap_mean(gain, torch.Generator().manual_seed(0)).low,
+                    bootstrap_mean(gain, torch.Generator().manual_seed(0)),
                     0.001,
                 )
             )
@@ -165,13 +160,13 @@ def findings(
     # Where plain loses nothing there is nothing to win back, and the finding does not hold.
     says = f"the better strategy leaves at most half of what plain loses at {times} windows, nats"
     out.append(at_most(says, best - near if far - near >= 0.05 else None, max(0.0, far - near) / 2))
-    return out
+    return premise, out
 
 
 def main() -> None:
     """Train, measure temperatures, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
@@ -200,43 +195,38 @@ def main() -> None:
         factor: attention_statistic(model, aligned_on, factor * WINDOW, 1.0, "entropy")
         for factor in FACTORS
     }
-    verdicts = findings(scores, entropy)
-    record = {
-        "method": "T5Align",
-        "spec": "lengthwise.align_t5",
-        "paper": "Chi et al. 2023, arXiv:2311.00684",
-        "claim": CLAIM,
-        "note": f"a T5 of three encoder layers trained here to find pairs in {WINDOW} tokens; the "
-        "paper reads trained T5s, and finds things in long inputs with them. Inside the window it "
-        f"has {scores[PLAIN][1].mean().item():.2f} nats, where chance is {math.log(WORDS):.2f}",
-        "command": f"python experiments/t5_align.py --out {args.out.as_posix()}",
-        "seed": args.seed,
-        "model": {"model": "t5", "fingerprint": fingerprint(model), "window": WINDOW},
-        "settings": {
-            **{key: value for key, value in vars(args).items() if key != "out"},
-            "pairs": PAIRS, "rows": ROWS,
-        },
-        "training": {"cpu_seconds": seconds, "losses": [round(loss, 4) for loss in losses]},
-        "temperatures": {
-            name: dict(zip(FACTORS[1:], methods[0].temperatures, strict=True))  # type: ignore[attr-defined]
-            for name, methods in compared.items()
-            if methods
-        },
-        "numbers": {
+    premise, found = findings(scores, entropy)
+    made = evidence.of(
+        claims()["extend/t5align"],
+        model={"name": "t5", "fingerprint": fingerprint(model), "window": WINDOW},
+        seeds=(args.seed,),
+        trained=True,
+        items={"texts": args.texts},
+        numbers={
             "entropy of plain attention at windows, nats": entropy,
             "loss of the seconds at windows, nats": {
                 name: {factor: x.mean().item() for factor, x in by.items()}
                 for name, by in scores.items()
             },
+            "loss of the seconds by chance, nats": math.log(WORDS),
         },
-        "findings": [asdict(finding) for finding in verdicts],
-        "verdict": verdict(verdicts),
-        "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
-        "date": date.today().isoformat(),
-    }  # fmt: skip
-    write(args.out, record)
-    Console(stderr=True).print(record["findings"], record["verdict"])
+        findings=found,
+        control="the same model without a temperature",
+        premise=premise,
+        spec="lengthwise.align_t5",
+        settings={
+            **{key: value for key, value in vars(args).items() if key != "evidence"},
+            "pairs": PAIRS, "rows": ROWS,
+        },
+        training={"cpu_seconds": seconds, "losses": [round(loss, 4) for loss in losses]},
+        temperatures={
+            name: dict(zip(FACTORS[1:], methods[0].temperatures, strict=True))  # type: ignore[attr-defined]
+            for name, methods in compared.items()
+            if methods
+        },
+    )  # fmt: skip
+    evidence.write(args.evidence, made)
+    Console(stderr=True).print(made.verdict, made.reason)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """TempScale on a small embedder trained here: do embeddings of long texts collapse, and less so?
 
-    python experiments/temp_scale.py --out evidence/extend/tempscale.json
+    python experiments/temp_scale.py
 
 The encoder of a small T5 learns to find, from one piece of a file, another piece of it: the mean
 of its last hidden states, contrasted with the other files of a batch, at lengths from 16 to 256
@@ -11,8 +11,6 @@ minutes of computing.
 import argparse
 import random
 import time
-from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 
 import torch
@@ -24,8 +22,9 @@ from transformers import T5Config, T5EncoderModel
 
 import lengthwise as lw
 from lengthwise.hf.weights import fingerprint
-from lengthwise.lab.evidence import Finding, at_least, at_most, verdict, write
-from lengthwise.measure.run.environment import hardware, versions
+from lengthwise.lab import evidence
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import Finding, at_least, at_most, exact
 from lengthwise.measure.statistics.intervals import bootstrap_mean
 from lengthwise.measure.tasks.text import read_text, standard_library_files
 
@@ -34,10 +33,6 @@ SHORT, LONG = LENGTHS[0], LENGTHS[-1]
 TEMPERATURES = (1.0, 0.8, 0.6)
 PAIRS = 12  # of a step
 CONTRAST = 0.1  # what cosines are divided by in training
-CLAIM = (
-    "Embeddings of longer texts collapse into a narrow space; a softmax temperature below one "
-    "spreads them and improves tasks on long texts, without tuning."
-)
 
 
 def read_files(limit: int) -> list[Tensor]:
@@ -151,19 +146,21 @@ def findings(numbers: Numbers, chosen: float) -> list[Finding]:
             alike[LONG] - numbers[LONG][TEMPERATURES[-1]][0],
             0.0,
         ),
-        at_most(
-            "the temperature that finds most long texts on other files is below 1",
-            chosen,
-            TEMPERATURES[1],
+        exact(
+            at_most(
+                "the temperature that finds most long texts on other files is below 1",
+                chosen,
+                TEMPERATURES[1],
+            )
         ),
         at_least(
             f"at that temperature more texts of {LONG} tokens are found than at 1, reciprocal rank",
-            gain[LONG].value,
+            gain[LONG],
             0.001,
         ),
         at_least(
             f"and texts of {SHORT} tokens are found as well, reciprocal rank",
-            gain[SHORT].value,
+            gain[SHORT],
             -0.01,
         ),
     ]
@@ -172,7 +169,7 @@ def findings(numbers: Numbers, chosen: float) -> list[Finding]:
 def main() -> None:
     """Train, choose a temperature, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--files", type=int, default=320, help="128 of them are held out")
     parser.add_argument("--seed", type=int, default=0)
@@ -200,33 +197,25 @@ def main() -> None:
         for length, by in judging.items()
         for temperature, (alike, ranks) in by.items()
     ]
-    found = findings(judging, chosen)
-    record = {
-        "method": "TempScale",
-        "spec": f"tempscale:temperature={chosen}",
-        "paper": "Zhou et al. 2024, arXiv:2410.24200",
-        "claim": CLAIM,
-        "note": "a T5 encoder of four layers trained here to find pieces of the same file; the "
-        "paper reads trained embedders, where it gains up to 0.82%; this one finds long texts at a "
-        f"mean reciprocal rank of {judging[LONG][1.0][1].mean().item():.2f} where chance has 0.07",
-        "command": f"python experiments/temp_scale.py --out {args.out.as_posix()}",
-        "seed": args.seed,
-        "model": {"model": "t5 encoder", "fingerprint": fingerprint(model), "window": LONG},
-        "settings": {key: value for key, value in vars(args).items() if key != "out"},
-        "files": {"trained on": len(seen), "choosing": 64, "judging": len(held) - 64},
-        "training": {"cpu_seconds": seconds, "losses": [round(loss, 4) for loss in losses]},
-        "temperature": chosen,
-        "numbers": rows,
-        "findings": [asdict(finding) for finding in found],
-        "verdict": verdict(found),
-        "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
-        "date": date.today().isoformat(),
-    }
-    write(args.out, record)
+    made = evidence.of(
+        claims()["extend/tempscale"],
+        model={"name": "t5 encoder", "fingerprint": fingerprint(model), "window": LONG},
+        seeds=(args.seed,),
+        trained=True,
+        items={"texts": len(held) - 64},
+        numbers={"by length and temperature": rows},
+        findings=findings(judging, chosen),
+        control="the same model at temperature 1",
+        spec=f"tempscale:temperature={chosen}",
+        settings={key: value for key, value in vars(args).items() if key != "evidence"},
+        files={"trained on": len(seen), "choosing": 64, "judging": len(held) - 64},
+        training={"cpu_seconds": seconds, "losses": [round(loss, 4) for loss in losses]},
+        temperature=chosen,
+    )
+    evidence.write(args.evidence, made)
     for row in rows:
         Console(stderr=True).print(row)
-    Console(stderr=True).print(record["findings"], record["verdict"])
+    Console(stderr=True).print(made.verdict, made.reason)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the papers of the tuning recipes claim, and how the bundled model's numbers are judged."""
+"""How the numbers of the bundled model, tuned by recipes, are judged."""
 
 from typing import Any
 
@@ -8,48 +8,18 @@ from lengthwise.train.loop import Result
 TARGET, WINDOW = "2048", "512"
 NEAR = 0.1  # nats a token that count as no difference
 
-CLAIMS = {
-    "pi": "Interpolated positions and about a thousand steps of tuning extend the window up to 16 "
-    "times (32 in one case); the loss falls with context, quality in the old window is kept.",
-    "yarn": "YaRN reaches a longer window with 10 times fewer tokens and 2.5 times fewer steps "
-    "than methods before it, and short texts do not suffer.",
-    "abf": "A larger base and light continual training make the longer window usable, with good "
-    "retrieval from anywhere in it.",
-    "longlora": "Shifted sparse attention with low-rank adapters, embeddings and norms comes near "
-    "full tuning, and dense attention works afterwards.",
-    "longqlora": "PI, shifted sparse attention and adapters over a base in 4 bits extend the "
-    "window within 1000 steps and come near full tuning.",
-    "llama3_qlora": "A larger base and QLoRA overnight make the window ten times as long; short "
-    "texts are kept.",
-    "pose": "Rows of the old window with skipped positions come near tuning at the full length, "
-    "for a fraction of its time and memory.",
-    "cream": "Rows of the old window with positions drawn from the middle extend to 8 times and "
-    "more; passkeys are found throughout.",
-    "e2llm": "One tuning with rows of the old window, under random scales and offsets, serves "
-    "every scale afterwards.",
-    "longrecipe": "Positions of impactful sentences, rows at 30% of the target, make the full "
-    "target usable; short tasks are kept.",
-    "skipalign": "Instruction tuning on short samples with skipped positions gives long-context "
-    "answers that plain tuning on them does not.",
-    "segmented": "Training on segments that keep their positions lowers the perplexity at 4 times "
-    "the window, at unchanged memory.",
-    "anchor": "Documents apart, with an anchor that all see, train faster than full attention and "
-    "retrieve better from the long window.",
-    "longrope2_mixed": "Mixed windows keep the short window (98.5% of its quality) while the long "
-    "one becomes usable.",
-    "longpo": "Preferring the model's own answers to short contexts, under a short-context "
-    "constraint, makes the long window usable without losing the short one.",
-    "hyperfit": "Tuned to near zero loss on a small set, greedy texts are more varied, though the "
-    "loss on other texts grows.",
-}  # fmt: skip
+# Recipes that the findings hold another one against, which has to be finished first.
+BESIDE = {"longlora": "pi", "longqlora": "pi", "pose": "pi", "yarn": "pi", "anchor": "abf"}
 
-NEEDS_MORE = {
-    "anchor": "the paper's speed is against full attention at 64K; here rows are of 2,048 tokens",
-    "longrecipe": "impactful sentences need a model that was tuned on long texts; all stay here",
-    "llama3_qlora": "the paper tunes on questions about long texts; here the text is plain",
-    "longpo": "the instructions are passkeys, answered by the bundled model itself",
-    "skipalign": "the samples are the bundled model's own retrieval problems, labels on answers",
-}
+
+def premise(name: str, base: dict[str, Any]) -> Finding | None:
+    """That the base fails beyond its window, where a recipe is to mend that."""
+    if name == "hyperfit":
+        return None
+    return at_least(
+        "untuned, the base's loss is higher after 2,048 tokens than after 512 by at least 0.1",
+        round(base["loss"][TARGET] - base["loss"][WINDOW], 4), NEAR,
+    )  # fmt: skip
 
 
 def findings(
@@ -79,7 +49,7 @@ def findings(
         ),
         at_least(
             "half of the passkeys or more are found in 2,048 tokens",
-            result.after["passkey"][TARGET], 0.5,
+            result.after["passkeys_found"][TARGET], 0.5,
         ),
     ]  # fmt: skip
     full = finished.get("pi")
@@ -97,6 +67,22 @@ def findings(
                 round(result.seconds / full.seconds, 3), 1.0,
             )
         )  # fmt: skip
+    if name == "yarn" and full is not None:
+        found.append(
+            at_most(
+                "with the same tokens the loss at 2,048 is below that of recipe pi",
+                round(after[TARGET] - full.after["loss"][TARGET], 4), 0.0,
+            )
+        )  # fmt: skip
+    if name == "e2llm":
+        scales = result.after["loss under scale g at g windows"]
+        found += [
+            at_most(
+                f"under scale {scale} the loss at {scale} windows is the base's inside its window, "
+                "within 0.1", round(loss - plain[WINDOW], 4), NEAR,
+            )
+            for scale, loss in scales.items()
+        ]  # fmt: skip
     joined = finished.get("abf")
     if name == "anchor" and joined is not None:
         found.append(

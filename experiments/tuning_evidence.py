@@ -1,21 +1,18 @@
 """Do recipes of tuning lengthen the bundled model? All of them at equal tokens, one after another.
 
-    python experiments/tuning_evidence.py --out runs/tuning                all, then verdicts
-    python experiments/tuning_evidence.py --out runs/tuning --only pi pose some of them
-    python experiments/tuning_evidence.py --out runs/tuning --evidence     verdicts of what is there
+    python experiments/tuning_evidence.py                  all recipes
+    python experiments/tuning_evidence.py --only pi pose   some of them
 
 The bundled model, trained on 512 tokens, is tuned to 2,048 by each recipe of `lengthwise train`, on
 files of the Python standard library that it was trained on, with the same number of tokens. It is
 measured on held-out files: the loss of the same tokens after 512 to 4,096 tokens of context, and
-passkeys. A recipe that is finished is skipped, one that was killed goes on. Writes
-evidence/tuning/NAME.json.
+passkeys. A recipe that is finished is skipped, one that was killed goes on.
 """
 
 import argparse
 import json
 import random
-from dataclasses import asdict, replace
-from datetime import date
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,13 +22,15 @@ from datasets import Dataset
 from lab_model import Data
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from tuning_claims import CLAIMS, NEEDS_MORE, findings
+from tuning_claims import BESIDE, findings, premise
 
 import lengthwise as lw
 from lengthwise.cli.inputs import be_quiet
+from lengthwise.files import write_text
 from lengthwise.hf.weights import fingerprint
-from lengthwise.lab.evidence import verdict, write
-from lengthwise.measure.run.environment import hardware, versions
+from lengthwise.lab import evidence
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import share
 from lengthwise.measure.tasks.passkey import NEEDLE, QUESTION, Passkey
 from lengthwise.measure.tasks.text import held_out_text, read_text, standard_library_files
 from lengthwise.train.data.packers import best_fit
@@ -70,9 +69,9 @@ DATA = {"anchor": "packed", "skipalign": "problems", "longpo": "pairs",
 def main() -> None:
     """Tune, measure, judge."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/tuning"), help="the runs")
+    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
     parser.add_argument("--only", nargs="+", choices=[*RECIPES], default=[*RECIPES])
-    parser.add_argument("--evidence", action="store_true", help="only write verdicts")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -80,21 +79,20 @@ def main() -> None:
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    if not args.evidence:
-        prepare(out, args.only, console)
-        measure_base(out, console)
-        for name in args.only:
-            if RECIPES[name].four_bit and find_spec("bitsandbytes") is None:
-                console.print(f"{name} is left out: it needs bitsandbytes")
-                continue
-            run(name, out, console)
+    names = list(dict.fromkeys([*(BESIDE[n] for n in args.only if n in BESIDE), *args.only]))
+    prepare(out, names, console)
+    measure_base(out, console)
+    for name in list(names):
+        if RECIPES[name].four_bit and find_spec("bitsandbytes") is None:
+            console.print(f"{name} is left out: it needs bitsandbytes")
+            names.remove(name)
+            continue
+        run(name, out, console)
     base = json.loads((out / "base.json").read_text(encoding="utf-8"))
-    finished = {name: read_result(out / name) for name in RECIPES
-                if (out / name / "extra.json").is_file()}  # fmt: skip
-    for name, result in finished.items():
-        path = Path("evidence") / "tuning" / f"{name}.json"
-        write(path, record(name, result, finished, base, out))
-        console.print(f"wrote {path.as_posix()}")
+    finished = {name: read_result(out / name) for name in names}
+    for name in (name for name in args.only if name in names):
+        made = judged(name, finished, base, out)
+        console.print(f"{evidence.write(args.evidence, made)}: {made.verdict}")
 
 
 def prepare(out: Path, names: list[str], console: Console) -> None:
@@ -214,7 +212,7 @@ def measure_base(out: Path, console: Console) -> None:
         "diversity": greedy_diversity(model, prompts(tokenizer), 256),
         "fingerprint": fingerprint(model),
     }
-    write(file, found)
+    write_text(file, json.dumps(found, indent=1) + "\n")
 
 
 def run(name: str, out: Path, console: Console) -> None:
@@ -249,7 +247,7 @@ def run(name: str, out: Path, console: Console) -> None:
         extra["diversity"] = greedy_diversity(model, prompts(tokenizer), 256)
         losses = [x["loss"] for x in read_metrics(folder / "metrics.jsonl") if "loss" in x]
         extra["training"] = round(sum(losses[-8:]) / 8, 4)
-    write(folder / "extra.json", extra)
+    write_text(folder / "extra.json", json.dumps(extra, indent=1) + "\n")
     console.print(f"{name}: {read_result(folder).after}")
 
 
@@ -266,37 +264,40 @@ def at_scales(recipe: Recipe, folder: Path) -> dict[str, float]:
     return found
 
 
-def record(
-    name: str, result: Result, finished: dict[str, Result], base: dict[str, Any], out: Path
-) -> dict[str, Any]:
-    """The file of evidence of one recipe."""
+def judged(
+    name: str, finished: dict[str, Result], base: dict[str, Any], out: Path
+) -> evidence.Evidence:
+    """The evidence of one recipe."""
     extra = json.loads((out / name / "extra.json").read_text(encoding="utf-8"))
-    whole = replace(result, after={**result.after, **extra})
-    recipe = sized(name, out)
-    found = findings(name, whole, finished, base)
-    tuned = {key: value for key, value in recipe.settings().items() if key in SMALL | ADAPTERS}
-    return {
-        "recipe": name,
-        "paper": recipe.source,
-        "claim": CLAIMS[name],
-        "note": NEEDS_MORE.get(name, ""),
-        "command": f"python experiments/tuning_evidence.py --out {out.as_posix()} --only {name}",
-        "seed": SEED,
-        "model": {"model": "demo", "fingerprint": base["fingerprint"], "window": WINDOW},
-        "settings": {key: value for key, value in tuned.items() if key != "data"},
-        "tokens": result.tokens,
-        "seconds": result.seconds,
-        "numbers": {
-            "base": {key: base[key] for key in ("loss", "passkey")},
+    result = replace(finished[name], before=counted(finished[name].before),
+                     after={**counted(finished[name].after), **extra})  # fmt: skip
+    settings = sized(name, out).settings()
+    tuned = {key: settings[key] for key in settings if key in SMALL | ADAPTERS}
+    return evidence.of(
+        claims()[f"tuning/{name}"],
+        model={"name": "demo", "fingerprint": base["fingerprint"], "window": WINDOW},
+        seeds=(SEED,),
+        trained=True,
+        items={"texts": SMALL["texts"], "passkeys": SMALL["passkeys"]},
+        numbers={
+            "base": counted({key: base[key] for key in ("loss", "passkey")}),
             "before": result.before,
-            "after": whole.after,
+            "after": result.after,
         },
-        "findings": [asdict(one) for one in found],
-        "verdict": verdict(found),
-        "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
-        "date": date.today().isoformat(),
-    }
+        findings=findings(name, result, finished, base),
+        control="the base, untuned",
+        premise=premise(name, base),
+        settings={key: value for key, value in tuned.items() if key != "data"},
+        tokens=result.tokens,
+        seconds=result.seconds,
+    )
+
+
+def counted(found: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation with its passkeys as counts."""
+    items = SMALL["passkeys"]
+    counts = {n: share(round(part * items), items) for n, part in found["passkey"].items()}
+    return {**{k: v for k, v in found.items() if k != "passkey"}, "passkeys_found": counts}
 
 
 if __name__ == "__main__":

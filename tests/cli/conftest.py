@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
 from lengthwise.cli.app import app
-from lengthwise.testing.models import tiny_model, tiny_tokenizer
+from lengthwise.testing.models import tiny_tokenizer
 
 # What a command line gave back: (status, standard output, standard error).
 Answer = tuple[int, str, str]
@@ -40,17 +40,6 @@ def refused(call: Call) -> Callable[..., str]:
         return err
 
     return run
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama with a trained window of 64 tokens that never ends an answer."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    model = tiny_model("llama")
-    model.generation_config.eos_token_id = None
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -1,29 +1,20 @@
 """A disk that is full: one line with the path that the person named, and nothing left there."""
 
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """Writes fail beyond so many bytes, as they do on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+SmallDisk = Callable[[int], AbstractContextManager[None]]
 
 
 # Too little for weights, for the texts beside them (the tokenizer), and for anything at all.
 @pytest.mark.parametrize("size", [20_000, 2_000, 0])
-def test_outputs(size: int, checkpoint: Path, novel: Path, tmp_path: Path, call: Call) -> None:
+def test_outputs(
+    size: int, checkpoint: Path, novel: Path, tmp_path: Path, call: Call, small_disk: SmallDisk
+) -> None:
     place = tmp_path / "place"
     place.mkdir()
     context = ("--text", novel, "--contexts", "8,16", "--places", 2, "--block", 4)
@@ -34,7 +25,7 @@ def test_outputs(size: int, checkpoint: Path, novel: Path, tmp_path: Path, call:
     ):
         if size and "--json" in words:
             continue
-        with no_file_above(size):
+        with small_disk(size):
             status, _, line = call(*words)
         assert (status, line.count("\n")) == (2, 1), line
         assert str(words[-1]) in line and "too large" in line.lower(), line

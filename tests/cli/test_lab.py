@@ -1,14 +1,18 @@
-"""`lengthwise lab`: which claims there are, and how a verdict comes from measured numbers."""
+"""`lengthwise lab`: which claims there are, how evidence is made again, and how it stands."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from lengthwise.lab.evidence import at_least, at_most, verdict, write
-from lengthwise.lab.extension import CLAIMS, Numbers, cells, evidence, find, flat, free
+from lengthwise.lab import reproduce as making
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import load
+from lengthwise.lab.extension import MEASURED, Numbers, cells, flat, free, judged
 from lengthwise.measure.run.results import REFERENCE, Cell, Results, Row
 
 WINDOW = 64
+ROOT = Path(__file__).resolve().parents[2]
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -28,28 +32,18 @@ def results(excess: float) -> Results:
         row(name, "loss", 16 * WINDOW, {"block": 8, "losses": [values]})
         for name, values in losses.items()
     ]
-    rows.append(row("PI", "passkey", 4 * WINDOW, {"score": 0.75}))
+    rows.append(row("PI", "passkey", 4 * WINDOW, {"score": 0.75, "scores": [1.0, 1.0, 0.0, 1.0]}))
     plan = {"window": WINDOW, "seed": 0, "model": "m", "fingerprint": "f"}
     return Results({**plan, "loss_samples": 1, "passkey_count": 4}, rows)
 
 
 def test_numbers_are_excess_tax_and_passkeys() -> None:
     numbers = Numbers(results(0.5), "PI")
-    assert numbers.excess(8) == pytest.approx(0.5)
-    assert numbers.tax == pytest.approx(0.0)
-    assert numbers.passkeys(4) == 0.75 and numbers.passkeys(8) is None
-    assert numbers.of("plain").excess(16) == pytest.approx(2.0)
-
-
-def test_a_verdict_counts_findings_that_hold() -> None:
-    good, bad = at_most("a", 1.0, 2.0), at_least("b", None, 0.5)
-    assert good.holds and not bad.holds
-    assert verdict([good, good]) == "reproduced"
-    assert verdict([good, bad]) == "partly"
-    assert verdict([good, bad, bad]) == "not reproduced"
-    assert verdict([bad]) == "not reproduced"
-    with pytest.raises(ValueError, match="at least one"):
-        verdict([])
+    assert numbers.excess(8).value == pytest.approx(0.5)
+    assert numbers.excess(8, "plain").value == pytest.approx(-1.5)
+    assert numbers.tax.value == pytest.approx(0.0)
+    assert numbers.passkeys(4)["share"] == 0.75 and numbers.passkeys(8) is None
+    assert numbers.of("plain").excess(16).value == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("excess, holds", [(0.1, True), (0.3, False)])
@@ -59,27 +53,80 @@ def test_flat_means_near_the_reference(excess: float, holds: bool) -> None:
     assert free()(numbers).holds
 
 
-def test_a_record_holds_what_is_needed_to_judge_it_again(tmp_path) -> None:
-    claim = find(["pi"])[0]
-    record = evidence(claim, results(0.1), "lengthwise lab reproduce pi")
-    assert record["verdict"] == "partly"  # 75% of the passkeys are below the 80% that it needs
-    assert record["command"] == "lengthwise lab reproduce pi" and record["claim"] == claim.says
-    assert [f["holds"] for f in record["findings"]] == [True, False, True]
-    write(tmp_path / "new" / "pi.json", record)
-    assert (tmp_path / "new" / "pi.json").read_text(encoding="utf-8").endswith("}\n")
+def test_evidence_holds_what_is_needed_to_judge_it_again(monkeypatch) -> None:
+    claim = claims()["extend/pi"]
+    found = judged(claim, results(0.1))
+    assert found.verdict == "not tested as claimed" and found.reason.startswith("the paper tunes")
+    assert [f.holds for f in found.findings] == [True, False, True]  # 75% is below the 80%
+    assert found.command == "lengthwise lab reproduce extend/pi" and found.claim == claim.claim
+    assert found.premise.value == pytest.approx(2.0) and found.premise.holds
+    assert found.numbers["control"]["loss_above_reference"]["512-1024"] == pytest.approx(2.0)
+    more = results(0.1)
+    more.plan["passkey_count"] = 20
+    assert judged(claim, more).command.endswith("extend/pi --passkeys 20 --samples 1")
 
 
-def test_every_claim_is_of_a_method_that_exists(call: Call) -> None:
+def test_every_claim_has_an_experiment(call: Call) -> None:
     from lengthwise.catalogue import find as find_method
     from lengthwise.catalogue import parse_many
 
-    for claim in CLAIMS:
-        assert type(parse_many(claim.spec)[0]) is find_method(claim.method)
-    planned = cells(CLAIMS, WINDOW)
-    assert Cell("GALI", "passkey", 16 * WINDOW) in planned
+    for name, claim in claims().items():
+        if name in MEASURED:
+            assert type(parse_many(MEASURED[name].spec)[0]) is find_method(claim.system)
+        else:
+            assert claim.script or name == making.HEADS
+        assert not claim.script or (ROOT / "experiments" / claim.script[0]).is_file()
+    assert MEASURED.keys() <= claims().keys()
+    assert Cell("GALI", "passkey", 16 * WINDOW) in cells(["GALI"], WINDOW)
     status, out, _ = call("lab", "list")
-    assert status == 0 and len(out.splitlines()) == len(CLAIMS)
+    assert status == 0 and len(out.splitlines()) == len(claims())
+    assert "lengthwise lab reproduce tuning/pose" in out and " min " in out
 
 
-def test_a_method_without_a_claim_is_refused(refused: Callable[..., str]) -> None:
+def test_the_status_is_one_line_a_claim(call: Call, refused: Callable[..., str], tmp_path) -> None:
+    status, out, _ = call("lab", "status", ROOT / "evidence")
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert status == 0 and len(out.splitlines()) == len(claims())
+    assert "not tested as claimed" in lines["GiraffeLinear"]
+    assert lines["InfLLM"].endswith("evidence/extend/infllm.json")
+    assert "lengthwise lab reproduce extend/infllm" in lines["InfLLM"]
+    assert "there is no evidence in" in refused("lab", "status", tmp_path)
+    (tmp_path / "extend").mkdir()
+    (tmp_path / "extend" / "pi.json").write_text("{}")
+    assert "lengthwise_evidence must be 1" in refused("lab", "status", tmp_path)
+
+
+def test_what_cannot_be_made_is_refused(refused: Callable[..., str], monkeypatch) -> None:
     assert "no claim of 'nothing'" in refused("lab", "reproduce", "nothing")
+    said = refused("lab", "reproduce", "tuning/pi", "--passkeys", 3)
+    assert "tuning/pi has numbers of items of its own" in said
+    monkeypatch.setattr(making, "SCRIPTS", Path("nowhere"))
+    assert "comes with the sources" in refused("lab", "reproduce", "tuning/pi")
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from lengthwise.lab import evidence
+from lengthwise.lab.claims import claims
+root = Path(sys.argv[sys.argv.index("--evidence") + 1])
+model = {"name": "tiny", "fingerprint": "f", "window": 8}
+finding = evidence.at_most("it is small", 1.0, 2.0)
+claim = claims()["tuning/pose"]
+evidence.write(root, evidence.of(claim, model=model, numbers={"x": 1}, findings=[finding],
+                                 items={}, control=sys.argv[2]))
+"""
+
+
+def test_a_script_makes_its_evidence(call: Call, refused, tmp_path, monkeypatch) -> None:
+    """A tiny stand-in for the script: its file is read, and one that fails is told."""
+    monkeypatch.setattr(making, "SCRIPTS", tmp_path)
+    (tmp_path / "tuning_evidence.py").write_text(SCRIPT)
+    status, out, _ = call("lab", "reproduce", "pose", "-o", tmp_path / "made")
+    assert status == 0 and out.split() == ["tuning/pose", "reproduced"]
+    found = load(tmp_path / "made" / "tuning" / "pose.json")
+    assert found.control == "pose" and found.command == "lengthwise lab reproduce tuning/pose"
+    (tmp_path / "tuning_evidence.py").write_text("")
+    assert "wrote no" in refused("lab", "reproduce", "pose", "-o", tmp_path / "made")
+    (tmp_path / "tuning_evidence.py").write_text("raise SystemExit(3)")
+    assert "ended with status 3" in refused("lab", "reproduce", "pose", "-o", tmp_path / "made")

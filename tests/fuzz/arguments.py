@@ -8,19 +8,19 @@ A line is a command with options of its own, most of them good, one or two of th
 of every range, names of nothing, text in brackets, half of a character, paths of the wrong kind.
 """
 
-import argparse
 import json
-import os
 import random
 import shutil
 import sys
-import tempfile
-import time
+from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
-if __package__ in (None, ""):
+if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.fuzz.checkpoints import answer, fault, make_sound
+
+from tests.fuzz.checkpoints import make_sound
+from tests.fuzz.trying import Case, Ended, answer, main
 
 WORDS = (
     "", " ", "-", "--", "0", "-1", "1", "2", "3.5", "1e3", "1e400", "nan", "inf", "99999999999999",
@@ -150,44 +150,23 @@ def filled(word: str, paths: dict[str, Path]) -> str:
     return word
 
 
-def faults(count: int, seed: int, folder: Path) -> list[str]:
-    """Try so many lines; a line for each that was answered badly."""
-    paths, found = make_paths(folder), []
-    home = Path.cwd()
+def cases(seed: int, folder: Path) -> Case:
+    """Odd command lines."""
+    paths = make_paths(folder)
     here = folder / "here" / "and" / "there"  # an output may be a name in this folder, or above it
     here.mkdir(parents=True)
-    os.chdir(here)
-    try:
-        for number in range(count):
-            words = line(number, seed, paths)
-            wrong = fault(*answer(words))
-            if wrong:
-                shown = json.dumps([word.replace(str(folder), "")[:80] for word in words])
-                found.append(f"{number}: {shown} | {wrong}")
-                print(found[-1], flush=True)
-    finally:
-        os.chdir(home)
-    return found
 
+    def case(number: int) -> tuple[str, Callable[[], Ended]]:
+        words = line(number, seed, paths)
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="the number of one line")
-    given = parser.parse_args()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as words:
-        if given.only is not None:
-            os.environ["LENGTHWISE_DEBUG"] = "1"
-            tried = line(given.only, given.seed, make_paths(Path(words)))
-            print(tried, *answer(tried), sep="\n")
-            return 0
-        found = faults(given.count, given.seed, Path(words))
-    seconds = time.monotonic() - began
-    print(f"{given.count} lines in {seconds:.0f} s, {len(found)} answered badly")
-    return int(bool(found))
+        def attempt() -> Ended:
+            with chdir(here):
+                return answer(words)
+
+        return json.dumps([word.replace(str(folder), "")[:80] for word in words]), attempt
+
+    return case
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, "lines", 300, cases))

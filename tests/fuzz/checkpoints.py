@@ -8,21 +8,20 @@ Every damage is of one file: a value of another type or size, a key less, a file
 flipped, JSON nested a hundred thousand deep. Commands run in this process, one after the other.
 """
 
-import argparse
 import json
-import os
 import random
+import resource
 import shutil
-import signal
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.fuzz.trying import Case, Ended, answer, main
 
 FILES = (
     "config.json", "config.json", "config.json", "tokenizer.json", "tokenizer.json",
@@ -40,8 +39,6 @@ KEYS = (
     "lengthwise", "max_position_embeddings", "rope_theta", "rope_parameters", "vocab_size",
     "num_hidden_layers", "eos_token_id", "max_length", "chat_template", "model_max_length",
 )  # fmt: skip
-ALLOWED = (0, 2, 130)
-SECONDS = 60  # what takes longer hangs
 MEMORY = 16 << 30  # bytes of address space
 
 
@@ -142,49 +139,19 @@ def command(model: Path, folder: Path, rng: random.Random) -> list[str]:
     return [str(word) for word in words]
 
 
-class Hangs(BaseException):
-    """Not an Exception: no command may take it for one of its own."""
+def cases(seed: int, folder: Path) -> Case:
+    """Damaged checkpoints, and a command for each."""
+    sound = make_sound(folder)
+
+    def case(number: int) -> tuple[str, Callable[[], Ended]]:
+        words, what = damaged(number, seed, sound, folder)
+        line = " ".join(words).replace(str(folder), "")
+        return f"{what[:200]} | {line}", partial(answer, words)
+
+    return case
 
 
-@contextmanager
-def in_time(seconds: int) -> Iterator[None]:
-    def late(*_: object) -> None:
-        raise Hangs
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def answer(words: list[str]) -> tuple[int | str, str]:
-    """The status of a command line in this process, and what it said on stderr."""
-    from typer.testing import CliRunner
-
-    from lengthwise.cli.app import app
-
-    try:
-        with in_time(SECONDS):
-            done = CliRunner().invoke(app, words, input="y\n" * 20)
-    except Hangs:
-        return f"no end in {SECONDS} s", ""
-    return done.exit_code, done.stderr
-
-
-def fault(status: int | str, said: str) -> str:
-    """What is wrong with an answer; nothing if it is as it should be."""
-    if status not in ALLOWED:
-        return f"status {status}: {said.strip()[-300:]}"
-    if "Traceback" in said:
-        return f"a traceback: {said.strip()[-300:]}"
-    lines = [line for line in said.splitlines() if line.startswith("lengthwise: ")]
-    return f"status 2 says {said!r}" if status == 2 and len(lines) != 1 else ""
-
-
-def case(number: int, seed: int, sound: Path, folder: Path) -> tuple[list[str], str]:
+def damaged(number: int, seed: int, sound: Path, folder: Path) -> tuple[list[str], str]:
     """Write one damaged checkpoint; the command to try, and what the damage is."""
     rng = random.Random(f"{seed} {number}")
     broken = folder / "broken"
@@ -199,42 +166,6 @@ def case(number: int, seed: int, sound: Path, folder: Path) -> tuple[list[str], 
     return command(broken, folder, rng), f"{name}: {what}"
 
 
-def faults(count: int, seed: int, folder: Path, first: int = 0) -> list[str]:
-    """Try so many damages; a line for each that was answered badly."""
-    sound = make_sound(folder)
-    found = []
-    for number in range(first, first + count):
-        words, what = case(number, seed, sound, folder)
-        wrong = fault(*answer(words))
-        if wrong:
-            place = str(folder)
-            found.append(f"{number}: {what[:200]} | {' '.join(words).replace(place, '')} | {wrong}")
-            print(found[-1], flush=True)
-    return found
-
-
-def main() -> int:
-    import resource
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="the number of one damage")
-    given = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as words:
-        if given.only is not None:
-            os.environ["LENGTHWISE_DEBUG"] = "1"
-            line, what = case(given.only, given.seed, make_sound(Path(words)), Path(words))
-            print(what[:500], line, sep="\n")
-            print(*answer(line), sep="\n")
-            return 0
-        found = faults(given.count, given.seed, Path(words))
-    seconds = time.monotonic() - began
-    print(f"{given.count} damages in {seconds:.0f} s, {len(found)} answered badly")
-    return int(bool(found))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    sys.exit(main(__doc__, "damages", 500, cases))

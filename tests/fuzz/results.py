@@ -9,23 +9,21 @@ and the reports that these write. Sets of a person's own go through a suite with
 the answers. Everything runs in this process.
 """
 
-import argparse
 import io
 import json
-import os
 import random
 import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.fuzz.checkpoints import answer, damage_json, fault
+from tests.fuzz.checkpoints import damage_json
+from tests.fuzz.trying import Case, Ended, answer, main
 
 KINDS = ("results", "results", "suite", "suite", "compare", "compare", "set", "set", "parquet")
 BENCH = {"input": "q", "context": "Paragraph 1: one\n\nParagraph 2: two", "length": 4}
@@ -168,7 +166,7 @@ def write_set(name: str, folder: Path, rng: random.Random) -> tuple[Path, str]:
     return file, what
 
 
-def ask_set(name: str, file: Path, out: Path) -> tuple[int | str, str]:
+def ask_set(name: str, file: Path, out: Path) -> Ended:
     """A suite of the set, ended as the command line ends what goes wrong."""
     from contextlib import redirect_stderr
 
@@ -195,8 +193,8 @@ def ask_set(name: str, file: Path, out: Path) -> tuple[int | str, str]:
     return 0, ""
 
 
-def case(number: int, seed: int, folder: Path) -> tuple[str, str, tuple[int | str, str]]:
-    """One damage: its kind, what it is, and what came of it."""
+def damaged(number: int, seed: int, folder: Path) -> tuple[str, Callable[[], Ended]]:
+    """Write one damage: what it is, and to go on with it."""
     rng = random.Random(f"results {seed} {number}")
     kind, out = rng.choice(KINDS), folder / "out"
     shutil.rmtree(out, ignore_errors=True)
@@ -204,51 +202,27 @@ def case(number: int, seed: int, folder: Path) -> tuple[str, str, tuple[int | st
         out.mkdir()
         name = rng.choice(sorted(SETS))
         file, what = write_set(name, out, rng)
-        return f"set {name}", what, ask_set(name, file, out / "answers")
+        return f"set {name}, {what}", partial(ask_set, name, file, out / "answers")
     source, name = ("measured", "results.jsonl") if kind == "results" else ("suite", "suite.jsonl")
     shutil.copytree(folder / source, out)
     if kind == "parquet":
         file = out / "suite.parquet"
         file.write_bytes(rng.randbytes(rng.choice([0, 4, 200])))
-        return kind, "junk", answer(suite(folder, out))
+        return f"{kind}, junk", partial(answer, suite(folder, out))
     data, what = damage_lines((out / name).read_bytes(), rng)
     (out / name).write_bytes(data)
     if kind == "compare":
-        return kind, what, answer(["compare", str(out), str(folder / "suite")])
-    return kind, what, answer((measure if kind == "results" else suite)(folder, out))
+        words = ["compare", str(out), str(folder / "suite")]
+    else:
+        words = (measure if kind == "results" else suite)(folder, out)
+    return f"{kind}, {what[:200]}", partial(answer, words)
 
 
-def faults(count: int, seed: int, folder: Path, first: int = 0) -> list[str]:
-    """Try so many damages; a line for each that was answered badly."""
+def cases(seed: int, folder: Path) -> Case:
+    """Damaged results, suites and sets."""
     make_sound(folder)
-    found = []
-    for number in range(first, first + count):
-        kind, what, ended = case(number, seed, folder)
-        wrong = fault(*ended)
-        if wrong:
-            found.append(f"{number}: {kind}, {what[:200]} | {wrong}")
-            print(found[-1], flush=True)
-    return found
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="the number of one damage")
-    given = parser.parse_args()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as words:
-        if given.only is not None:
-            os.environ["LENGTHWISE_DEBUG"] = "1"
-            kind, what, ended = case(given.only, given.seed, make_sound(Path(words)))
-            print(kind, what[:500], *ended, sep="\n")
-            return 0
-        found = faults(given.count, given.seed, Path(words))
-    seconds = time.monotonic() - began
-    print(f"{given.count} damages in {seconds:.0f} s, {len(found)} answered badly")
-    return int(bool(found))
+    return lambda number: damaged(number, seed, folder)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, "damages", 200, cases))

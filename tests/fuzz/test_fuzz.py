@@ -4,18 +4,19 @@ import shutil
 from pathlib import Path
 
 from tests.fuzz import arguments, checkpoints, kills, results
+from tests.fuzz.trying import answer, fault, faults
 
 
 def test_damaged_checkpoints(tmp_path: Path) -> None:
-    assert checkpoints.faults(20, 0, tmp_path) == []
+    assert faults(checkpoints.cases(0, tmp_path), range(20)) == []
 
 
 def test_damaged_results(tmp_path: Path) -> None:
-    assert results.faults(12, 0, tmp_path) == []
+    assert faults(results.cases(0, tmp_path), range(12)) == []
 
 
 def test_odd_arguments(tmp_path: Path) -> None:
-    assert arguments.faults(20, 0, tmp_path) == []
+    assert faults(arguments.cases(0, tmp_path), range(20)) == []
 
 
 def test_the_lines_are_good_before_they_are_spoiled(tmp_path: Path) -> None:
@@ -24,16 +25,16 @@ def test_the_lines_are_good_before_they_are_spoiled(tmp_path: Path) -> None:
         if command in ("run", "extend", "plan", "pack"):
             shutil.rmtree(paths["out"], ignore_errors=True)
             words = [*command.split(), *needed.split()]
-            answer = checkpoints.answer([arguments.filled(word, paths) for word in words])
-            assert answer[0] == 0, answer
+            ended = answer([arguments.filled(word, paths) for word in words])
+            assert ended[0] == 0, ended
 
 
 def test_faults_are_seen() -> None:
     """What the commands of this folder call wrong."""
-    assert checkpoints.fault(2, "lengthwise: no such file\n") == checkpoints.fault(0, "") == ""
-    assert "status 70" in checkpoints.fault(70, "lengthwise: internal error\n")
-    assert "Traceback" in checkpoints.fault(2, "Traceback (most recent call last):\n")
-    assert checkpoints.fault(2, "") and checkpoints.fault("no end in 60 s", "")
+    assert fault(2, "lengthwise: no such file\n") == fault(0, "") == ""
+    assert "status 70" in fault(70, "lengthwise: internal error\n")
+    assert "Traceback" in fault(2, "Traceback (most recent call last):\n")
+    assert fault(2, "") and fault("no end in 60 s", "")
     wanted = {"out": "a directory", "out/a.json": {"loss": 1.0, "seconds": 3}}
     same = {"out": "a directory", "out/a.json": {"loss": 1.0}}
     compare = kills.compare

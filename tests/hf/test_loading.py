@@ -14,23 +14,13 @@ from typer.testing import CliRunner
 import lengthwise as lw
 from lengthwise.cli.app import app
 from lengthwise.hf.loading import _in_one_line, load_config, load_model, load_tokenizer
-from lengthwise.testing.models import tiny_model, tiny_tokenizer
+from lengthwise.testing.models import tiny_model
 from lengthwise.train.loop.adapters import BASE_FILE, check_adapter
 
 ROOT = Path(__file__).parents[2]
 # Who takes no `trust_remote_code`: peft puts adapters on a model that is loaded already.
 WITHOUT = {"PeftModel"}
 LOADING = ("from_pretrained", "from_config", "load_dataset")
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    model = tiny_model("llama")
-    model.generation_config.eos_token_id = None
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
 
 
 class Evil:
@@ -45,9 +35,9 @@ def change(file: Path, **new: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **new}))
 
 
-def plant(place: str, sound: Path, folder: Path, mark: Path) -> Path:
+def plant(place: str, checkpoint: Path, folder: Path, mark: Path) -> Path:
     """A copy of a checkpoint with code in one place; the code leaves a mark."""
-    shutil.copytree(sound, folder)
+    shutil.copytree(checkpoint, folder)
     code = f"open({str(mark)!r}, 'w').close()\n"
     (folder / "code.py").write_text(
         f"{code}from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast\n"
@@ -110,10 +100,10 @@ REFUSED = ("config", "model", "tokenizer", "weights", "listed weights", "adapter
 
 
 @pytest.mark.parametrize("place", REFUSED)
-def test_no_command_runs_code_of_a_checkpoint(place, sound, tmp_path):
+def test_no_command_runs_code_of_a_checkpoint(place, checkpoint, tmp_path):
     mark, text, out = tmp_path / "ran", tmp_path / "text.txt", tmp_path / "out"
     text.write_text("The reader keeps a window open. " * 20)
-    model = plant(place, sound, tmp_path / "evil", mark)
+    model = plant(place, checkpoint, tmp_path / "evil", mark)
     for words in commands(model, text, out):
         shutil.rmtree(out, ignore_errors=True)
         done = CliRunner().invoke(app, [str(word) for word in words], input="y\n" * 20)
@@ -128,23 +118,23 @@ def test_no_command_runs_code_of_a_checkpoint(place, sound, tmp_path):
     assert not mark.exists()
 
 
-def test_what_transformers_knows_loads_without_the_code_beside_it(sound, tmp_path):
+def test_what_transformers_knows_loads_without_the_code_beside_it(checkpoint, tmp_path):
     mark, text = tmp_path / "ran", tmp_path / "text.txt"
     text.write_text("The reader keeps a window open. ")
-    model = plant("beside", sound, tmp_path / "evil", mark)
+    model = plant("beside", checkpoint, tmp_path / "evil", mark)
     run = ["run", str(model), "--prompt-file", str(text), "--max-new-tokens", "1"]
     done = CliRunner().invoke(app, run, input="y\n" * 20)
     assert (done.exit_code, mark.exists()) == (0, False), done.stderr
 
 
-def test_the_line_says_what_is_asked_for(sound, tmp_path, monkeypatch):
+def test_the_line_says_what_is_asked_for(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 20))
     for place, words in (
         ("config", "config.json: auto_map names code.Config, code.Model"),
         ("tokenizer", "tokenizer_config.json: auto_map names code.Words"),
         ("kernel", "config.json: attn_implementation names evil/kernel"),
     ):
-        model = str(plant(place, sound, tmp_path / place, tmp_path / "ran"))
+        model = str(plant(place, checkpoint, tmp_path / place, tmp_path / "ran"))
         load = load_tokenizer if place == "tokenizer" else load_config
         with pytest.raises(ValueError, match="is not run") as caught:
             load(model)
@@ -152,23 +142,23 @@ def test_the_line_says_what_is_asked_for(sound, tmp_path, monkeypatch):
     assert sys.stdin.read() == "y\n" * 20  # nobody asked
 
 
-def test_asked_for_it_runs(sound, tmp_path, monkeypatch):
+def test_asked_for_it_runs(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
     mark = tmp_path / "ran"
-    model = plant("config", sound, tmp_path / "evil", mark)
+    model = plant("config", checkpoint, tmp_path / "evil", mark)
     loaded, _ = lw.load(model, trust_remote_code=True)
     assert mark.exists() and type(loaded).__name__ == "Model"
 
 
-def test_an_adapter_that_is_pickled_is_refused(sound, tmp_path):
-    folder = plant("adapter", sound, tmp_path / "adapter", tmp_path / "ran")
+def test_an_adapter_that_is_pickled_is_refused(checkpoint, tmp_path):
+    folder = plant("adapter", checkpoint, tmp_path / "adapter", tmp_path / "ran")
     (folder / BASE_FILE).write_text(json.dumps({"base": "x", "fingerprint": "known"}))
     with pytest.raises(ValueError, match=r"has no adapter_model\.safetensors"):
         check_adapter(folder, tiny_model("llama"), "x", "known")
 
 
-def test_an_encoder_is_one_that_transformers_has(sound, tmp_path):
-    shutil.copytree(sound, tmp_path / "odd")
+def test_an_encoder_is_one_that_transformers_has(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "odd")
     change(tmp_path / "odd/config.json", model_type="bert", architectures=["pipeline"])
     with pytest.raises(ValueError, match="'pipeline'"):
         load_model(str(tmp_path / "odd"))

@@ -1,4 +1,4 @@
-"""`lengthwise lab`: the papers' claims, held against the bundled model."""
+"""`lengthwise lab`: the papers' claims, held against small models, and what came out."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,76 +7,71 @@ import typer
 
 from lengthwise.cli.inputs import MOST
 from lengthwise.cli.interrupt import STATUS, work_begins
-from lengthwise.files import check_writable
 
-lab = typer.Typer(help="Hold the papers' claims against the bundled model.", no_args_is_help=True)
-FOLDER = Path("evidence/extend")
-MEASUREMENTS = "results.jsonl"
+lab = typer.Typer(help="Hold the papers' claims against small models.", no_args_is_help=True)
+FOLDER = Path("evidence")
 
 
 @lab.command("list")
 def show() -> None:
-    """List the methods whose claims are held against the model."""
-    from lengthwise.lab.extension import CLAIMS
+    """List the claims: what makes the evidence of each, in how many minutes, and the paper."""
+    from lengthwise.lab.claims import claims
 
-    for claim in CLAIMS:
-        print(f"{claim.method:<16} {claim.spec:<48} {claim.paper}")
+    for claim in claims().values():
+        print(f"{claim.command:<55} {claim.minutes:>3g} min  {claim.system}: {claim.source}")
+
+
+@lab.command()
+def status(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The directory of all evidence.")
+    ] = FOLDER,
+) -> None:
+    """Print every claim with its verdict, what makes its evidence, and the file that holds it.
+
+    A claim is shown when its file carries all that is needed to believe it: a control that fails
+    beside it, intervals that exclude chance, items and seeds enough.
+    """
+    from lengthwise.lab.status import rows
+
+    for row in rows(folder):
+        file = (folder / row.file).as_posix() if row.file else ""
+        words = f"{row.claim.system:<24} {row.verdict:<22} {row.state:<8} {row.command:<50} {file}"
+        print(words.rstrip())
 
 
 @lab.command()
 def reproduce(
-    methods: Annotated[
-        list[str] | None, typer.Argument(metavar="[METHOD]...", help="Which [default: all].")
-    ] = None,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CLAIM...", help="Claims as `lab list` names them, or all of a room: extend."
+        ),
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="The directory for the evidence.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The directory of all evidence.")
     ] = FOLDER,
     passkeys: Annotated[
-        int, typer.Option(metavar="N", min=1, max=MOST, help="Items for each length.")
-    ] = 4,
+        int | None,
+        typer.Option(metavar="N", min=1, max=MOST, help="Items of each length [default: 4]."),
+    ] = None,
     samples: Annotated[
-        int, typer.Option(metavar="N", min=1, max=MOST, help="Texts for the loss.")
-    ] = 1,
+        int | None,
+        typer.Option(metavar="N", min=1, max=MOST, help="Texts for the loss [default: 1]."),
+    ] = None,
 ) -> None:
-    """Measure methods on the bundled model to 16 windows and write a verdict on each claim.
+    """Make the evidence of claims anew and print the verdict on each.
 
-    Measurements are kept as they come, so a run that was interrupted goes on where it stopped.
+    What is finished is kept as it comes, so a run that was interrupted goes on where it stopped.
     """
-    check_writable(output)
+    from lengthwise.lab import reproduce as making
+    from lengthwise.lab.claims import find
 
-    from lengthwise.lab.extension import cells, evidence, find, place
-
-    chosen = find(methods or [])
-
-    from rich.console import Console
-
-    from lengthwise.cli.inputs import open_model, read_methods
-    from lengthwise.lab.evidence import write
-    from lengthwise.lab.extension import CLAIMS, PLAIN
-    from lengthwise.measure import run_grid
-    from lengthwise.measure.tasks.text import held_out_text
-
-    model, tokenizer = open_model("demo")
-    specs = {PLAIN: PLAIN, **{claim.method: claim.spec for claim in CLAIMS}}
+    chosen = find(names)
+    making.check(chosen, passkeys, samples)
     work_begins()
     try:
-        results = run_grid(
-            model,
-            tokenizer,
-            {name: read_methods([spec]) for name, spec in specs.items()},
-            cells(chosen, model.config.max_position_embeddings),
-            text=held_out_text(),
-            output=output / MEASUREMENTS,
-            name="demo",
-            loss_samples=samples,
-            passkey_count=passkeys,
-            console=Console(stderr=True),
-        )
+        for found in making.reproduce(chosen, output, passkeys=passkeys, samples=samples):
+            print(f"{found.name:<32} {found.verdict}{f': {found.reason}' if found.reason else ''}")
     except KeyboardInterrupt:
-        raise typer.Exit(STATUS) from None  # `run` has said what is kept
-    for claim in chosen:
-        options = f"--passkeys {passkeys} --samples {samples}"
-        command = f"lengthwise lab reproduce {claim.method.lower()} {options}"
-        record = evidence(claim, results, command)
-        write(place(output, claim), record)
-        print(f"{claim.method:<16} {record['verdict']}")
+        raise typer.Exit(STATUS) from None  # what runs has said what is kept

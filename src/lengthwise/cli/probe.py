@@ -289,20 +289,20 @@ def heads(
     loaded, tokenizer = _opened(model, None, device, dtype)
     work_begins()
     with _busy(f"{draws + 2} ablations"):
-        record = evidence(
+        found = evidence(
             loaded,
             tokenizer,
             model,
             length=length,
-            share=share,
+            flag=share,
             draws=draws,
             items=items,
             seed=seed,
         )
-    for finding in record["findings"]:
-        print(f"{'holds' if finding['holds'] else 'fails'}: {finding['says']} ({finding['value']})")
-    print(f"verdict: {record['verdict']}")
-    _keep(output, record)
+    for finding in found.findings:
+        print(f"{'holds' if finding.holds else 'fails'}: {finding}")
+    print(f"verdict: {found.verdict}")
+    _keep(output, found.record())
 
 
 probe.command()(study)

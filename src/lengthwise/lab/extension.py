@@ -1,18 +1,26 @@
 """What the papers on extension claim, and how each claim is held against the bundled model.
 
 Every method is measured the same way: loss by position to 16 trained windows, passkeys at 1 to 16,
-loss inside the window, always untuned. Bounds are ours, for a small model.
+loss inside the window, always untuned. Bounds are ours, for a small model. Intervals of losses are
+over blocks of 64 tokens, of differences between the same blocks.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lengthwise.lab.evidence import Finding, at_least, at_most, verdict
+from lengthwise.lab import evidence
+from lengthwise.lab.claims import Claim, claims
+from lengthwise.lab.evidence import Evidence, Finding, at_least, at_most, share
 from lengthwise.measure.report.numbers import excess_spans
-from lengthwise.measure.run.results import Cell, Results, grid
+from lengthwise.measure.run.results import REFERENCE, Cell, Results, grid
+from lengthwise.measure.statistics.intervals import Interval
 
+if TYPE_CHECKING:
+    from lengthwise.extend.method import Method
+
+ROOM, MEASUREMENTS = "extend", "results.jsonl"
 LOSS_WINDOWS, PASSKEY_WINDOWS = 16, (1, 2, 4, 8, 16)
 PLAIN = "plain"
 
@@ -26,63 +34,56 @@ class Numbers:
     def of(self, method: str) -> "Numbers":
         return Numbers(self.results, method)
 
-    def excess(self, windows: int) -> float | None:
-        """Nats above the in-window reference in the doubling that ends at `windows` windows."""
-        for span in self._spans:
+    def excess(self, windows: int, against: str = REFERENCE) -> Interval | None:
+        """Nats above the reference, or another method, in the doubling that ends there."""
+        for span in self._spans(against):
             if span.end == windows * self.window:
-                return span.mean.value
+                return span.mean
         return None
 
     @property
-    def tax(self) -> float | None:
+    def tax(self) -> Interval | None:
         """Nats lost against the plain model inside the window."""
-        mine, plain = self.excess(1), self.of(PLAIN).excess(1)
-        return None if mine is None or plain is None else mine - plain
+        return self.excess(1, PLAIN)
 
-    def passkeys(self, windows: int) -> float | None:
-        """Share of passkeys found at `windows` windows."""
+    def passkeys(self, windows: int) -> dict[str, float] | None:
+        """How many passkeys were found at `windows` windows."""
         found = self.results.values(self.method, "passkey", windows * self.window)
-        return None if found is None else found["score"]
+        return None if found is None else share(sum(found["scores"]), len(found["scores"]))
 
-    @property
-    def _spans(self) -> list[Any]:
+    def _spans(self, against: str = REFERENCE) -> list[Any]:
         length = LOSS_WINDOWS * self.window
-        return excess_spans(self.results, self.method, length, octaves=True)
+        return excess_spans(self.results, self.method, length, octaves=True, against=against)
 
     def record(self) -> dict[str, Any]:
         """All of it, for the file of evidence."""
-        passkeys = {str(n): self.passkeys(n) for n in PASSKEY_WINDOWS}
-        loss = {f"{span.start}-{span.end}": round(span.mean.value, 4) for span in self._spans}
-        tax = self.tax
+        loss = {f"{span.start}-{span.end}": round(span.mean.value, 4) for span in self._spans()}
         return {
             "loss_above_reference": loss,
-            "loss_inside_window_above_plain": None if tax is None else round(tax, 4),
-            "passkeys_found": passkeys,
+            "loss_inside_window_above_plain": self.tax and round(self.tax.value, 4),
+            "passkeys_found": {str(n): self.passkeys(n) for n in PASSKEY_WINDOWS},
         }
 
 
+Judge = Callable[[Numbers], Finding]
+
+
 @dataclass(frozen=True)
-class Claim:
-    """A method as it is measured, and what its paper says.
+class Measured:
+    """How a claim is measured.
 
     Args:
-        method: The class.
-        spec: How the command line writes it, for the bundled model's window of 512.
-        paper: Authors, year, arXiv number.
-        says: The claim in our words.
-        judge: From the numbers to findings.
-        note: What to know before reading the verdict, such as that the paper tunes its weights.
+        spec: The method as the command line writes it, for the bundled model's window of 512.
+        judges: From the numbers to findings.
+        premise: What has to be so of the plain model, which is the control.
     """
 
-    method: str
     spec: str
-    paper: str
-    says: str
-    judge: Callable[[Numbers], list[Finding]]
-    note: str = ""
+    judges: tuple[Judge, ...]
+    premise: Judge
 
 
-def flat(windows: int, bound: float = 0.2) -> Callable[[Numbers], Finding]:
+def flat(windows: int, bound: float = 0.2) -> Judge:
     return lambda n: at_most(
         f"at {windows} windows the loss is within {bound} nats of the in-window reference",
         n.excess(windows),
@@ -90,160 +91,183 @@ def flat(windows: int, bound: float = 0.2) -> Callable[[Numbers], Finding]:
     )
 
 
-def finds(windows: int, share: float = 0.8) -> Callable[[Numbers], Finding]:
+def finds(windows: int, least: float = 0.8) -> Judge:
     return lambda n: at_least(
-        f"at {windows} windows at least {share:.0%} of the passkeys are found",
+        f"at {windows} windows at least {least:.0%} of the passkeys are found",
         n.passkeys(windows),
-        share,
+        least,
     )
 
 
-def free(bound: float = 0.05) -> Callable[[Numbers], Finding]:
+def free(bound: float = 0.05) -> Judge:
     return lambda n: at_most(f"inside the window it costs at most {bound} nats", n.tax, bound)
 
 
-def beats(other: str, windows: int) -> Callable[[Numbers], Finding]:
-    def judge(n: Numbers) -> Finding:
-        mine, theirs = n.excess(windows), n.of(other).excess(windows)
-        gap = None if mine is None or theirs is None else mine - theirs
-        return at_most(f"at {windows} windows its loss is below that of {other}", gap, 0.0)
-
-    return judge
+def beats(other: str, windows: int) -> Judge:
+    return lambda n: at_most(
+        f"at {windows} windows its loss is below that of {other}", n.excess(windows, other), 0.0
+    )
 
 
-def all_of(*judges: Callable[[Numbers], Finding]) -> Callable[[Numbers], list[Finding]]:
-    return lambda n: [judge(n) for judge in judges]
-
-
-def finds_more(windows: int) -> Callable[[Numbers], Finding]:
+def finds_more(windows: int) -> Judge:
     def judge(n: Numbers) -> Finding:
         mine, plain = n.passkeys(windows), n.of(PLAIN).passkeys(windows)
-        more = None if mine is None or plain is None else mine - plain
+        more = None if mine is None or plain is None else mine["share"] - plain["share"]
         return at_least(f"at {windows} windows it finds more passkeys than plain", more, 0.01)
 
     return judge
 
 
-TUNED = "the paper tunes the weights after the change; here nothing is tuned"
-
-CLAIMS = (
-    Claim("PI", "pi:factor=16", "Chen et al. 2023, arXiv:2306.15595",
-          "positions scaled into the window keep the loss after short tuning, find passkeys and "
-          "cost little inside the window", all_of(flat(8), finds(4), free()), TUNED),
-    Claim("NTK", "ntk:factor=16", "bloc97 2023 (NTK-aware RoPE)",
-          "a raised base extends the window without tuning, better than PI",
-          all_of(flat(4), beats("PI", 8), free())),
-    Claim("DynamicNTK", "dynamicntk", "emozilla 2023 (dynamic NTK)",
-          "a base that grows with the text costs nothing inside the window and extends it untuned",
-          all_of(flat(4), free(0.01))),
-    Claim("YaRN", "yarn:factor=16", "Peng et al. 2023, arXiv:2309.00071",
-          "by-parts scaling with a temperature beats PI at equal tuning and extends 16 times",
-          all_of(flat(16), beats("PI", 16), finds(4), free()), TUNED),
-    Claim("DynamicYaRN", "dynamicyarn", "Peng et al. 2023, arXiv:2309.00071, section 3.3",
-          "a factor that follows the text extends the window untuned and costs nothing inside it",
-          all_of(flat(4), beats("PI", 8), free(0.01))),
-    Claim("Llama3", "llama3:factor=16", "Llama Team 2024, arXiv:2407.21783 (by-parts scaling)",
-          "high frequencies kept and low ones divided reach long texts after long-context training",
-          all_of(flat(8), beats("PI", 8), free()), TUNED),
-    Claim("ABF", "abf:base=160000", "Xiong et al. 2023, arXiv:2309.16039",
-          "a raised base and continual training give a lower long loss than PI",
-          all_of(flat(4), beats("PI", 8), free()), TUNED),
-    Claim("Giraffe", "giraffe", "Pal et al. 2023, arXiv:2308.10882",
-          "a truncated basis extends a tuned model beyond its scale",
-          all_of(flat(4), free()), TUNED),
-    Claim("GiraffeLinear", "giraffelinear:scale=16", "Pal et al. 2023, arXiv:2308.10882",
-          "linear scaling is the best of the scalings, and longer scales at evaluation gain more",
-          all_of(flat(8), finds(4)), TUNED),
-    Claim("LogTemperature", "logtemperature", "Su 2021; Chiang and Cholak 2022",
-          "scores sharpened by the logarithm of the length lose less on long texts than plain",
-          all_of(beats(PLAIN, 4), beats(PLAIN, 16), free(0.01))),
-    Claim("LMInfinite", "lminfinite:sinks=4,window=508", "Han et al. 2023, arXiv:2308.16137",
-          "a Λ-shaped mask with bounded distances keeps the loss flat at any length, untuned",
-          all_of(flat(8, 0.1), flat(16, 0.1), free(0.01))),
-    Claim("StreamingLLM", "streamingllm:sinks=4,window=508", "Xiao et al. 2023, arXiv:2309.17453",
-          "sinks and a rolling window keep the loss flat over very long texts",
-          all_of(flat(8, 0.1), flat(16, 0.1), free(0.01))),
-    Claim("SelfExtend", "selfextend:group=24,window=144", "Jin et al. 2024, arXiv:2401.01325",
-          "grouped far positions keep the loss and find passkeys at 4 times the window, untuned",
-          all_of(flat(4), finds(4), finds(8), free(0.01)),
-          "group and window were picked among seven settings on these same passkeys"),
-    Claim("ReRoPE", "rerope:window=256", "Su 2023 (ReRoPE)",
-          "distances that stop growing at a window keep the loss at any length, untuned",
-          all_of(flat(4), flat(16), free())),
-    Claim("LeakyReRoPE", "leakyrerope:window=128,factor=24", "Su 2023 (Leaky ReRoPE)",
-          "distances that grow slowly beyond a window keep the loss, untuned",
-          all_of(flat(4), flat(16), free())),
-    Claim("DualChunk", "dualchunk:chunk=384,window=64",
-          "An et al. 2024, arXiv:2402.17463; Qwen2.5-1M, arXiv:2501.15383",
-          "positions that start again in every chunk extend the window fourfold or more, untuned",
-          all_of(flat(4), finds(4), free())),
-    Claim("STRING", "string:shift=170,window=64", "An et al. 2024, arXiv:2410.18745",
-          "shifting well-trained positions over far ones finds more inside the trained window",
-          all_of(free(0.0), finds_more(1))),
-    Claim("GALI", "gali:trained=512,window=128,factor=16", "Li et al. 2025, arXiv:2502.02659",
-          "interpolated scores keep the loss flat at 4 to 8 windows, untuned, at no cost inside",
-          all_of(flat(4), flat(8), free(0.01))),
-    Claim("InfLLM", "infllm:pages=8,page_size=32,sinks=4,window=256",
-          "Xiao et al. 2024, arXiv:2402.04617",
-          "pages looked up in a memory find passkeys far beyond the window, untuned",
-          all_of(finds(8), finds(16), flat(16))),
-)  # fmt: skip
+def lost(windows: int) -> Judge:
+    return lambda n: at_least(
+        f"at {windows} windows plain attention is at least 0.2 nats above the in-window reference",
+        n.of(PLAIN).excess(windows),
+        0.2,
+    )
 
 
-def find(names: Sequence[str]) -> list[Claim]:
-    """The claims of these methods, or all of them.
-
-    Raises:
-        ValueError: If a method has none.
-    """
-    if not names:
-        return list(CLAIMS)
-    known = {claim.method.lower(): claim for claim in CLAIMS}
-    for name in names:
-        if name.lower() not in known:
-            listed = ", ".join(claim.method for claim in CLAIMS)
-            raise ValueError(f"no claim of {name!r} is held against the model; there are {listed}")
-    return [known[name.lower()] for name in names]
+def misses(windows: int) -> Judge:
+    return lambda n: at_most(
+        f"at {windows} windows plain attention finds less than all passkeys",
+        n.of(PLAIN).passkeys(windows),
+        0.99,
+    )
 
 
-def cells(claims: Sequence[Claim], window: int) -> list[Cell]:
-    """What has to be measured for them."""
-    names = [PLAIN, "PI", *(claim.method for claim in claims)]
-    names = list(dict.fromkeys(names))
+def _claim(spec: str, *judges: Judge, premise: Judge) -> Measured:
+    return Measured(spec, judges, premise)
+
+
+MEASURED = {
+    "extend/pi": _claim("pi:factor=16", flat(8), finds(4), free(), premise=lost(8)),
+    "extend/ntk": _claim("ntk:factor=16", flat(4), beats("PI", 8), free(), premise=lost(4)),
+    "extend/dynamicntk": _claim("dynamicntk", flat(4), free(0.01), premise=lost(4)),
+    "extend/yarn": _claim(
+        "yarn:factor=16", flat(16), beats("PI", 16), finds(4), free(), premise=lost(16)
+    ),
+    "extend/dynamicyarn": _claim(
+        "dynamicyarn", flat(4), beats("PI", 8), free(0.01), premise=lost(4)
+    ),
+    "extend/llama3": _claim("llama3:factor=16", flat(8), beats("PI", 8), free(), premise=lost(8)),
+    "extend/abf": _claim("abf:base=160000", flat(4), beats("PI", 8), free(), premise=lost(4)),
+    "extend/giraffe": _claim("giraffe", flat(4), free(), premise=lost(4)),
+    "extend/giraffelinear": _claim(
+        "giraffelinear:scale=16", flat(8), finds(4), premise=lost(8)
+    ),
+    "extend/logtemperature": _claim(
+        "logtemperature", beats(PLAIN, 4), beats(PLAIN, 16), free(0.01), premise=lost(4)
+    ),
+    "extend/lminfinite": _claim(
+        "lminfinite:sinks=4,window=508", flat(8, 0.1), flat(16, 0.1), free(0.01),
+        premise=lost(16),
+    ),
+    "extend/streamingllm": _claim(
+        "streamingllm:sinks=4,window=508", flat(8, 0.1), flat(16, 0.1), free(0.01),
+        premise=lost(16),
+    ),
+    "extend/selfextend": _claim(
+        "selfextend:group=24,window=144", flat(4), finds(4), finds(8), free(0.01),
+        premise=lost(4),
+    ),
+    "extend/rerope": _claim("rerope:window=256", flat(4), flat(16), free(), premise=lost(16)),
+    "extend/leakyrerope": _claim(
+        "leakyrerope:window=128,factor=24", flat(4), flat(16), free(), premise=lost(16)
+    ),
+    "extend/dualchunk": _claim(
+        "dualchunk:chunk=384,window=64", flat(4), finds(4), free(), premise=lost(4)
+    ),
+    "extend/string": _claim(
+        "string:shift=170,window=64", free(0.0), finds_more(1), premise=misses(1)
+    ),
+    "extend/gali": _claim(
+        "gali:trained=512,window=128,factor=16", flat(4), flat(8), free(0.01), premise=lost(8)
+    ),
+    "extend/infllm": _claim(
+        "infllm:pages=8,page_size=32,sinks=4,window=256", finds(8), finds(16), flat(16),
+        premise=misses(16),
+    ),
+}  # fmt: skip
+
+
+def cells(methods: Sequence[str], window: int) -> list[Cell]:
+    """What has to be measured for methods by name; plain and PI, which others are held against."""
+    names = list(dict.fromkeys([PLAIN, "PI", *methods]))
     return [
         *grid("loss", names, [LOSS_WINDOWS * window]),
         *grid("passkey", names, [times * window for times in PASSKEY_WINDOWS]),
     ]
 
 
-def evidence(claim: Claim, results: Results, command: str) -> dict[str, Any]:
-    """The record of one method."""
-    numbers = Numbers(results, claim.method)
-    findings = claim.judge(numbers)
-    refused = {
-        f"{row.task} {row.length}": row.refused
-        for row in results.rows
-        if row.method == claim.method and row.refused
-    }
-    seconds = sum(row.seconds for row in results.rows if row.method == claim.method)
-    return {
-        "method": claim.method,
-        "spec": claim.spec,
-        "paper": claim.paper,
-        "claim": claim.says,
-        "note": claim.note,
-        "command": command,
-        "seed": results.plan["seed"],
-        "model": {key: results.plan[key] for key in ("model", "fingerprint", "window")},
-        "items": {key: results.plan[key] for key in ("loss_samples", "passkey_count")},
-        "seconds": round(seconds, 1),
-        "numbers": numbers.record(),
-        "refused": refused,
-        "findings": [asdict(finding) for finding in findings],
-        "verdict": verdict(findings),
-    }
+def measure(
+    systems: Sequence[str],
+    root: Path,
+    *,
+    others: Mapping[str, Sequence["Method"]] | None = None,
+    passkeys: int | None = None,
+    samples: int | None = None,
+) -> Results:
+    """Measure the bundled model under methods beside those that are in the results already.
+
+    Args:
+        systems: Which, by name.
+        root: The directory of all evidence.
+        others: Methods that a search or a tuning made, by name.
+        passkeys, samples: Items of a length, and texts for the loss; None is what the results
+            have, or 4 and 1.
+
+    Raises:
+        ValueError: The results are of another model, or of other numbers of items.
+        KeyboardInterrupt: Passed on; what is measured is kept.
+    """
+    import torch
+    from rich.console import Console
+
+    from lengthwise.catalogue import parse_many
+    from lengthwise.extend.checkpoint import load
+    from lengthwise.measure import run_grid
+    from lengthwise.measure.tasks.text import held_out_text
+
+    file = root / ROOM / MEASUREMENTS
+    plan = Results.load(file).plan if file.exists() else {"passkey_count": 4, "loss_samples": 1}
+    model, tokenizer = load("demo", dtype=torch.float32)
+    known = {claims()[name].system: parse_many(one.spec) for name, one in MEASURED.items()}
+    return run_grid(
+        model.eval(),
+        tokenizer,
+        {PLAIN: (), **known, **(others or {})},
+        cells(systems, model.config.max_position_embeddings),
+        text=held_out_text(),
+        output=file,
+        name="demo",
+        loss_samples=samples or plan["loss_samples"],
+        passkey_count=passkeys or plan["passkey_count"],
+        console=Console(stderr=True),
+    )
 
 
-def place(folder: Path, claim: Claim) -> Path:
-    """The file of a method."""
-    return folder / f"{claim.method.lower()}.json"
+def judged(claim: Claim, results: Results) -> Evidence:
+    """The evidence of one claim of `MEASURED`."""
+    measured, numbers = MEASURED[claim.name], Numbers(results, claim.system)
+    mine = [row for row in results.rows if row.method == claim.system]
+    passkeys, texts = results.plan["passkey_count"], results.plan["loss_samples"]
+    asked = f" --passkeys {passkeys} --samples {texts}" * ((passkeys, texts) != (4, 1))
+    return evidence.of(
+        claim,
+        command=claim.command + asked,
+        model=described(results),
+        seeds=(results.plan["seed"],),
+        items={"texts": texts, "passkeys": passkeys},
+        numbers={**numbers.record(), "control": numbers.of(PLAIN).record()},
+        findings=[judge(numbers) for judge in measured.judges],
+        control="plain attention",
+        premise=measured.premise(numbers),
+        spec=measured.spec,
+        seconds=round(sum(row.seconds for row in mine), 1),
+        refused={f"{row.task} {row.length}": row.refused for row in mine if row.refused},
+    )
+
+
+def described(results: Results) -> dict[str, Any]:
+    """The model that was measured."""
+    plan = results.plan
+    return {"name": plan["model"], "fingerprint": plan["fingerprint"], "window": plan["window"]}

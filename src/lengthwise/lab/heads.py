@@ -1,15 +1,16 @@
 """The claim on positional heads, held against a model: what is lost without them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lengthwise.hf.weights import fingerprint
-from lengthwise.lab.evidence import at_least, at_most, verdict
+from lengthwise.lab import evidence as files
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import Evidence, at_least, at_most, share
 from lengthwise.measure.engines.greedy import with_answers
 from lengthwise.measure.engines.reading import first_token, read
 from lengthwise.measure.probes.heads import (
@@ -116,17 +117,17 @@ def evidence(
     name: str,
     *,
     length: int,
-    share: float = 0.1,
+    flag: float = 0.1,
     draws: int = 20,
     items: int = 16,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Evidence:
     """Find the heads on some texts, ablate them on others, beside random ones.
 
     Args:
         name: What to call the model.
         length: Tokens of texts and passkeys, within the trained window; far is a quarter of it.
-        share: Of the heads that are flagged.
+        flag: Share of the heads that are flagged.
         draws: Sets of random heads, at least 2: from all layers, and from the flagged ones' own.
         items: Passkeys.
 
@@ -137,7 +138,7 @@ def evidence(
     generator = torch.Generator().manual_seed(seed)
     probe = PositionalHeads(far=length // 4)
     scores = probe.scores(model, bench.found_on, generator)
-    flagged = highest(scores, share)
+    flagged = highest(scores, flag)
     sets = [random_heads(scores, len(flagged), generator, flagged) for _ in range(draws)]
     own = [same_layers(scores, flagged, generator) for _ in range(draws)]
     whole, cut = bench.without([]), bench.without(flagged)
@@ -174,17 +175,17 @@ def evidence(
             rise(cut, "found"), mean(others, "found") - 1e-9,
         ),
     ]  # fmt: skip
-    return {
-        "method": "PositionalHeads",
-        "paper": "Hong et al. 2024, arXiv:2410.08703",
-        "claim": "heads whose far scores go with their slow dimensions carry the long range: "
-        "ablating them hurts long inputs far more than ablating random heads",
-        "note": "the correlation is ours, as the probe's docstring says; bounds are ours",
-        "command": f"lengthwise probe heads {name} --length {length} --share {share} "
+    claim = claims()["measure/positional_heads"]
+    return files.of(
+        claim,
+        command=f"lengthwise probe heads {name} --length {length} --share {flag} "
         f"--draws {draws} --items {items} --seed {seed}",
-        "seed": seed,
-        "model": {"model": name, "fingerprint": fingerprint(model), "window": length},
-        "numbers": {
+        model={"name": name, "fingerprint": fingerprint(model), "window": length},
+        seeds=(seed,),
+        items={"texts": _TEXTS, "passkeys": items, "sets of random heads": draws},
+        control="as many random heads, from all layers and from the same ones",
+        findings=findings,
+        numbers={
             "scores": [[round(x, 4) for x in row] for row in scores.tolist()],
             "flagged": [list(head) for head in flagged],
             "whole": asdict(whole),
@@ -199,7 +200,18 @@ def evidence(
                 }
                 for field in ("answer", "found", "far", "near")
             },
+            "passkeys_found": {
+                "whole": share(round(whole.found * items), items),
+                "without_flagged": share(round(cut.found * items), items),
+            },
         },
-        "findings": [asdict(finding) for finding in findings],
-        "verdict": verdict(findings),
-    }
+    )
+
+
+def of_the_bundled_model() -> Evidence:
+    """The claim on the bundled model, inside its window, at the size that was published."""
+    from lengthwise.extend.checkpoint import load
+
+    model, tokenizer = load("demo", dtype=torch.float32)
+    made = evidence(model.eval(), tokenizer, "demo", length=512, draws=8, items=6)
+    return replace(made, command=claims()["measure/positional_heads"].command)

@@ -166,15 +166,12 @@ def test_bad_arguments():
 def test_the_record_of_an_ablation(tokenizer):
     """The whole study on a tiny model: its verdict follows from its numbers."""
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=128)
-    record = evidence(model, tokenizer, "tiny", length=128, draws=2, items=1, seed=1)
-    numbers = record["numbers"]
+    found = evidence(model, tokenizer, "tiny", length=128, draws=2, items=1, seed=1)
+    numbers = found.numbers
     assert len(numbers["flagged"]) == 1 and len(numbers["without_random"]) == 2
     rises = numbers["mean_rise"]["answer"]
     assert rises["flagged"] == pytest.approx(
         numbers["without_flagged"]["answer"] - numbers["whole"]["answer"]
     )
-    held = [finding["holds"] for finding in record["findings"]]
-    most = 2 * sum(held) >= len(held)
-    expected = "reproduced" if all(held) else "partly" if most else "not reproduced"
-    assert record["verdict"] == expected
-    assert record["command"].startswith("lengthwise probe heads tiny --length 128")
+    assert found.findings[0].value == rises["flagged"] and len(found.findings) == 4
+    assert found.command.startswith("lengthwise probe heads tiny --length 128")

@@ -1,9 +1,8 @@
 """Checkpoints are whole or not there; a damaged one falls back; the disk may be full."""
 
 import errno
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from lengthwise.train.loop.checkpoint import checkpoints, load_checkpoint, save_
 from lengthwise.train.loop.metrics import Metrics, read_metrics
 
 CPU = torch.device("cpu")
+SmallDisk = Callable[[int], AbstractContextManager[None]]
 
 
 def state(number: int) -> dict[str, object]:
@@ -79,18 +79,7 @@ def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
     assert found is not None and found[0] == 2 and not left.exists()
 
 
-@contextmanager
-def small_disk(size: int) -> Iterator[None]:
-    """Files cannot grow beyond `size` bytes; Python ignores the signal and write fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_one(tmp_path: Path, small_disk: SmallDisk) -> None:
     save_checkpoint(tmp_path, 2, state(2))
     with small_disk(2048), pytest.raises(OSError) as found:
         save_checkpoint(tmp_path, 4, state(4))

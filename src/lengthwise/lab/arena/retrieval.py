@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.lab.arena.base import Arena, as_bytes, as_text
-from lengthwise.lab.arena.text import filler
+from lengthwise.lab.arena.text import mixed
 
 _ADJECTIVES = tuple("early late deep sparse linear local global noisy".split())
 _SUBJECTS = tuple("memory vision speech music motion colour number grammar".split())
@@ -69,15 +69,7 @@ class Retrieval(Arena):
     def _document(self, title: Title, cited: list[Title], rng: np.random.Generator) -> str:
         said = [f"See {_words(one)}." for one in cited]
         first = f"Title: {_words(title)}.\n"
-        room = self.length - len(first) - sum(len(sentence) + 1 for sentence in said)
-        while True:
-            sentence = filler(rng)
-            room -= len(sentence) + 1
-            if room < 0:
-                break
-            said.append(sentence)
-        order = rng.permutation(len(said))
-        return first + " ".join(said[i] for i in order)
+        return first + mixed(said, self.length - len(first), rng)
 
     def solve(self, tokens: NDArray[Any]) -> int:
         """Looks both titles up among the other document's citations."""

@@ -34,6 +34,15 @@ def filler(rng: np.random.Generator) -> str:
     return f"Somebody at the {place} spoke of {name}."
 
 
+def mixed(said: list[str], length: int, rng: np.random.Generator) -> str:
+    """The sentences in random order between as many others as `length` characters have room for."""
+    said = list(said)
+    room = length - sum(len(sentence) + 1 for sentence in said)
+    while (room := room - len(sentence := filler(rng)) - 1) >= 0:
+        said.append(sentence)
+    return " ".join(said[i] for i in rng.permutation(len(said)))
+
+
 @dataclass(frozen=True)
 class TextClassification(Arena):
     """Tell from the bytes of a review whether more of its opinions are good (1) or bad (0).
@@ -70,15 +79,7 @@ class TextClassification(Arena):
         weaker = int(rng.integers(0, max(2, self.length // 256)))
         sides = [label] * (weaker + self.lead) + [1 - label] * weaker
         said = [_opinion(side, rng) for side in sides]
-        room = self.length - sum(len(sentence) + 1 for sentence in said)
-        while True:
-            sentence = filler(rng)
-            room -= len(sentence) + 1
-            if room < 0:
-                break
-            said.append(sentence)
-        order = rng.permutation(len(said))
-        return as_bytes(" ".join(said[i] for i in order), self.length)
+        return as_bytes(mixed(said, self.length, rng), self.length)
 
     def solve(self, tokens: NDArray[Any]) -> int:
         """Counts the opinions."""

@@ -54,9 +54,11 @@ def loss_spans(results: Results, method: str, length: int, octaves: bool = False
     return _spans(results, method, length, None, octaves)
 
 
-def excess_spans(results: Results, method: str, length: int, octaves: bool = False) -> list[Span]:
-    """The loss of a method above that of the reference, on the same tokens."""
-    return _spans(results, method, length, REFERENCE, octaves)
+def excess_spans(
+    results: Results, method: str, length: int, octaves: bool = False, against: str = REFERENCE
+) -> list[Span]:
+    """The loss of a method above that of the reference, or of another, on the same tokens."""
+    return _spans(results, method, length, against, octaves)
 
 
 def _spans(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from lengthwise.train.data.documents import IGNORED, Block, Documents, Pieces, c
 from lengthwise.train.data.packers import PACKERS, best_fit_bins
 from lengthwise.train.data.state import read_record, write_record
 from lengthwise.train.data.tally import Tally, count
-from lengthwise.train.data.tokens import NAMED
+from lengthwise.train.data.tokens import LeftOut
 
 BATCH_TOKENS = 1 << 19  # of one record batch: its columns stay in the processor's cache
 
@@ -62,19 +62,11 @@ class Rows:
 
 
 @dataclass
-class Packed:
+class Packed(LeftOut):
     """A finished block: its files and what was counted."""
 
     files: list[str]
     tally: Tally
-    bad: int = 0
-    named: list[str] = field(default_factory=list)
-
-    def note(self, words: str) -> None:
-        """Count a row that has no document."""
-        self.bad += 1
-        if len(self.named) < NAMED:
-            self.named.append(words)
 
 
 @dataclass(frozen=True)

@@ -22,21 +22,15 @@ LISTS = pa.list_(pa.int32())
 SCHEMA = pa.schema({TOKENS: LISTS, LABELS: LISTS})  # labels are null where there are none
 
 
-@dataclass
-class Shard:
-    """A finished part.
+@dataclass(kw_only=True)
+class LeftOut:
+    """What could not be read and was left out.
 
     Attributes:
-        path: An Arrow file of tokens: one of ours, or the source's own.
-        column: The column that holds them.
-        documents: Rows of the file, empty ones too.
-        bad: What could not be read and was left out.
-        named: The first of those.
+        bad: How many.
+        named: The first of them.
     """
 
-    path: str
-    column: str
-    documents: int
     bad: int = 0
     named: list[str] = field(default_factory=list)
 
@@ -45,6 +39,21 @@ class Shard:
         self.bad += 1
         if len(self.named) < NAMED:
             self.named.append(words)
+
+
+@dataclass
+class Shard(LeftOut):
+    """A finished part.
+
+    Attributes:
+        path: An Arrow file of tokens: one of ours, or the source's own.
+        column: The column that holds them.
+        documents: Rows of the file, empty ones too.
+    """
+
+    path: str
+    column: str
+    documents: int
 
 
 @dataclass(frozen=True)

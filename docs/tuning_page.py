@@ -1,16 +1,11 @@
-"""One table and one picture of all tuning recipes: docs/tuning.md from evidence/tuning/.
+"""One table and one picture of all tuning recipes, from evidence/tuning: docs/tuning.md."""
 
-python experiments/tuning_report.py            write
-python experiments/tuning_report.py --check    exit 1 if they are out of date
-"""
-
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lengthwise.lab.evidence import Evidence
 from lengthwise.measure.report import svg
 from lengthwise.measure.report.style import STYLE
 from lengthwise.train.tuning.coverage import coverage, coverage_picture
@@ -21,9 +16,6 @@ from lengthwise.train.tuning.pose import PoSE
 from lengthwise.train.tuning.segmented import SegmentedTraining
 from lengthwise.train.tuning.skipalign import SkipAlign
 
-ROOT = Path(__file__).resolve().parent.parent
-EVIDENCE = ROOT / "evidence" / "tuning"
-PAGE, FIGURES = ROOT / "docs" / "tuning.md", ROOT / "docs" / "figures"
 WINDOW, TARGET, BEYOND = "512", "2048", "4096"
 LEFT, RIGHT, TOP, ROW, WIDTH = 150, 40, 50, 24, 860
 
@@ -35,7 +27,8 @@ to 2,048 on the same text, with about {tokens:,} tokens each (see `experiments/t
 the learning rate is one for full tuning and one for adapters, not searched for each recipe). Loss
 is in nats a token on held-out files, always of the same tokens, after so many tokens of context;
 passkeys are the share found of {passkeys}. Seconds are of training alone, on {threads} thread of a
-CPU that other work shared.
+CPU that other work shared. What each paper claims, and which parts of it held, is on the page of
+[evidence](evidence.md#tuning).
 
 ![Loss at 2,048 tokens before and after tuning](figures/tuning.svg)
 
@@ -74,71 +67,53 @@ def coverage_figure() -> str:
     return coverage_picture(curves, window)
 
 
-def records() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The recipes' evidence, the lowest loss at the target first, and the rest of it."""
-    found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(EVIDENCE.glob("*.json"))]
-    recipes = [one for one in found if "recipe" in one]
-    recipes.sort(key=lambda one: one["numbers"]["after"]["loss"].get(TARGET, 99.0))
-    return recipes, [one for one in found if "recipe" not in one]
+def recipe_of(one: Evidence) -> str:
+    """The recipe's name."""
+    return one.name.split("/")[1]
 
 
-def page(found: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
+def passkeys(found: dict[str, Any], length: str) -> str:
+    return f"{found['passkeys_found'][length]['share']:.0%}"
+
+
+def page(found: list[Evidence]) -> str:
     """The page in Markdown."""
     first = found[0]
     words = INTRODUCTION.format(
-        tokens=round(max(one["tokens"] for one in found), -3),
-        passkeys=first["settings"]["passkeys"],
-        threads=first["hardware"]["threads"],
+        tokens=round(max(one.details["tokens"] for one in found), -3),
+        passkeys=first.items["passkeys"],
+        threads=first.details["hardware"]["threads"],
     )
-    pictures = COVERAGE.format(draws=DRAWS)
-    return words + table(found) + "\n\n" + pictures + verdicts([*found, *others]) + "\n"
+    return words + table(found) + "\n\n" + COVERAGE.format(draws=DRAWS).rstrip() + "\n"
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(found: list[Evidence]) -> str:
     """Losses and passkeys by length, tokens and seconds."""
-    base = found[0]["numbers"]["base"]
+    base = found[0].numbers["base"]
     head = ["recipe", "loss at 512", "at 2,048", "untuned", "at 4,096", "passkeys at 512",
             "at 2,048", "tokens", "seconds"]  # fmt: skip
     rows = [
         ["no tuning", *(f"{base['loss'][n]:.2f}" for n in (WINDOW, TARGET)), "",
-         f"{base['loss'][BEYOND]:.2f}", *(f"{base['passkey'][n]:.0%}" for n in (WINDOW, TARGET)),
+         f"{base['loss'][BEYOND]:.2f}", *(passkeys(base, n) for n in (WINDOW, TARGET)),
          "", ""]
     ]  # fmt: skip
     for one in found:
-        before, after = one["numbers"]["before"], one["numbers"]["after"]
+        before, after = one.numbers["before"], one.numbers["after"]
         rows.append(
-            [one["recipe"], *(f"{after['loss'][n]:.2f}" for n in (WINDOW, TARGET)),
+            [recipe_of(one), *(f"{after['loss'][n]:.2f}" for n in (WINDOW, TARGET)),
              f"{before['loss'][TARGET]:.2f}", f"{after['loss'][BEYOND]:.2f}",
-             *(f"{after['passkey'][n]:.0%}" for n in (WINDOW, TARGET)),
-             f"{one['tokens']:,}", f"{one['seconds']:,.0f}"]
+             *(passkeys(after, n) for n in (WINDOW, TARGET)),
+             f"{one.details['tokens']:,}", f"{one.details['seconds']:,.0f}"]
         )  # fmt: skip
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def verdicts(found: list[dict[str, Any]]) -> str:
-    """What each paper claims, and which parts of it held here."""
-    parts = ["## Claims and verdicts\n"]
-
-    def name(one: dict[str, Any]) -> str:
-        return str(one.get("recipe") or one["method"])
-
-    for one in sorted(found, key=name):
-        note = f" Note: {one['note']}." if one["note"] else ""
-        parts.append(f"**{name(one)}** ({one['paper']}): {one['verdict']}. {one['claim']}{note}")
-        for finding in one["findings"]:
-            mark = "held" if finding["holds"] else "did not hold"
-            value = "not measured" if finding["value"] is None else f"{finding['value']:g}"
-            parts.append(f"- {finding['says']}: {value} against {finding['bound']:g}, {mark}")
-        parts.append("")
-    return "\n".join(parts).rstrip()
-
-
-def figure(found: list[dict[str, Any]]) -> str:
+def figure(found: list[Evidence]) -> str:
     """A line for every recipe, from the loss at the target before tuning to the one after."""
-    base = found[0]["numbers"]["base"]["loss"]
-    spans = [(one["recipe"], one["numbers"]["before"]["loss"].get(TARGET),
-              one["numbers"]["after"]["loss"].get(TARGET)) for one in found]  # fmt: skip
+    base = found[0].numbers["base"]["loss"]
+    spans = [(recipe_of(one), one.numbers["before"]["loss"].get(TARGET),
+              one.numbers["after"]["loss"].get(TARGET)) for one in found]  # fmt: skip
     values = [x for _, *pair in spans for x in pair if x is not None] + [base[WINDOW], base[TARGET]]
     low, high = min(values) - 0.1, max(values) + 0.1
     x = svg.Scale(low, high, LEFT, WIDTH - RIGHT)
@@ -163,25 +138,12 @@ def figure(found: list[dict[str, Any]]) -> str:
     return drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
 
 
-def main() -> None:
-    """Write the page and the picture, or say that they are old."""
-    found, others = records()
-    if not found:
-        sys.exit("no evidence in evidence/tuning; run experiments/tuning_evidence.py")
-    here = [one for one in found if TARGET in one["numbers"]["after"]["loss"]]
-    made = {
-        PAGE: page(here, others),
-        FIGURES / "tuning.svg": figure(here),
-        FIGURES / "coverage.svg": coverage_figure(),
+def tuning_pages(docs: Path, found: list[Evidence]) -> dict[Path, str]:
+    """The page and its pictures; the lowest loss at the target comes first."""
+    tuned = [one for one in found if TARGET in one.numbers.get("after", {}).get("loss", {})]
+    tuned.sort(key=lambda one: one.numbers["after"]["loss"][TARGET])
+    return {
+        docs / "tuning.md": page(tuned),
+        docs / "figures" / "tuning.svg": figure(tuned),
+        docs / "figures" / "coverage.svg": coverage_figure(),
     }
-    old = [path for path, text in made.items()
-           if not path.exists() or path.read_text(encoding="utf-8") != text]  # fmt: skip
-    if old and "--check" in sys.argv:
-        sys.exit(f"out of date: {', '.join(path.name for path in old)}; run {Path(__file__).name}")
-    for path in old:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(made[path], encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
