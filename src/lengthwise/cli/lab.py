@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lengthwise.cli.inputs import MOST
+from lengthwise.cli.inputs import MOST, be_quiet
 from lengthwise.cli.interrupt import STATUS, work_begins
 
 lab = typer.Typer(help="Hold the papers' claims against small models.", no_args_is_help=True)
@@ -69,6 +69,7 @@ def reproduce(
 
     chosen = find(names)
     making.check(chosen, passkeys, samples)
+    be_quiet()
     work_begins()
     try:
         for found in making.reproduce(chosen, output, passkeys=passkeys, samples=samples):
