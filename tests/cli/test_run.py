@@ -203,6 +203,8 @@ def test_a_chat_template_that_cannot_be_used_is_named(
         "{% for", 5, "{{ raise_exception('no') }}", "{{ 1/0 }}", "{{ ''.__class__ }}", "{{ '' }}",
         "{{ ''.__class__.__mro__ }}", "{% for x in range(10**9) %}{% endfor %}",
         "{{ messages[5].content }}", {"other": "a"}, "{{ messages | nothing }}",
+        "{{ 'x' * 10**10 }}", "{{ 'x' | center(10**10) }}", "{{ 'x' * 10**7 }}",
+        "{% for _ in range(99999) %}{{ 'x' * 10**5 }}{% endfor %}",
     ):  # fmt: skip
         tokenizer.chat_template = template
         with pytest.raises(ValueError, match=r"chat template of DIR cannot .*; pass --no-chat$"):

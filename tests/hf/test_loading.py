@@ -1,6 +1,7 @@
 """Code that lies among somebody's files never runs, whatever is typed."""
 
 import ast
+import importlib
 import io
 import json
 import pickle
@@ -13,7 +14,13 @@ from typer.testing import CliRunner
 
 import lengthwise as lw
 from lengthwise.cli.app import app
-from lengthwise.hf.loading import _in_one_line, load_config, load_model, load_tokenizer
+from lengthwise.hf.loading import (
+    _in_one_line,
+    import_bitsandbytes,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from lengthwise.testing.models import tiny_model
 from lengthwise.train.loop.adapters import BASE_FILE, check_adapter
 
@@ -199,3 +206,24 @@ def test_what_transformers_says_is_one_line_whole_and_not_too_long() -> None:
     ):
         with pytest.raises(ValueError, match=said), _in_one_line("x"):
             raise error
+
+
+def test_bitsandbytes_takes_no_code_from_the_hub(tmp_path, monkeypatch):
+    """Stand-ins for both packages: importing the one runs the other, which leaves a mark."""
+    mark = tmp_path / "ran"
+    (tmp_path / "kernels.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    (tmp_path / "bitsandbytes.py").write_text(
+        "try:\n    import kernels\nexcept ImportError:\n    kernels = None\n"
+    )
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bitsandbytes"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "kernels", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    import_bitsandbytes()
+    assert sys.modules["bitsandbytes"].__file__ == str(tmp_path / "bitsandbytes.py")
+    assert not mark.exists() and "kernels" not in sys.modules
+    del sys.modules["bitsandbytes"]
+    importlib.import_module("bitsandbytes")  # and so it would have been
+    assert mark.exists()
+    for name in ("bitsandbytes", "kernels"):
+        del sys.modules[name]

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 import lengthwise as lw
 from lengthwise.hf.families import FAMILIES, UnsupportedModelError
-from lengthwise.hf.files import find_config
+from lengthwise.hf.files import SIZES, find_config
 from lengthwise.testing.models import COMMON, VOCABULARY, tiny_model
 
 SMALL = {"vocab_size": 50, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -264,8 +264,13 @@ def test_numbers_that_no_model_can_have_are_refused_by_name(tmp_path: Path) -> N
         "vocab_size": (10**12, 0, -1),
         "num_hidden_layers": (10**6, 0, -1),
         "hidden_size": (10**9, 0, []),
-        "rope_theta": (float("nan"), float("inf"), -1, 0, "x", 10**400, True),
+        "rope_theta": (float("nan"), float("inf"), -1, 0, "x", 10**400, True, None),
         "rotary_emb_base": (-1,),
+        "pad_token_id": (-99, "x", 1.5, [[1]]),
+        "eos_token_id": (-1, 10**9),
+        "torch_dtype": (5, "", ["float32"], {"text_config": 5}),
+        "dtype": (True,),
+        "architectures": (5, "LlamaForCausalLM", [None]),
     }.items():
         for value in values:
             changes = [{name: value}, {"text_config": {name: value}}]
@@ -273,7 +278,7 @@ def test_numbers_that_no_model_can_have_are_refused_by_name(tmp_path: Path) -> N
                 inner = {**rope, name: value}
                 changes = [{name: value}, {"rope_parameters": inner}, {"rope_scaling": inner},
                            {"rope_parameters": {"full_attention": inner}}]  # fmt: skip
-            elif name == "rotary_emb_base":
+            elif name not in SIZES:
                 changes = [{name: value}]
             for change in changes:
                 file.write_text(json.dumps(sound | change))
@@ -281,7 +286,8 @@ def test_numbers_that_no_model_can_have_are_refused_by_name(tmp_path: Path) -> N
                     find_config(str(file))
     for change in (
         {},
-        {"rope_theta": None},
+        {"rotary_emb_base": None, "pad_token_id": -1, "architectures": None, "torch_dtype": None},
+        {"eos_token_id": [1, 2], "torch_dtype": "bfloat16", "dtype": {"text_config": "float32"}},
         {"intermediate_size": [8, 16]},
         {"max_position_embeddings": 2**31},
     ):

@@ -1,5 +1,6 @@
 """What several commands take: a model, methods, a file of text."""
 
+import logging
 import os
 import sys
 import warnings
@@ -167,6 +168,8 @@ def be_quiet() -> None:
     if os.environ.get("LENGTHWISE_DEBUG") == "1":
         return
     warnings.simplefilter("ignore")
+    # On some processors it asks for a package that would fetch code from the hub.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import huggingface_hub.utils.logging as hub
     import transformers.utils.logging as ours
 

@@ -197,11 +197,20 @@ def _check_config(config_file: Path) -> None:
     for part in (config, *_rotary(config, "rope_parameters"), *_rotary(config, "rope_scaling")):
         for name in BASES:
             value = part.get(name)
-            if not (name not in part or (value is None and part is config) or _base(value)):
+            none = value is None and part is config and name != "rope_theta"
+            if not (name not in part or none or _base(value)):
                 raise ValueError(
                     f"{config_file} says {name} {_shown(value)}; it must be a number above 0 and "
                     f"at most {MOST_BASE:g}, the base that the model was trained with"
                 )
+    _check_tokens(config_file, config)
+    for name, what, good in (
+        ("torch_dtype", "the name of a type such as bfloat16", _name_of_type),
+        ("dtype", "the name of a type such as bfloat16", _name_of_type),
+        ("architectures", "a list of names", _names),
+    ):
+        if config.get(name) is not None and not good(config[name]):
+            raise ValueError(f"{config_file} says {name} {_shown(config[name])}; it must be {what}")
     lacking = any("rope_theta" not in one for one in _rotary(config, "rope_parameters"))
     if lacking and config.get("rope_theta") is None:
         raise ValueError(
@@ -213,15 +222,7 @@ def _check_config(config_file: Path) -> None:
 def _check_generation(file: Path) -> None:
     """Refuse what no generation can go by: transformers takes anything, and looks at it late."""
     config = read_object(file) if file.is_file() else {}
-    for name in ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id"):
-        value = config.get(name)
-        # -1 is how old checkpoints say that there is no token for padding.
-        none: tuple[Any, ...] = (None, [], -1) if name == "pad_token_id" else (None, [])
-        if value not in none and not _whole(value, MOST_IDS, 0):
-            raise ValueError(
-                f"{file} says {name} {_shown(value)}; it must be a whole number from 0 to "
-                f"{MOST_IDS:,}, or a list of them"
-            )
+    _check_tokens(file, config)
     for name in ("max_length", "max_new_tokens"):
         value = config.get(name)
         if value is not None and (isinstance(value, list) or not _whole(value, 1 << 31)):
@@ -236,6 +237,29 @@ def _check_generation(file: Path) -> None:
             raise ValueError(
                 f"{file} says {name} {_shown(value)}; it must be a number of at least 0"
             )
+
+
+def _check_tokens(file: Path, config: dict[str, Any]) -> None:
+    """Refuse ids of tokens that no vocabulary has."""
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id"):
+        value = config.get(name)
+        # -1 is how old checkpoints say that there is no token for padding.
+        none: tuple[Any, ...] = (None, [], -1) if name == "pad_token_id" else (None, [])
+        if value not in none and not _whole(value, MOST_IDS, 0):
+            raise ValueError(
+                f"{file} says {name} {_shown(value)}; it must be a whole number from 0 to "
+                f"{MOST_IDS:,}, or a list of them"
+            )
+
+
+def _name_of_type(value: Any) -> bool:
+    """Of one number type, or of one for each part of a model."""
+    parts = list(value.values()) if isinstance(value, dict) else [value]
+    return all(isinstance(one, str) and one for one in parts)
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _rotary(config: dict[str, Any], name: str) -> list[dict[str, Any]]:

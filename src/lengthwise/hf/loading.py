@@ -6,8 +6,10 @@ where it does.
 """
 
 import json
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,7 @@ def load_model(
     Raises:
         ValueError: If there is none, it is damaged, or it asks to run code of its own.
     """
+    import_bitsandbytes()
     finding = {key: kw[key] for key in FINDING if key in kw}
     config = load_config(name, trust_remote_code=trust_remote_code, **finding)
     kind: Any = AutoModelForCausalLM
@@ -134,6 +137,25 @@ def load_model(
             **kw,
         )
     return model, found
+
+
+def import_bitsandbytes() -> None:
+    """Import bitsandbytes before peft and transformers do, without code from the hub.
+
+    On some processors importing it fetches a kernel through `kernels`, where that is installed, and
+    runs it. Without it bitsandbytes has code of its own.
+    """
+    if find_spec("kernels") is None or find_spec("bitsandbytes") is None:
+        return
+    there = sys.modules.get("kernels")
+    sys.modules["kernels"] = None  # type: ignore[assignment]  # how an import is made to fail
+    try:
+        with suppress(Exception):  # a damaged one is for those who use it
+            import bitsandbytes  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+    finally:
+        del sys.modules["kernels"]
+        if there is not None:
+            sys.modules["kernels"] = there
 
 
 @contextmanager

@@ -4,12 +4,17 @@ Some tokenizers close every text, with `</s>` say. A closed text is no prompt: t
 told that it is over. So every prompt of the project is encoded here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psutil
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.hf.loading import in_words
+
+WRAPPING = 1 << 20  # characters that a chat template may put around what was said
+ROOM = 1 << 30  # bytes that it may work with
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -32,18 +37,45 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, content: str) -> list[int]:
     """What a person says, in the words of the tokenizer's chat template, as tokens.
 
     Raises:
-        ValueError: If the template, which is a program of the checkpoint's, fails or says nothing.
+        ValueError: If the template, which is a program of the checkpoint's, fails, says nothing, or
+            makes gigabytes of a text.
     """
     said = [{"role": "user", "content": content}]
     try:
-        encoded: Any = tokenizer.apply_chat_template(
-            said, add_generation_prompt=True, return_dict=True
-        )
+        with _at_most(ROOM + 16 * len(content)):
+            text: Any = tokenizer.apply_chat_template(
+                said, add_generation_prompt=True, tokenize=False
+            )
+    except MemoryError as error:
+        raise _unusable(tokenizer, f"it works with more than {ROOM >> 30} GiB") from error
     except Exception as error:  # it can run into anything: a program divides by zero as it likes
         raise _unusable(tokenizer, in_words(error)) from error
+    if len(text) > 2 * len(content) + WRAPPING:
+        raise _unusable(
+            tokenizer, f"it makes {len(text):,} characters of a text of {len(content):,}"
+        )
+    encoded: Any = tokenizer(text, add_special_tokens=False, verbose=False)
     if not encoded["input_ids"]:
         raise _unusable(tokenizer, "it makes no token of a text")
     return list(encoded["input_ids"])
+
+
+@contextmanager
+def _at_most(room: int) -> Iterator[None]:
+    """Let this process take so many bytes more, where the system can say so; then MemoryError."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = psutil.Process().memory_info().vms + room
+    with suppress(ValueError, OSError):  # above a limit that there is already
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _unusable(tokenizer: PreTrainedTokenizerBase, words: str) -> ValueError:

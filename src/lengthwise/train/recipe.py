@@ -34,9 +34,13 @@ CHOICES = {
     "precision": ("no", "bf16", "fp16"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
 }
-LEAST = {
-    "target": 0, "length": 0, "rank": 1, "warmup": 0, "steps": 1, "step_tokens": 1, "rows": 1,
-    "seed": 0, "save_every": 1, "evaluate_every": 0, "texts": 1, "passkeys": 0,
+MOST = 1 << 31
+# Whole numbers, from and to.
+RANGES = {
+    "target": (0, MOST), "length": (0, MOST), "rank": (1, 1 << 16), "warmup": (0, MOST),
+    "steps": (1, 10**7), "step_tokens": (1, MOST), "rows": (1, 1 << 20), "seed": (0, MOST),
+    "save_every": (1, MOST), "evaluate_every": (0, MOST), "texts": (1, 10**4),
+    "passkeys": (0, 10**4),
 }  # fmt: skip
 OF_ADAPTERS = ("rank", "alpha", "dropout", "adapt")
 ALSO = ("embeddings", "norms", "head")
@@ -146,9 +150,12 @@ class Recipe:
             if getattr(self, name) not in choices:
                 wanted = ", ".join(choices)
                 raise ValueError(f"{name} must be one of {wanted}, got {getattr(self, name)!r}")
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name, (least, most) in RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(
+                    f"{name} must be at least {least} and at most {most:,}, got "
+                    f"{getattr(self, name)}"
+                )
         for name in ("alpha", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -164,8 +171,11 @@ class Recipe:
         for name in self.also:
             if name not in ALSO:
                 raise ValueError(f"also must name {', '.join(ALSO)}, got {name!r}")
-        if any(length < 2 for length in self.evaluate_lengths):
-            raise ValueError(f"evaluate_lengths must be at least 2, got {self.evaluate_lengths}")
+        if not all(2 <= length <= MOST for length in self.evaluate_lengths):
+            raise ValueError(
+                f"evaluate_lengths must be at least 2 and at most {MOST:,}, got "
+                f"{self.evaluate_lengths}"
+            )
         self._check_together()
 
     def _check_together(self) -> None:

@@ -74,7 +74,7 @@ def test_lengths() -> None:
     made = make_evaluation(Recipe(passkeys=0), tokenizer, FACTS)
     assert made.lengths == (64, 128, 256) and made.counted == 32
     with pytest.raises(ValueError, match="give a longer evaluate_text or shorter lengths"):
-        make_evaluation(Recipe(evaluate_lengths=(1 << 40,)), tokenizer, FACTS)
+        make_evaluation(Recipe(evaluate_lengths=(1 << 31,)), tokenizer, FACTS)
     with pytest.raises(ValueError, match="there is no file"):
         make_evaluation(Recipe(evaluate_text="absent.txt"), tokenizer, FACTS)
 

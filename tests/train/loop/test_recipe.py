@@ -53,7 +53,10 @@ def test_the_nearest_is_named(tmp_path: Path) -> None:
     ("pairs", "words"),
     [
         (["steps=many"], "steps must be a whole number, got 'many'"),
-        (["steps=0"], "steps must be at least 1, got 0"),
+        (["steps=0"], "steps must be at least 1 and at most 10,000,000, got 0"),
+        (["steps=99999999999"], "steps must be at least 1 and at most 10,000,000, got 99999999999"),
+        (["passkeys=1000000"], "passkeys must be at least 0 and at most 10,000"),
+        (["evaluate_lengths=9999999999"], "evaluate_lengths must be at least 2 and at most"),
         (["steps"], "write what is to differ from the recipe as key=value"),
         (["steps=1", "steps=2"], "steps is given twice"),
         (["tune=half"], "tune must be one of full, lora, got 'half'"),
