@@ -32,6 +32,7 @@ def outcome(make: Callable[..., object], given: dict[str, Any]) -> str:
 def test_outlines_refuse_what_the_classes_refuse_in_the_same_words() -> None:
     tried = refused = 0
     for room in ROOMS:
+        assert len(room.homes) >= 4, room
         for name, home in room.homes.items():
             alone, cls = outline(home, name), room.find(name)
             assert alone is not cls and alone.__doc__ == cls.__doc__
@@ -51,3 +52,11 @@ def test_outlines_refuse_what_the_classes_refuse_in_the_same_words() -> None:
                     assert outcome(alone, given) == found, (name, given)
                     tried, refused = tried + 1, refused + ("Error: " in found)
     assert tried > 5000 and refused > 1000
+
+
+def test_checks_and_classes_take_the_same_words() -> None:
+    for words in ("logtemperature:over=yarn:factor=8", "streamingllm:budget=64", "yarn:factor=2"):
+        assert repr(catalogue.room().check(words)) == repr(catalogue.room().parse(words))
+    layout = named.room("layout")
+    assert repr(layout.check("bigbird")) == repr(layout.parse("bigbird"))
+    assert layout.check("shiftedsparse:group={group}") is None

@@ -21,16 +21,18 @@ LATER = __future__.annotations.compiler_flag  # annotations stay words
 SOURCE = Path(__file__).parent.parent
 
 
-@cache
-def outline(module: str, name: str, also: frozenset[str] = frozenset()) -> Any:
+def outline(module: str, name: str) -> Any:
     """What a module of lengthwise calls by a name: the outline of a class, or anything else whole.
-
-    Args:
-        also: Functions of a class, or of those below it, that the checks of one above it call.
 
     Raises:
         ImportError: If that, or a check of the class, needs more than Python itself.
     """
+    return _outline(module, name, frozenset())
+
+
+@cache
+def _outline(module: str, name: str, also: frozenset[str]) -> Any:
+    """The same, with functions `also` of a class that the checks of one above it call."""
     if not module.startswith("lengthwise"):
         if module.partition(".")[0] not in sys.stdlib_module_names:
             raise ImportError(f"{name} of {module} is not there before torch is imported")
@@ -38,16 +40,16 @@ def outline(module: str, name: str, also: frozenset[str] = frozenset()) -> Any:
     node, alias = _names(module)[name]
     if isinstance(node, ast.ImportFrom):
         assert node.module is not None and not node.level
-        return outline(node.module, alias, also)
+        return _outline(node.module, alias, also)
     if isinstance(node, ast.Import):
-        return outline(alias, "")
+        return _outline(alias, "", also)
     below: dict[str, frozenset[str]] = {}
     if isinstance(node, ast.ClassDef):
         node, used = _reduced(module, node, CHECKS | also)
         for base in map(ast.unparse, node.bases):
             below[base] = frozenset(used & _functions(module, base) - CHECKS)
     called = _called(node) & _names(module).keys() - {name}
-    space = {one: outline(module, one, below.get(one, frozenset())) for one in called}
+    space = {one: _outline(module, one, below.get(one, frozenset())) for one in called}
     space["__name__"] = __name__
     exec(compile(ast.Module([node], []), str(_file(module)), "exec", LATER), space)
     return space[name]
