@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
-from lengthwise.measure.run.suite.file import SUITE_FILE, SuiteResults
+from lengthwise.measure.report.terminal import grid
+from lengthwise.measure.run.suite.results import Results
 from lengthwise.measure.statistics.effective import paired
+from lengthwise.names import SUITE_FILE
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Entry:
 
     label: str
     method: str
-    results: SuiteResults
+    results: Results
 
 
-def entries(files: Sequence[tuple[Path, SuiteResults]]) -> list[Entry]:
+def entries(files: Sequence[tuple[Path, Results]]) -> list[Entry]:
     """Every method of every file, named so that none looks like another.
 
     Raises:
@@ -92,7 +92,7 @@ def over_lengths(each: Sequence[dict[int, tuple[float, float]]]) -> list[tuple[f
 
 
 def print_comparison(
-    files: Sequence[tuple[Path, SuiteResults]], console: Console, threshold: float | None = None
+    files: Sequence[tuple[Path, Results]], console: Console, threshold: float | None = None
 ) -> None:
     """Print a table of scores for each task, then effective lengths, then differences.
 
@@ -113,26 +113,9 @@ def print_comparison(
                 console.print(Text(words, style="yellow"))
 
 
-def _table(title: str, first: str, heads: Sequence[str], caption: str) -> Table:
-    table = Table(
-        title=escape(title),
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-        caption_style="dim",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column(first, no_wrap=True)
-    for head in heads:
-        table.add_column(escape(head), justify="right")
-    return table
-
-
-def _scores(every: Sequence[Entry], task: str, lengths: Sequence[int]) -> Table:
+def _scores(every: Sequence[Entry], task: str, lengths: Sequence[int]) -> Grid:
     caption = "mean score with its 95% interval, and the number of items; refused ones left out"
-    table = _table(task, "method", [f"{length:,}" for length in lengths], caption)
+    table = grid(task, caption, "method", *(f"{length:,}" for length in lengths))
     for entry in every:
         cells = []
         for length in lengths:
@@ -148,14 +131,14 @@ def _scores(every: Sequence[Entry], task: str, lengths: Sequence[int]) -> Table:
     return table
 
 
-def _effective(every: Sequence[Entry], tasks: Sequence[str], threshold: float | None) -> Table:
+def _effective(every: Sequence[Entry], tasks: Sequence[str], threshold: float | None) -> Grid:
     bars = sorted({threshold or entry.results.plan["threshold"] for entry in every})
     shown = " or ".join(f"{bar:.2f}" for bar in bars)
     caption = (
         f"longest length whose score is above {shown} with 95% confidence, as all shorter ones are;"
         " open: too few items to tell"
     )
-    table = _table("Effective length, tokens", "method", tasks, caption)
+    table = grid("Effective length, tokens", caption, "method", *tasks)
     for entry in every:
         found = [str(entry.results.effective(entry.method, task, threshold)) for task in tasks]
         table.add_row(Text(entry.label), *found)
@@ -173,15 +156,13 @@ def _unpaired(first: Entry, second: Entry, task: str, lengths: Sequence[int]) ->
     return ""
 
 
-def _differences(
-    first: Entry, second: Entry, tasks: Sequence[str], lengths: Sequence[int]
-) -> Table:
+def _differences(first: Entry, second: Entry, tasks: Sequence[str], lengths: Sequence[int]) -> Grid:
     caption = (
         "mean difference on the same items, 95% interval; p: McNemar's exact test, where scores "
         "are 0 or 1; each by itself, none corrected for their number"
     )
     heads = ["length", "items", "difference", "interval", "better", "worse", "p"]
-    table = _table(f"{second.label} against {first.label}", "task", heads, caption)
+    table = grid(f"{second.label} against {first.label}", caption, "task", *heads)
     for task in tasks:
         if not_the_same(first, second, task):
             continue

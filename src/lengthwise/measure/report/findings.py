@@ -1,116 +1,173 @@
 """What was seen, in plain words."""
 
-from lengthwise.measure.report.numbers import Span, far_excess, plain_name, signed, size, windows
-from lengthwise.measure.run.results import REFERENCE, Results
+from lengthwise.measure.report.readings import CLOSE, Span, excess_spans, plain_name, speeds
+from lengthwise.measure.report.table import Table, refusals
+from lengthwise.measure.report.words import joined, rate, seconds, share, signed, size, windows
+from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.suite.rows import REFERENCE
 
-CLOSE = 0.1  # nats per token that count as no loss
+
+def reader_name(results: Results) -> str:
+    """What answered."""
+    return str(results.plan["reader"].get("name", "the model"))
 
 
 def headline(results: Results) -> str:
     """The most telling comparison in one sentence."""
-    model, window = results.plan["model"], results.plan["window"]
-    plain = plain_name(results)
-    lengths = results.lengths("loss")
-    if lengths and lengths[-1] > window:
-        first = windows(max(window, lengths[-1] // 2), window).split()[0]
-        at = f"Between {first} and {windows(lengths[-1], window)} of text"
-        excess = _excesses(results, lengths[-1])
-        best = min(
-            (m for m in excess if m != plain), key=lambda m: excess[m].mean.value, default=None
-        )
-        if plain in excess and best is not None:
-            if excess[best].mean.value < excess[plain].mean.value - CLOSE:
-                return (
-                    f"{at}, {best} {_kept(excess[best])}; "
-                    f"the plain model loses {excess[plain].mean.value:.1f} nats per token."
-                )
-            return f"{at}, no method reads better than the plain model."
-        for name in (plain, best):
-            if name in excess:
-                return f"{at}, {name} {_kept(excess[name])}."
-    if results.lengths("passkey"):
-        return _passkey(results)
-    return f"{model}, measured."
+    table = Table(results)
+    return _beyond(results) or _scores(table) or f"{reader_name(results)}, measured."
 
 
 def findings(results: Results) -> list[str]:
     """A sentence for everything that was measured, the headline's matter first."""
-    sentences: list[str] = []
-    lengths = results.lengths("loss")
-    if lengths:
-        sentences += _loss(results, lengths[-1])
-    if results.lengths("passkey"):
-        sentences.append(_passkey(results))
-    if results.lengths("speed"):
-        sentences += _cost(results)
-    refused = [row for row in results.rows if row.refused]
-    if refused:
-        sentences.append(f"Refused: {len(refused)} of {len(results.rows)} measurements, see below.")
+    table = Table(results)
+    sentences = _loss(results)
+    if sentences and (scores := _scores(table)):  # else they are the headline
+        sentences.append(scores)
+    if table.too_few:
+        sentences.append(
+            f"{table.too_few} items of a length are too few to show that a score is above "
+            f"{table.threshold:.0%} with 95% confidence."
+        )
+    else:
+        sentences += [_reach(table, method) for method in table.methods]
+    sentences += [*_answers(table), *_speed(results)]
+    if refused := sum(refusals(results).values()):
+        both = (("items", results.rows), ("readings", results.readings))
+        kinds = " and ".join(name for name, rows in both if rows)
+        total = len(results.rows) + len(results.readings)
+        sentences.append(f"Refused: {refused:,} of {total:,} {kinds}, see below.")
     return sentences
 
 
-def _excesses(results: Results, length: int) -> dict[str, Span]:
-    found = {m: far_excess(results, m, length) for m in results.methods("loss") if m != REFERENCE}
-    return {method: span for method, span in found.items() if span is not None}
+def _far(results: Results) -> tuple[int, int, dict[str, Span]]:
+    """Where the last doubling of the longest text that was read begins and ends, and the excess
+    of every method there; none where it does not lie beyond the window.
+    """
+    window = results.plan["reader"].get("window")
+    length = max(results.read_lengths("loss"), default=0)
+    if not window or length <= window:
+        return 0, 0, {}
+    spans = {m: excess_spans(results, m, length, True) for m in results.read_methods("loss")}
+    found = {method: those[-1] for method, those in spans.items() if those and method != REFERENCE}
+    return max(window, length // 2), length, found
 
 
-def _kept(excess: Span) -> str:
-    if excess.mean.value <= CLOSE:
+def _beyond(results: Results) -> str:
+    """The best method and the plain model beyond the window."""
+    begin, end, excess = _far(results)
+    if not excess:
+        return ""
+    window, plain = results.plan["reader"]["window"], plain_name(results)
+    where = f"Between {windows(begin, window).split()[0]} and {windows(end, window)} of text"
+    lost = {method: span.mean.value for method, span in excess.items()}
+    best = min((method for method in lost if method != plain), key=lost.__getitem__, default=None)
+    if plain not in lost or best is None:
+        (name,) = [plain] if plain in lost else [best]
+        return f"{where}, {name} {_kept(lost[str(name)])}."
+    if lost[best] < lost[plain] - CLOSE:
+        return (
+            f"{where}, {best} {_kept(lost[best])}; the plain model loses {lost[plain]:.1f} nats "
+            "per token."
+        )
+    return f"{where}, no method reads better than the plain model."
+
+
+def _kept(lost: float) -> str:
+    if lost <= CLOSE:
         return "reads as well as inside the window"
-    return f"loses {excess.mean.value:.1f} nats per token"
+    return f"loses {lost:.1f} nats per token"
 
 
-def _join(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-
-
-def _loss(results: Results, length: int) -> list[str]:
-    window = results.plan["window"]
-    excess = _excesses(results, length)
-    if not excess or length <= window:
-        return []
-    means = {method: excess[method].mean.value for method in excess}
-    order = sorted(means, key=lambda method: means[method])
+def _loss(results: Results) -> list[str]:
+    begin, end, excess = _far(results)
+    means = {method: span.mean.value for method, span in excess.items()}
+    order = sorted(means, key=means.__getitem__)
     close = [f"{m} ({signed(means[m])})" for m in order if means[m] <= CLOSE]
     far = [m for m in order if means[m] > CLOSE]
-    where = f"From position {max(window, length // 2):,} to {length:,}"
+    where = f"From position {begin:,} to {end:,}"
     reference = "the untouched model reading the same tokens inside its window"
     sentences = []
     if close:
         verb = "stays" if len(close) == 1 else "stay"
         sentences.append(
-            f"{where}, {_join(close)} {verb} within {CLOSE} nats per token of {reference}."
+            f"{where}, {joined(close)} {verb} within {CLOSE} nats per token of {reference}."
         )
     if far:
         first = f"{far[0]} loses {means[far[0]]:.2f} nats per token"
         rest = [f"{m} {means[m]:.2f}" for m in far[1:]]
         start = "There, " if close else f"{where}, against {reference}, "
-        sentences.append(f"{start}{_join([first, *rest])}.")
+        sentences.append(f"{start}{joined([first, *rest])}.")
     return sentences
 
 
-def _passkey(results: Results) -> str:
-    length = results.lengths("passkey")[-1]
-    window = results.plan["window"]
-    cells = {m: results.values(m, "passkey", length) for m in results.methods("passkey")}
-    found = {m: values for m, values in cells.items() if values is not None}
-    order = sorted(found, key=lambda m: -found[m]["score"])
-    parts = [f"{m} finds {sum(found[m]['scores']):.0f} of {len(found[m]['scores'])}" for m in order]
-    return f"Passkeys hidden in {length:,} tokens ({windows(length, window)}): {_join(parts)}."
+def _scores(table: Table) -> str:
+    """Scores at the longest length that was read; of an adaptive suite, effective lengths."""
+    if not table.tasks:
+        return ""
+    if table.adaptive:
+        parts = [f"{method} {_everywhere(table, method)}" for method in table.methods]
+        tasks = table.tasks[0] if len(table.tasks) == 1 else f"all {len(table.tasks)} tasks"
+        return f"Above {table.threshold:.0%} on {tasks}: {joined(parts)}."
+    scored = [n for n in table.lengths if any(table.overall(m, n) for m in table.methods)]
+    if not scored:
+        return f"{reader_name(table.results)}: no task was answered by every method."
+    length = scored[-1]
+    scores = {m: s.value for m in table.methods if (s := table.overall(m, length)) is not None}
+    common = table.common_tasks(length)
+    over = common[0] if len(common) == 1 else f"{len(common)} tasks"
+    parts = [f"{m} {scores[m]:.0%}" for m in sorted(scores, key=lambda method: -scores[method])]
+    window = table.results.plan["reader"].get("window")
+    times = f" ({windows(length, window)})" if window else ""
+    return f"At {length:,} tokens{times}, scores on {over}: {joined(parts)}."
 
 
-def _cost(results: Results) -> list[str]:
-    length = results.lengths("speed")[-1]
-    cells = {m: results.values(m, "speed", length) for m in results.methods("speed")}
-    found = {m: values for m, values in cells.items() if values is not None}
+def _everywhere(table: Table, method: str) -> str:
+    """Up to where every task was shown to be read."""
+    lows = [table.reach(method, task).low for task in table.tasks]
+    known = [low for low in lows if low is not None]
+    return f"up to {min(known):,} tokens" if len(known) == len(lows) else "at no length"
+
+
+def _reach(table: Table, method: str) -> str:
+    reaches = [table.reach(method, task) for task in table.tasks]
+    measured = [reach for reach in reaches if reach.found.verdicts]
+    none = sum(reach.low is None for reach in measured)
+    above = f"above {table.threshold:.0%} with 95% confidence"
+    if none == len(measured):
+        return f"{method} was not shown to be {above} at any length on any task."
+    longest = table.lengths[-1]
+    whole = sum(reach.low == longest for reach in measured)
+    rest = f"; on {none} not even at the shortest" if none else ""
+    return (
+        f"{method} is {above} up to {longest:,} tokens on {whole} of {len(measured)} tasks{rest}."
+    )
+
+
+def _answers(table: Table) -> list[str]:
+    lengths = [n for n in table.lengths if all(table.cost(m, n) for m in table.methods)]
+    if not lengths or len(table.methods) < 2:
+        return []
+    parts = []
+    for method in table.methods:
+        cost, score = table.cost(method, lengths[-1]), table.overall(method, lengths[-1])
+        assert cost is not None and score is not None
+        held = f", {size(cost.held)} held" if cost.held is not None else ""
+        parts.append(f"{method} {seconds(cost.seconds)}{held}, score {share(score)}")
+    return [f"An answer at {lengths[-1]:,} tokens costs: {'; '.join(parts)}."]
+
+
+def _speed(results: Results) -> list[str]:
+    length = max(results.read_lengths("speed"), default=0)
+    found = speeds(results, length)
     plain = plain_name(results)
-    least = min(found, key=lambda m: found[m]["cache_bytes"])
-    if plain not in found or least == plain:
+    least = min(found, key=lambda method: found[method]["cache_bytes"], default=plain)
+    if plain not in found or least is None or least == plain:
         return []
     ours, theirs = found[least], found[plain]
     return [
         f"After {length:,} tokens the cache of {least} holds {size(ours['cache_bytes'])} where the "
         f"plain model's holds {size(theirs['cache_bytes'])}, and it decodes "
-        f"{ours['tokens_per_second']:.0f} tokens a second against "
-        f"{theirs['tokens_per_second']:.0f}."
+        f"{rate(ours['tokens_per_second'])} tokens a second against "
+        f"{rate(theirs['tokens_per_second'])}."
     ]

@@ -1,36 +1,48 @@
 """The report as tables in a terminal."""
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Table as Grid
 from rich.text import Text
 
-from lengthwise.measure.report.findings import CLOSE, findings
-from lengthwise.measure.report.numbers import excess_spans, loss_spans, size
-from lengthwise.measure.run.results import REFERENCE, Results
+from lengthwise.measure.report.findings import findings, headline, reader_name
+from lengthwise.measure.report.readings import CLOSE, loss_table, speeds
+from lengthwise.measure.report.table import Cell, Table, refusals
+from lengthwise.measure.report.words import bounds, rate, seconds, size
+from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.suite.rows import REFERENCE
+
+STYLES = {"good": "green", "bad": "red", "": ""}
 
 
 def print_report(results: Results, console: Console) -> None:
-    """Print a table for every task, then what was seen."""
-    for length in results.lengths("loss"):
+    """Print a table for everything that was measured, then what was seen."""
+    for length in results.read_lengths("loss"):
         console.print(_loss(results, length))
-    if results.lengths("passkey"):
-        console.print(_passkey(results))
-    for length in results.lengths("speed"):
-        console.print(_cost(results, length))
-    for row in results.rows:
-        if row.refused:
-            words = f"refused: {row.task} {row.length:,} · {row.method}: {row.refused}"
-            console.print(Text(words, style="yellow"))
-    for sentence in findings(results):
+    if results.rows:
+        table = Table(results)
+        wide = _scores(table, narrow=False)
+        room = console.options.update(max_width=10_000)  # else no more than is there is measured
+        fits = Measurement.get(console, room, wide).maximum <= console.width
+        console.print(wide if fits else _scores(table, narrow=True))
+    for length in results.read_lengths("speed"):
+        console.print(_speed(results, length))
+    for (method, task, length, why), count in refusals(results).items():
+        times = f" · {count} times" if count > 1 else ""
+        words = f"refused: {task} {length:,} · {method}{times}: {why}"
+        console.print(Text(words, style="yellow"))
+    for sentence in findings(results) or [headline(results)]:
         console.print(Text("• " + sentence))
 
 
-def _table(title: str, heads: list[str], caption: str) -> Table:
-    table = Table(
-        title=escape(title),
-        caption=caption,
+def grid(title: str, caption: str, *heads: str) -> Grid:
+    """An empty table of plain text: a column of names, then columns of numbers."""
+    table = Grid(
+        title=Text(title),
+        caption=Text(caption),
         title_justify="left",
         caption_justify="left",
         title_style="bold",
@@ -38,69 +50,79 @@ def _table(title: str, heads: list[str], caption: str) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    table.add_column("method", no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right")
+    for number, head in enumerate(heads):
+        table.add_column(Text(head), justify="right" if number else "left", no_wrap=not number)
     return table
 
 
-def _loss(results: Results, length: int) -> Table:
-    methods = results.methods("loss")
-    measured = [m for m in methods if results.values(m, "loss", length) is not None]
-    spans = loss_spans(results, measured[0], length, octaves=True)
-    table = _table(
-        f"Loss by position, nats per token ({results.plan['model']}, {length:,} tokens)",
-        [f"to {span.end:,}" for span in spans],  # from where the column before it ends
+def _loss(results: Results, length: int) -> Grid:
+    rows = loss_table(results, length)
+    ends: Sequence[int] = [cell.loss.end for cell in next(iter(rows.values()), [])]
+    table = grid(
+        f"Loss by position, nats per token ({reader_name(results)}, {length:,} tokens)",
         f"green: within {CLOSE} nats of the same tokens inside the window; red: 1 or more above",
-    )
-    for method in measured:
-        excess = [s.mean.value for s in excess_spans(results, method, length, octaves=True)]
-        cells = []
-        for i, span in enumerate(loss_spans(results, method, length, octaves=True)):
-            style = ""
-            if excess and method != REFERENCE:
-                style = "green" if excess[i] <= CLOSE else "red" if excess[i] >= 1 else ""
-            cells.append(Text(f"{span.mean.value:.2f}", style=style))
-        table.add_row(Text(method, style="dim" if method == REFERENCE else ""), *cells)
+        "method", *(f"to {end:,}" for end in ends),  # from where the column before it ends
+    )  # fmt: skip
+    for method, cells in rows.items():
+        shown = [Text(f"{cell.loss.mean.value:.2f}", STYLES[cell.grade]) for cell in cells]
+        table.add_row(Text(method, style="dim" if method == REFERENCE else ""), *shown)
     return table
 
 
-def _passkey(results: Results) -> Table:
-    lengths = results.lengths("passkey")
-    table = _table(
-        f"Passkeys found ({results.plan['model']}, {results.plan['passkey_count']} a length)",
-        [f"{length:,}" for length in lengths],
-        "with 95% Wilson intervals",
-    )
-    for method in results.methods("passkey"):
-        cells = []
-        for length in lengths:
-            values = results.values(method, "passkey", length)
-            if values is None:
-                cells.append(Text("–"))
-                continue
-            style = "green" if values["score"] >= 0.9 else "red" if values["score"] <= 0.1 else ""
-            bounds = f" {values['low']:.0%}–{values['high']:.0%}"
-            cells.append(Text.assemble((f"{values['score']:.0%}", style), (bounds, "dim")))
-        table.add_row(Text(method), *cells)
+def _speed(results: Results, length: int) -> Grid:
+    table = grid(
+        f"Cost after {length:,} tokens ({reader_name(results)})", "batch 1, weights not counted",
+        "method", "first token", "tokens a second", "cache", "peak memory",
+    )  # fmt: skip
+    for method, values in speeds(results, length).items():
+        table.add_row(
+            Text(method),
+            seconds(values["first_token_seconds"]),
+            rate(values["tokens_per_second"]),
+            size(values["cache_bytes"]),
+            size(values["peak_bytes"]),
+        )
     return table
 
 
-def _cost(results: Results, length: int) -> Table:
-    heads = ["first token", "tokens a second", "cache", "peak memory"]
-    table = _table(
-        f"Cost after {length:,} tokens ({results.plan['model']})",
-        heads,
-        "batch 1, weights not counted",
+def _scores(table: Table, narrow: bool) -> Grid:
+    """The scores; where it must be narrow, tasks head their methods and bounds stand below."""
+    how = "bounds allow for items added until the answer was clear"
+    made = grid(
+        f"Scores by length, {table.results.suite} ({reader_name(table.results)})",
+        f"with 95% intervals; {how if table.adaptive else 'items fixed beforehand'}; "
+        f"green: at {table.threshold:.0%} or above",
     )
-    for method in results.methods("speed"):
-        values = results.values(method, "speed", length)
-        if values is not None:
-            table.add_row(
-                Text(method),
-                f"{values['first_token_seconds']:.2f} s",
-                f"{values['tokens_per_second']:,.0f}",
-                size(values["cache_bytes"]),
-                size(values["peak_bytes"]),
-            )
-    return table
+    if not narrow:
+        made.add_column("task", no_wrap=True)
+    made.add_column("method", no_wrap=not narrow, overflow="fold")
+    for head in (*(f"{length:,}" for length in table.lengths), "effective"):
+        made.add_column(head, justify="right", no_wrap=True)
+    between = "\n" if narrow else " "
+    for task in table.tasks:
+        for i, method in enumerate(table.methods):
+            cells = [
+                _words(table.cell(method, task, n), table.threshold, between) for n in table.lengths
+            ]
+            last = i == len(table.methods) - 1
+            reach = Text(table.reach(method, task).words)
+            if narrow and i == 0:
+                made.add_row(Text(task, style="bold"))
+            name = [] if narrow else [Text(task if i == 0 else "")]
+            made.add_row(*name, Text(method), *cells, reach, end_section=last)
+    return made
+
+
+def _words(cell: Cell | None, threshold: float, between: str) -> Text:
+    if cell is None:
+        return Text("–", style="dim")
+    if cell.interval is None:
+        return Text("refused", style="yellow")
+    found = cell.interval
+    words = Text.assemble(
+        (f"{found.value:.0%}", "green" if found.value >= threshold else ""),
+        (f"{between}{bounds(found)}", "dim"),
+    )
+    if cell.refused:
+        words.append(f"{between}({sum(cell.refused.values())} refused)", style="yellow")
+    return words

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lengthwise.train.data.picture import page
+from lengthwise.pages import page
 from lengthwise.train.data.rows import Packed, Packing
 from lengthwise.train.data.tally import OCTAVES, Tally, add
 from lengthwise.train.data.tokens import NAMED, Shard
@@ -114,7 +114,13 @@ class Report:
     def html(self) -> str:
         """The report as a page that needs nothing else."""
         title = f"{self.source}, packed into rows of {self.capacity:,} tokens"
-        return page(title, self.facts(), self.named, self.histogram())
+        return page(
+            "train/data/packing.html",
+            title=title,
+            facts=self.facts(),
+            notes=self.named,
+            octaves=self.histogram(),
+        )
 
 
 def _bar(number: int, most: int) -> str:

@@ -1,4 +1,4 @@
-"""From rows to the numbers that the report of a suite shows."""
+"""From items to the numbers that the report shows."""
 
 import math
 from collections import defaultdict
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
-from lengthwise.measure.run.suite.file import SuiteResults
+from lengthwise.measure.run.suite.results import Results
 from lengthwise.measure.run.suite.rows import ItemRow
 from lengthwise.measure.statistics.effective import (
     EffectiveLength,
     effective_length,
     score_interval,
     sequential_interval,
+    verdict,
 )
 from lengthwise.measure.statistics.intervals import Interval
 
@@ -78,12 +79,13 @@ class Reach:
 
 
 class Table:
-    """Results looked up by method, task and length; every number is worked out once."""
+    """Items looked up by method, task and length; every number is worked out once."""
 
-    def __init__(self, results: SuiteResults) -> None:
+    def __init__(self, results: Results) -> None:
         self.results = results
-        self.methods, self.tasks = results.methods, results.tasks
-        self.lengths = results.lengths
+        asked = {row.method for row in results.rows}
+        self.methods = [method for method in results.methods if method in asked]
+        self.tasks, self.lengths = results.tasks, results.lengths
         self.threshold: float = results.plan["threshold"]
         self.adaptive: bool = results.plan["adaptive"]
         self._rows: dict[tuple[str, str, int], list[ItemRow]] = defaultdict(list)
@@ -92,6 +94,7 @@ class Table:
         # Items that came in until the answer was clear need bounds that allow for it.
         estimate = sequential_interval if self.adaptive else score_interval
         self._interval: Callable[[tuple[float, ...]], Interval] = cache(estimate)
+        self.reach = cache(self._reach)
 
     def rows(self, method: str, task: str, length: int) -> Sequence[ItemRow]:
         """By index; none if the cell was not asked for."""
@@ -158,6 +161,11 @@ class Table:
         some = [tasks for tasks in answered.values() if tasks]
         return [task for task in self.tasks if some and all(task in tasks for tasks in some)]
 
+    @property
+    def common_lengths(self) -> list[int]:
+        """Lengths at which any method has a cost."""
+        return [n for n in self.lengths if any(self.cost(m, n) for m in self.methods)]
+
     def _answered(self, method: str, length: int) -> set[str]:
         """Tasks of which no item was refused."""
         found = set()
@@ -182,7 +190,7 @@ class Table:
         above = math.hypot(*(term.high - term.value for term in terms)) / len(terms)
         return Interval(mean, max(0.0, mean - below), min(1.0, mean + above))
 
-    def reach(self, method: str, task: str) -> Reach:
+    def _reach(self, method: str, task: str) -> Reach:
         """The effective length of a method on a task.
 
         Where an item was refused, the length counts as refused: the others may be the easier ones.
@@ -194,6 +202,14 @@ class Table:
             if rows:
                 scores[length] = answered if len(answered) == len(rows) else []
         return Reach(effective_length(scores, self.threshold))
+
+    @property
+    def too_few(self) -> int:
+        """The number of items of a task, if no score of so many could be shown to be above the
+        threshold; else 0.
+        """
+        most = max((self.results.counts[task] for task in self.tasks), default=0)
+        return 0 if verdict([1.0] * most, self.threshold) == "above" else most
 
     def cost(self, method: str, length: int) -> Cost | None:
         """Over the tasks that all methods have in common; None if nothing was answered."""
@@ -219,14 +235,6 @@ class Table:
             max((row.peak for row in rows if row.peak is not None), default=None),
         )
 
-    def refusals(self) -> dict[tuple[str, str, int, str], int]:
-        """How many items were refused, by method, task, length and reason."""
-        counts: dict[tuple[str, str, int, str], int] = defaultdict(int)
-        for row in self.results.rows:
-            if row.refused:
-                counts[(row.method, row.task, row.length, row.refused)] += 1
-        return dict(counts)
-
     def worst(self, most: int) -> list[ItemRow]:
         """Answers to read: the lowest scores, of every method and task in turn.
 
@@ -248,6 +256,11 @@ class Table:
         return sorted(picked[:most], key=lambda r: (order[r.task], r.length, r.index))
 
 
-def share(interval: Interval) -> str:
-    """`83% [61–95%]`: a score with its bounds."""
-    return f"{interval.value:.0%} [{100 * interval.low:.0f}–{interval.high:.0%}]"
+def refusals(results: Results) -> dict[tuple[str, str, int, str], int]:
+    """How often something was refused, by method, task, length and reason."""
+    counts: dict[tuple[str, str, int, str], int] = defaultdict(int)
+    for rows in (results.readings, results.rows):
+        for row in rows:
+            if row.refused:
+                counts[(*row.cell, row.refused)] += 1
+    return dict(counts)

@@ -4,15 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.measure.report.numbers import (
-    bucket_edges,
-    depth_cells,
-    octave_edges,
+from lengthwise.measure.report.readings import bucket_edges, octave_edges
+from lengthwise.measure.report.svg import Scale, round_steps, spread
+from lengthwise.measure.report.words import (
+    LONGEST,
+    flat,
+    joined,
+    seconds,
+    share,
     signed,
     size,
+    visible,
     windows,
 )
-from lengthwise.measure.report.svg import Scale, round_steps, spread
+from lengthwise.measure.statistics.intervals import Interval
 
 
 def test_buckets_and_octaves():
@@ -26,12 +31,6 @@ def test_edges_cover_everything_once(blocks):
     for edges in (bucket_edges(blocks), octave_edges(blocks)):
         assert edges[0] == 0 and edges[-1] == blocks
         assert edges == sorted(set(edges))
-
-
-def test_depth_cells():
-    values = {"scores": [1, 0, 1, 1, 0], "depths": [0, 0.1, 0.5, 0.9, 1.0]}
-    found = [(c.found, c.count) if c else None for c in depth_cells(values, 4)]
-    assert found == [(1, 2), None, (1, 1), (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -50,6 +49,14 @@ def test_words():
         "9.77 windows",
     ]
     assert [signed(x) for x in (-0.001, 0.004, 1.236, -2)] == ["+0.00", "+0.00", "+1.24", "-2.00"]
+    assert share(Interval(0.5, 0.25, 1.0)) == "50% [25–100%]"
+    assert [seconds(s) for s in (2e-5, 0.0123, 1.234, 123.4, 5432.1)] == [
+        "20 µs", "12.3 ms", "1.23 s", "123 s", "5,432 s",
+    ]  # fmt: skip
+    assert joined(["a"]) == "a" and joined(["a", "b", "c"]) == "a, b and c"
+    assert flat({"first_name": 1, "b": "x"}) == "first name 1, b x"
+    assert visible("<" * (LONGEST + 7)).endswith("<\n… and 7 more characters")
+    assert visible("a\x07\tb\n") == "a␇\tb\n"
 
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=15))
