@@ -27,9 +27,10 @@ from lengthwise.lab.status import Row, rows
 from lengthwise.measure import Results
 from lengthwise.measure.report.charts import loss_chart
 from lengthwise.measure.report.findings import findings
-from lengthwise.measure.report.numbers import loss_spans, signed
-from lengthwise.measure.report.style import STYLE
+from lengthwise.measure.report.readings import loss_spans
+from lengthwise.measure.report.words import signed
 from lengthwise.measure.run.results import REFERENCE
+from lengthwise.pages import style
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "evidence" / "demo" / "results.jsonl"
@@ -49,13 +50,13 @@ QUESTIONS = {
 
 
 def demo_words() -> str:
-    return "\n".join(f"- {sentence}" for sentence in findings(Results.load(DEMO)))
+    return "\n".join(f"- {sentence}" for sentence in findings(Results.load(DEMO).as_measurement()))
 
 
 def demo_loss_table() -> str:
-    results = Results.load(DEMO)
-    length = results.lengths("loss")[-1]
-    methods = [m for m in results.methods("loss") if m != REFERENCE] + [REFERENCE]
+    results = Results.load(DEMO).as_measurement()
+    length = results.read_lengths("loss")[-1]
+    methods = [m for m in results.read_methods("loss") if m != REFERENCE] + [REFERENCE]
     spans = {m: loss_spans(results, m, length, octaves=True) for m in methods}
     first = spans[methods[0]]
     head = ["loss, nats per token", *(f"{s.start:,} – {s.end:,}" for s in first)]
@@ -66,20 +67,13 @@ def demo_loss_table() -> str:
 
 
 def demo_passkey_table() -> str:
-    results = Results.load(DEMO)
-    lengths = results.lengths("passkey")
-    window = results.plan["window"]
+    results = Results.load(DEMO).as_measurement()
+    lengths, window = results.lengths, results.plan["reader"]["window"]
     head = ["passkeys found", *(f"{n:,} tokens ({n // window}×)" for n in lengths)]
     lines = [" | ".join(head), " | ".join(["---", *("---:" for _ in lengths)])]
-    for method in results.methods("passkey"):
-        cells = []
-        for length in lengths:
-            values = results.values(method, "passkey", length)
-            cells.append(
-                "refused"
-                if values is None
-                else f"{sum(values['scores']):.0f} of {len(values['scores'])}"
-            )
+    for method in results.methods:
+        found = [results.scores(method, "passkey", length) for length in lengths]
+        cells = [f"{sum(scores):.0f} of {len(scores)}" if scores else "refused" for scores in found]
         lines.append(" | ".join([method, *cells]))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -449,16 +443,16 @@ def linked(text: str) -> str:
 
 
 def loss_figure() -> str:
-    results = Results.load(DEMO)
-    drawing = loss_chart(results, results.lengths("loss")[-1])
+    results = Results.load(DEMO).as_measurement()
+    drawing = loss_chart(results, results.read_lengths("loss")[-1])
     # The report's rules for light pages, on a card that is legible on any page.
-    light = STYLE.split("@media (prefers-color-scheme: dark)")[0].replace("light dark", "light")
-    rules = [line for line in STYLE.splitlines() if line.startswith("svg")]
-    style = light + "\n".join(rules)
+    light, dark = style().split("@media (prefers-color-scheme: dark)", 1)
+    rules = [line for line in dark.splitlines() if line.startswith("svg")]
+    styles = "\n".join([light.replace("light dark", "light"), *rules])
     opening = drawing.index(">") + 1
     head = drawing[:opening].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     card = '<rect width="100%" height="100%" fill="#ffffff" rx="10"/>'
-    return f"{head}<style>{style}</style>{card}{drawing[opening:]}\n"
+    return f"{head}<style>{styles}</style>{card}{drawing[opening:]}\n"
 
 
 PARTS = {

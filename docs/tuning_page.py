@@ -7,7 +7,7 @@ import torch
 
 from lengthwise.lab.evidence import Evidence
 from lengthwise.measure.report import svg
-from lengthwise.measure.report.style import STYLE
+from lengthwise.pages import style
 from lengthwise.train.tuning.coverage import coverage, coverage_picture
 from lengthwise.train.tuning.cream import CREAM
 from lengthwise.train.tuning.e2llm import E2LLM
@@ -133,7 +133,7 @@ def figure(found: list[Evidence]) -> str:
         parts.append(svg.mark(x(after), y, 0, "mark c1", f"{name} after: {after:.3f}"))
     words = "nats a token at 2,048 tokens; diamonds: new frequencies untuned, circles: tuned"
     parts.append(svg.text((LEFT + WIDTH - RIGHT) / 2, bottom + 40, words, "axis", "middle"))
-    parts.append(f"<style>{STYLE}</style>")
+    parts.append(f"<style>{style()}</style>")
     drawing = svg.picture(WIDTH, bottom + 54, "Loss at 2,048 tokens by recipe", parts)
     return drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
 

@@ -321,7 +321,7 @@ def import_everything() -> None:
 
     import lengthwise.cli.app
     import lengthwise.lab.extension
-    import lengthwise.measure.report.suite
+    import lengthwise.measure.report
     import lengthwise.measure.run.suite.runner
     import lengthwise.train.data.pipeline
     import lengthwise.train.loop  # noqa: F401

@@ -173,7 +173,7 @@ def ask_set(name: str, file: Path, out: Path) -> Ended:
     from rich.console import Console
 
     from lengthwise.cli.app import _explain
-    from lengthwise.measure.report.suite import print_suite_report, write_suite_report
+    from lengthwise.measure.report import print_report, write_report
     from lengthwise.measure.run.suite.runner import run_suite
     from lengthwise.measure.run.suite.suites import Suite
 
@@ -185,8 +185,8 @@ def ask_set(name: str, file: Path, out: Path) -> Ended:
             Oracle(task), Suite("mine", {name: task}, items=12), {"plain": ()}, [700], folder=out,
             console=quiet,
         )  # fmt: skip
-        write_suite_report(results, out / "report.html", "again")
-        print_suite_report(results, quiet)
+        write_report(results, out / "report.html", "again")
+        print_report(results, quiet)
     except Exception as error:
         with redirect_stderr(said):
             return _explain(error), said.getvalue()

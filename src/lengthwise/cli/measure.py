@@ -266,8 +266,8 @@ def carry_out(
         )
     except KeyboardInterrupt:
         if file.exists():
-            write_report(Results.load(file), folder / REPORT, command)
+            write_report(Results.load(file).as_measurement(), folder / REPORT, command)
         raise typer.Exit(STATUS) from None  # `run` has said what is kept
-    write_report(results, folder / REPORT, command)
-    print_report(results, Console())
+    write_report(results.as_measurement(), folder / REPORT, command)
+    print_report(results.as_measurement(), Console())
     print(f"\nReport: {folder / REPORT}\nNumbers: {file}")

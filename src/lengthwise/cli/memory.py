@@ -12,7 +12,7 @@ from lengthwise.core.geometry import Geometry
 from lengthwise.extend.adapt import binding_of
 from lengthwise.extend.engine import Engine
 from lengthwise.extend.explain import cache_bytes
-from lengthwise.measure.report.numbers import size
+from lengthwise.measure.report.words import size
 
 SPARE = 0.1  # of the free memory stays free
 TILE_QUERIES, TILE_KEYS = 512, 1024  # scores that attention holds at once, at most

@@ -191,7 +191,7 @@ def serving_lines(
     methods: "dict[str, MethodCost] | None" = None,
 ) -> list[str]:
     """The costs, each with the formula that it comes from, then those with each method."""
-    from lengthwise.measure.report.numbers import size
+    from lengthwise.measure.report.words import size
 
     def seconds(value: float | None) -> str:
         if value is None:
@@ -277,7 +277,7 @@ def plan_training(
     if as_json:
         print(json.dumps(training_record(found, device, room, dtype, batch, optimizer), indent=1))
         return
-    from lengthwise.measure.report.numbers import size
+    from lengthwise.measure.report.words import size
 
     print(
         f"{shape.family}, {shape.parameters / 1e9:.3g} billion parameters, "
@@ -296,7 +296,7 @@ def trained(rank: int) -> str:
 
 def training_lines(what: str, rows: "list[Longest]", tokens: int | None) -> list[str]:
     """The table of one kind of training."""
-    from lengthwise.measure.report.numbers import size
+    from lengthwise.measure.report.words import size
     from lengthwise.train.plan import NEXT
 
     longest = {row.name: row.tokens for row in rows}
@@ -314,7 +314,7 @@ def training_lines(what: str, rows: "list[Longest]", tokens: int | None) -> list
 
 def place(row: "Longest") -> str:
     """Where the peak lies and what holds most there, beside weights and the optimizer's states."""
-    from lengthwise.measure.report.numbers import size
+    from lengthwise.measure.report.words import size
 
     moment = row.peak.moment
     most = sorted(moment.kinds.items(), key=lambda kind: -kind[1])
@@ -337,7 +337,7 @@ def check_length(
     Raises:
         ValueError: With the longest that does.
     """
-    from lengthwise.measure.report.numbers import size
+    from lengthwise.measure.report.words import size
 
     best, rank = max(
         ((row, rank) for rank, rows in found.items() for row in rows), key=lambda one: one[0].tokens

@@ -372,19 +372,19 @@ def carry_out_suite(
         if (folder / SUITE_FILE).exists():
             write_out(SuiteResults.load(folder), folder, command)
         raise typer.Exit(STATUS) from None  # `run_suite` has said what is kept
-    from lengthwise.measure.report.suite import print_suite_report
+    from lengthwise.measure.report import print_report
 
     write_out(results, folder, command)
-    print_suite_report(results, Console())
+    print_report(results, Console())
     print(f"\nReport: {folder / REPORT}\nNumbers: {folder / SUITE_FILE}")
 
 
 def write_out(results: "SuiteResults", folder: Path, command: str) -> None:
     """The report and the Parquet file."""
-    from lengthwise.measure.report.suite import write_suite_report
+    from lengthwise.measure.report import write_report
     from lengthwise.measure.run.suite.parquet import write_parquet
 
-    write_suite_report(results, folder / REPORT, command)
+    write_report(results, folder / REPORT, command)
     try:
         write_parquet(results, folder)
     except ValueError as error:  # without pyarrow

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lengthwise.lab import evidence
 from lengthwise.lab.claims import Claim, claims
 from lengthwise.lab.evidence import Evidence, Finding, at_least, at_most, share
-from lengthwise.measure.report.numbers import excess_spans
+from lengthwise.measure.report.readings import excess_spans
 from lengthwise.measure.run.results import REFERENCE, Cell, Results, grid
 from lengthwise.measure.statistics.intervals import Interval
 
@@ -30,6 +30,7 @@ class Numbers:
 
     def __init__(self, results: Results, method: str) -> None:
         self.results, self.method, self.window = results, method, results.plan["window"]
+        self.one = results.as_measurement()
 
     def of(self, method: str) -> "Numbers":
         return Numbers(self.results, method)
@@ -53,7 +54,7 @@ class Numbers:
 
     def _spans(self, against: str = REFERENCE) -> list[Any]:
         length = LOSS_WINDOWS * self.window
-        return excess_spans(self.results, self.method, length, octaves=True, against=against)
+        return excess_spans(self.one, self.method, length, octaves=True, against=against)
 
     def record(self) -> dict[str, Any]:
         """All of it, for the file of evidence."""

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from lengthwise.measure.report import print_report
-from lengthwise.measure.report.page import html
+from lengthwise.measure.report.report import html
 from lengthwise.measure.run.results import Cell, Results, ResultsFile, Row, grid
 from lengthwise.measure.run.suite.file import SuiteFile
 
@@ -145,8 +145,8 @@ def test_rows_of_other_types_are_damaged_lines(tmp_path):
                 assert "line 2 is damaged" in str(error)
                 refused += 1
                 continue
-            html(results, "again")
-            print_report(results, Console(file=io.StringIO()))
+            html(results.as_measurement(), "again")
+            print_report(results.as_measurement(), Console(file=io.StringIO()))
     assert refused > 200
 
 

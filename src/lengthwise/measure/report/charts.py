@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lengthwise.measure.report import svg
-from lengthwise.measure.report.readings import Span, excess_spans, loss_spans
+from lengthwise.measure.report.readings import Span, excess_spans, loss_spans, told
 from lengthwise.measure.report.table import Cell, Table
 from lengthwise.measure.report.words import cut, seconds, share, signed, size
 from lengthwise.measure.run.suite.results import Results
@@ -40,7 +40,7 @@ def colour(results: Results, method: str) -> str:
     return f"c{place % COLOURS}" + (" again" if place >= COLOURS else "")
 
 
-def told(cell: Cell) -> str:
+def spoken(cell: Cell) -> str:
     """What hovering over a cell says."""
     words = "no answer"
     if cell.interval is not None:
@@ -170,7 +170,7 @@ def _positions(
     """The axis of positions, with ticks at powers of two of the window, and the window itself."""
     first = min(line.points[0].at for line in lines)
     x = svg.Scale(first, length, LEFT, WIDTH - RIGHT, log=True)
-    window = results.plan["reader"].get("window")
+    window = told(results, "window")
     parts = []
     if window and window <= length:
         edge = x(window)
@@ -212,7 +212,7 @@ def score_chart(table: Table, task: str | None = None) -> str:
             cell = None if task is None else table.cell(method, task, length)
             score = table.overall(method, length) if task is None else cell and cell.interval
             if score:
-                words = share(score) if cell is None else told(cell)
+                words = share(score) if cell is None else spoken(cell)
                 points.append(_Point(length, score, f"{method}, {length:,} tokens: {words}"))
         lines.append(_Line(method, colour(table.results, method), points))
     dashed = {"the threshold": table.threshold}

@@ -1,6 +1,6 @@
 """What was seen, in plain words."""
 
-from lengthwise.measure.report.readings import CLOSE, Span, excess_spans, plain_name, speeds
+from lengthwise.measure.report.readings import CLOSE, Span, excess_spans, plain_name, speeds, told
 from lengthwise.measure.report.table import Table, refusals
 from lengthwise.measure.report.words import joined, rate, seconds, share, signed, size, windows
 from lengthwise.measure.run.suite.results import Results
@@ -24,12 +24,7 @@ def findings(results: Results) -> list[str]:
     sentences = _loss(results)
     if sentences and (scores := _scores(table)):  # else they are the headline
         sentences.append(scores)
-    if table.too_few:
-        sentences.append(
-            f"{table.too_few} items of a length are too few to show that a score is above "
-            f"{table.threshold:.0%} with 95% confidence."
-        )
-    else:
+    if not table.too_few:
         sentences += [_reach(table, method) for method in table.methods]
     sentences += [*_answers(table), *_speed(results)]
     if refused := sum(refusals(results).values()):
@@ -44,7 +39,7 @@ def _far(results: Results) -> tuple[int, int, dict[str, Span]]:
     """Where the last doubling of the longest text that was read begins and ends, and the excess
     of every method there; none where it does not lie beyond the window.
     """
-    window = results.plan["reader"].get("window")
+    window = told(results, "window")
     length = max(results.read_lengths("loss"), default=0)
     if not window or length <= window:
         return 0, 0, {}
@@ -58,7 +53,7 @@ def _beyond(results: Results) -> str:
     begin, end, excess = _far(results)
     if not excess:
         return ""
-    window, plain = results.plan["reader"]["window"], plain_name(results)
+    plain, window = plain_name(results), told(results, "window") or end
     where = f"Between {windows(begin, window).split()[0]} and {windows(end, window)} of text"
     lost = {method: span.mean.value for method, span in excess.items()}
     best = min((method for method in lost if method != plain), key=lost.__getitem__, default=None)
@@ -115,9 +110,10 @@ def _scores(table: Table) -> str:
     length = scored[-1]
     scores = {m: s.value for m in table.methods if (s := table.overall(m, length)) is not None}
     common = table.common_tasks(length)
-    over = common[0] if len(common) == 1 else f"{len(common)} tasks"
+    items = table.results.counts.get(common[0], 0)
+    over = f"{common[0]} ({items} items)" if len(common) == 1 else f"{len(common)} tasks"
     parts = [f"{m} {scores[m]:.0%}" for m in sorted(scores, key=lambda method: -scores[method])]
-    window = table.results.plan["reader"].get("window")
+    window = told(table.results, "window")
     times = f" ({windows(length, window)})" if window else ""
     return f"At {length:,} tokens{times}, scores on {over}: {joined(parts)}."
 

@@ -1,7 +1,8 @@
 """The drawings of the report that have fields: scores by length, depth and task, and reaches."""
 
 from lengthwise.measure.report import svg
-from lengthwise.measure.report.charts import WIDTH, colour, ticks, told, whole
+from lengthwise.measure.report.charts import WIDTH, colour, spoken, ticks, whole
+from lengthwise.measure.report.readings import told
 from lengthwise.measure.report.table import DEPTHS, Cell, Table
 from lengthwise.measure.report.words import bounds, cut, share
 
@@ -20,7 +21,7 @@ def _heat(x: float, y: float, width: float, height: float, cell: Cell | None, ti
     """The field of a cell; empty where it was not asked for."""
     if cell is None:
         return ""
-    title = f"{title}: {told(cell)}"
+    title = f"{title}: {spoken(cell)}"
     if cell.interval is None:
         field = svg.rectangle(x + 1, y + 1, width - 2, height - 2, "none", 'rx="3"', title)
         return field + svg.text(x + width / 2, y + height / 2 + 4.5, "refused", "axis", "middle")
@@ -45,7 +46,7 @@ def depth_map(table: Table, method: str, task: str) -> str:
     """Scores by length (across) and depth (down), with a row for all depths."""
     lengths = table.task_lengths(task)
     rows = DEPTHS if table.has_depths(task) else 0
-    window = table.results.plan["reader"].get("window")
+    window = told(table.results, "window")
     cell_w, cell_h, left, top = 64, 30, 46, 26
     gap = 10 if rows else 0
     width, bottom = left + cell_w * len(lengths) + 4, top + rows * cell_h

@@ -52,9 +52,11 @@ def loss_spans(results: Results, method: str, length: int, octaves: bool = False
     return _spans(results, length, octaves, method)
 
 
-def excess_spans(results: Results, method: str, length: int, octaves: bool = False) -> list[Span]:
-    """The loss of a method above that of the reference, on the same tokens."""
-    return _spans(results, length, octaves, method, REFERENCE)
+def excess_spans(
+    results: Results, method: str, length: int, octaves: bool = False, against: str = REFERENCE
+) -> list[Span]:
+    """The loss of a method above that of the reference, or of another, on the same tokens."""
+    return _spans(results, length, octaves, method, against)
 
 
 def _spans(results: Results, length: int, octaves: bool, *methods: str) -> list[Span]:
@@ -114,6 +116,12 @@ def speeds(results: Results, length: int) -> dict[str, Mapping[str, Any]]:
     """What reading a text of a length cost every method that read it."""
     found = {m: results.values(m, "speed", length) for m in results.read_methods("speed")}
     return {method: values[0] for method, values in found.items() if values}
+
+
+def told(results: Results, key: str) -> int | None:
+    """A number that the plan tells of the reader, as its `window`; None where it tells none."""
+    value = results.plan["reader"].get(key)
+    return value if type(value) is int and value > 0 else None
 
 
 def plain_name(results: Results) -> str | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lengthwise.measure.report import charts, maps, words
 from lengthwise.measure.report.findings import findings, headline, reader_name
-from lengthwise.measure.report.readings import CLOSE, loss_table, speeds
+from lengthwise.measure.report.readings import CLOSE, loss_table, speeds, told
 from lengthwise.measure.report.table import Table, refusals
 from lengthwise.measure.run.suite.results import Results
 from lengthwise.pages import page, write_page
@@ -36,6 +36,7 @@ def html(results: Results, command: str) -> str:
         refusals=refusals(results),
         loss_table=loss_table,
         speeds=speeds,
+        told=told,
         charts=charts,
         maps=maps,
         words=words,

@@ -87,11 +87,12 @@ def _speed(results: Results, length: int) -> Grid:
 
 def _scores(table: Table, narrow: bool) -> Grid:
     """The scores; where it must be narrow, tasks head their methods and bounds stand below."""
+    few = f"; {table.too_few} items are too few to show that" if table.too_few else ""
     how = "bounds allow for items added until the answer was clear"
     made = grid(
         f"Scores by length, {table.results.suite} ({reader_name(table.results)})",
         f"with 95% intervals; {how if table.adaptive else 'items fixed beforehand'}; "
-        f"green: at {table.threshold:.0%} or above",
+        f"green: at {table.threshold:.0%} or above{few}",
     )
     if not narrow:
         made.add_column("task", no_wrap=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lengthwise.measure.run.appending import append, begin, is_a, is_row, line, parsed
+from lengthwise.measure.run.suite.results import Results as Measurement
+from lengthwise.measure.run.suite.rows import ItemRow, ReadingRow
 
 FORMAT = 1
 PARTIAL = ".part"  # behind the name of the results: blocks of a loss that is not finished
@@ -105,7 +107,46 @@ class Results:
                 return row.values
         return None
 
+    def as_measurement(self) -> Measurement:
+        """The same as items and readings, of which reports are made."""
+        plan, tasks = self.plan, dict.fromkeys(row.task for row in self.rows)
+        reader = {"name": plan["model"], **{k: plan[k] for k in _READER if k in plan}}
+        counts = {"loss": plan.get("loss_samples", 1), "passkey": plan.get("passkey_count", 1)}
+        session = {
+            "command": "", "started": "", "suite": "measured", "tasks": {t: t for t in tasks},
+            "methods": {row.method: row.spec for row in self.rows if row.method != REFERENCE},
+            "items": {task: counts.get(task, 1) for task in tasks},
+            "lengths": sorted({row.length for row in self.rows}),
+            "versions": self.rows[0].versions if self.rows else {},
+            "hardware": self.rows[0].hardware if self.rows else {},
+        }  # fmt: skip
+        known = {"text": plan.get("text", ""), "seed": plan["seed"], "threshold": 0.85}
+        made = Measurement({"reader": reader, "adaptive": False, **known}, [session])
+        for row in self.rows:
+            cell = (row.method, row.task, row.length)
+            if row.task == "passkey":
+                for i, depth in enumerate(row.values.get("depths", [0.0])):
+                    score, answer, reply = (
+                        row.values[key][i] if row.values else None
+                        for key in ("scores", "answers", "replies")
+                    )
+                    seconds = row.seconds / counts["passkey"]
+                    made.rows.append(
+                        ItemRow(
+                            *cell, i, score, 0.0, (depth,), "", answer or "", reply or "", 0, None,
+                            seconds, None, None, row.refused, 0,
+                        )
+                    )  # fmt: skip
+                continue
+            each = row.values.get("losses", [None])
+            for i, losses in enumerate(each):
+                values = dict(row.values) if losses is None else {**row.values, "losses": losses}
+                seconds = row.seconds / len(each)
+                made.readings.append(ReadingRow(*cell, i, values, row.refused, seconds, 0))
+        return made
 
+
+_READER = ("fingerprint", "parameters", "dtype", "window", "chunk")
 # What the values of the runner's own tasks are; other tasks have values of their own.
 _VALUES: Mapping[str, Mapping[str, Any]] = {
     "loss": {"block": int, "losses": list[list[float]]},

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lengthwise.hf.families import UnsupportedModelError
-from lengthwise.measure.report.numbers import size
+from lengthwise.measure.report.words import size
 from lengthwise.train.named import read_memory
 from lengthwise.train.plan import OPTIMIZERS, Levers, ModelShape, Training, read_shape, step_peak
 from lengthwise.train.recipe import Recipe

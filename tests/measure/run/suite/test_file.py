@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lengthwise.files import hold
 from lengthwise.measure.report.comparison import print_comparison
-from lengthwise.measure.report.suite.page import html
+from lengthwise.measure.report.report import html
 from lengthwise.measure.run.suite.file import FORMAT, SUITE_FILE, ResultsFile
 from lengthwise.measure.run.suite.results import Results
 from lengthwise.measure.run.suite.rows import REFERENCE, ItemRow, ReadingRow
