@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from lengthwise.lab import extension
 from lengthwise.lab import reproduce as making
 from lengthwise.lab.claims import claims
 from lengthwise.lab.evidence import load
 from lengthwise.lab.extension import MEASURED, Numbers, cells, flat, free, judged
 from lengthwise.measure.run.results import REFERENCE, Cell, Results, Row
+from lengthwise.testing.models import tiny_model
 
 WINDOW = 64
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,29 +106,45 @@ def test_what_cannot_be_made_is_refused(refused: Callable[..., str], monkeypatch
     assert "comes with the sources" in refused("lab", "reproduce", "tuning/pi")
 
 
+def test_a_tiny_model_is_measured_and_judged(tmp_path, monkeypatch) -> None:
+    """The whole way; a second call measures nothing and comes to the same."""
+    import lengthwise as lw
+    from lengthwise.extend import checkpoint
+
+    _, tokenizer = lw.load("demo")
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=128)
+    monkeypatch.setattr(checkpoint, "load", lambda name, dtype: (model, tokenizer))
+    monkeypatch.setattr(extension, "LOSS_WINDOWS", 4)
+    monkeypatch.setattr(extension, "PASSKEY_WINDOWS", (1, 2))
+    chosen = [claims()["extend/dynamicntk"]]
+    (found,) = making.reproduce(chosen, tmp_path, passkeys=1, samples=2)
+    written = (tmp_path / "extend" / "results.jsonl").read_bytes()
+    assert load(tmp_path / "extend" / "dynamicntk.json").verdict == found.verdict
+    # An untrained model is as bad everywhere, so its control does not fail.
+    assert found.verdict == "not tested as claimed" and "the control did not" in found.reason
+    assert found.items == {"texts": 2, "passkeys": 1} and not found.shown
+    (again,) = making.reproduce(chosen, tmp_path, passkeys=1, samples=2)
+    assert again.findings == found.findings and again.numbers == found.numbers
+    assert (tmp_path / "extend" / "results.jsonl").read_bytes() == written
+
+
 SCRIPT = """
-import sys
-from pathlib import Path
-from lengthwise.lab import evidence
-from lengthwise.lab.claims import claims
-root = Path(sys.argv[sys.argv.index("--evidence") + 1])
-model = {"name": "tiny", "fingerprint": "f", "window": 8}
-finding = evidence.at_most("it is small", 1.0, 2.0)
-claim = claims()["tuning/pose"]
-evidence.write(root, evidence.of(claim, model=model, numbers={"x": 1}, findings=[finding],
-                                 items={}, control=sys.argv[2]))
+import shutil, sys
+assert sys.argv[1:4] == ["--only", "pose", "--evidence"]
+shutil.copyfile({!r}, sys.argv[4] + "/tuning/pose.json")
 """
 
 
 def test_a_script_makes_its_evidence(call: Call, refused, tmp_path, monkeypatch) -> None:
-    """A tiny stand-in for the script: its file is read, and one that fails is told."""
+    """A stand-in for the script: what it writes is read, and one that fails is told."""
+    script = tmp_path / "tuning_evidence.py"
     monkeypatch.setattr(making, "SCRIPTS", tmp_path)
-    (tmp_path / "tuning_evidence.py").write_text(SCRIPT)
-    status, out, _ = call("lab", "reproduce", "pose", "-o", tmp_path / "made")
-    assert status == 0 and out.split() == ["tuning/pose", "reproduced"]
-    found = load(tmp_path / "made" / "tuning" / "pose.json")
-    assert found.control == "pose" and found.command == "lengthwise lab reproduce tuning/pose"
-    (tmp_path / "tuning_evidence.py").write_text("")
-    assert "wrote no" in refused("lab", "reproduce", "pose", "-o", tmp_path / "made")
-    (tmp_path / "tuning_evidence.py").write_text("raise SystemExit(3)")
-    assert "ended with status 3" in refused("lab", "reproduce", "pose", "-o", tmp_path / "made")
+    script.write_text(SCRIPT.format(str(ROOT / "evidence" / "tuning" / "pose.json")))
+    (tmp_path / "tuning").mkdir()
+    status, out, _ = call("lab", "reproduce", "pose", "-o", tmp_path)
+    assert status == 0 and out.startswith("tuning/pose                      partly: not: ")
+    script.write_text("")
+    assert "wrote no" in refused("lab", "reproduce", "pose", "-o", tmp_path)
+    script.write_text("raise SystemExit(3)")
+    assert "ended with status 3" in refused("lab", "reproduce", "pose", "-o", tmp_path)
+    assert "is a file" in refused("lab", "reproduce", "pose", "-o", script)

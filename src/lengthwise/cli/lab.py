@@ -7,6 +7,7 @@ import typer
 
 from lengthwise.cli.inputs import MOST, be_quiet
 from lengthwise.cli.interrupt import STATUS, work_begins
+from lengthwise.files import check_writable
 
 lab = typer.Typer(help="Hold the papers' claims against small models.", no_args_is_help=True)
 FOLDER = Path("evidence")
@@ -69,6 +70,7 @@ def reproduce(
 
     chosen = find(names)
     making.check(chosen, passkeys, samples)
+    check_writable(output)
     be_quiet()
     work_begins()
     try:
