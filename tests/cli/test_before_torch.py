@@ -8,6 +8,9 @@ from pathlib import Path
 # Each line is one command; the words in braces are paths of the test.
 LINES = """
 run {empty} --prompt-file {text}
+run gone.gguf --prompt-file {text}
+convert gone.gguf -o {out}
+convert {model} -o {out}
 run {model} --prompt-file {nothing}
 run {model} --prompt-file {text} -m nonesuch:factor=2
 run {model} --prompt-file {text} -m yarn:facto=8

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from lengthwise.cli import (
     compare,
+    convert,
     demo,
     extend,
     interrupt,
@@ -91,7 +92,7 @@ app = typer.Typer(
 )
 for command in (
     demo.demo, methods.methods, extend.extend, run.run, measure.measure, compare.compare,
-    plan.plan, pack.pack, train.train,
+    plan.plan, pack.pack, train.train, convert.convert,
 ):  # fmt: skip
     app.command()(command)
 app.command("list")(listing.listing)

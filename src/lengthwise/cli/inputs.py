@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lengthwise.extend.method import Method
 
 METHOD_HELP = "yarn:factor=8 or infllm:pages=32, say; join several on different axes by +."
-MODEL_HELP = "A checkpoint's directory, a name on the Hugging Face hub, or `demo`."
+MODEL_HELP = "A checkpoint's directory, a .gguf file, a name on the Hugging Face hub, or `demo`."
 MOST = 1 << 31  # of whole numbers that options take
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE_HELP = "cpu, cuda, cuda:1 … [default: a GPU if there is one]"

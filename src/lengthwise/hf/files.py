@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthwise.files import restore
+from lengthwise.hf.gguf_file import check_gguf, is_gguf
 
 # Read by transformers as objects; a checkpoint may lack all but the first.
 OBJECTS = (
@@ -27,11 +28,15 @@ MOST_BASE = 1e30
 
 
 def find_checkpoint(name: str) -> str:
-    """The name by which transformers finds a checkpoint: a sound directory, or one of the hub's.
+    """The name by which transformers finds a checkpoint: a sound directory or GGUF file, or one
+    of the hub's.
 
     Raises:
         ValueError: If there is no such directory, or a file in it is missing or damaged.
     """
+    if is_gguf(name):
+        check_gguf(Path(name))
+        return name
     path = _local(name)
     if path is None:
         return name
@@ -46,6 +51,9 @@ def find_checkpoint(name: str) -> str:
 
 def find_tokenizer(name: str) -> str:
     """The same for a tokenizer alone, which needs no model beside it."""
+    if is_gguf(name):
+        check_gguf(Path(name))
+        return name
     path = _local(name, "cannot load a tokenizer from")
     if path is None:
         return name
@@ -60,6 +68,9 @@ def find_config(name: str) -> Path | None:
         ValueError: If there is none, or it is damaged.
     """
     file = Path(name)
+    if is_gguf(name):
+        check_gguf(file)
+        return file
     if not file.is_file():
         if name.endswith(".json"):
             raise ValueError(f"there is no directory and no configuration {name}")

@@ -26,6 +26,8 @@ from transformers import (
 )
 from transformers.activations import ACT2FN
 
+from lengthwise.hf.gguf import load_gguf
+from lengthwise.hf.gguf_file import is_gguf
 from lengthwise.hf.other.kinds import ABSOLUTE, T5
 
 LONGEST = 300  # characters of transformers' own words
@@ -40,7 +42,9 @@ def load_config(name: str, *, trust_remote_code: bool = False, **kw: Any) -> Pre
         ValueError: If there is none, it is damaged, or it asks to run code of its own.
     """
     with _in_one_line(name, "config.json of "):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code is True, **kw)
+        config = AutoConfig.from_pretrained(
+            *_place(name, kw), trust_remote_code=trust_remote_code is True, **kw
+        )
     assert isinstance(config, PreTrainedConfig)
     if trust_remote_code is not True:
         refuse_kernels(config, name)
@@ -90,7 +94,7 @@ def load_tokenizer(
     try:
         with _in_one_line(name, "a tokenizer from "):
             tokenizer = AutoTokenizer.from_pretrained(
-                name, trust_remote_code=trust_remote_code is True, **kw
+                *_place(name, kw), trust_remote_code=trust_remote_code is True, **kw
             )
     except ValueError:
         if (Path(name) / "config.json").is_file():  # transformers reads it too: say so if it failed
@@ -109,7 +113,7 @@ def load_tokenizer(
 def load_model(
     name: str, *, trust_remote_code: bool = False, **kw: Any
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A model from safetensors, and what transformers says of weights that were missing.
+    """A model from safetensors or a GGUF file, and what transformers says of missing weights.
 
     Encoders without rotary positions are what they were saved as, all else a causal language model.
 
@@ -119,6 +123,9 @@ def load_model(
     import_bitsandbytes()
     finding = {key: kw[key] for key in FINDING if key in kw}
     config = load_config(name, trust_remote_code=trust_remote_code, **finding)
+    if is_gguf(name):
+        with _in_one_line(name):
+            return load_gguf(Path(name), config, **kw)
     kind: Any = AutoModelForCausalLM
     if config.model_type in (*T5, *ABSOLUTE) and config.architectures:
         kind = getattr(transformers, str(config.architectures[0]), None)
@@ -156,6 +163,14 @@ def import_bitsandbytes() -> None:
         del sys.modules["kernels"]
         if there is not None:
             sys.modules["kernels"] = there
+
+
+def _place(name: str, kw: dict[str, Any]) -> tuple[str]:
+    """How transformers finds it: a GGUF file is a keyword beside the directory that it lies in."""
+    if not is_gguf(name):
+        return (name,)
+    kw["gguf_file"] = Path(name).name
+    return (str(Path(name).parent),)
 
 
 @contextmanager

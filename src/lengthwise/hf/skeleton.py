@@ -1,5 +1,6 @@
 """A model without weights, from its configuration alone: shapes to count and to plan with."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from lengthwise.hf.families import refuse_unsupported
 from lengthwise.hf.files import find_config, read_object
+from lengthwise.hf.gguf import honour
+from lengthwise.hf.gguf_file import check_gguf, is_gguf
 from lengthwise.hf.loading import check_activation, in_words, load_config, refuse_kernels
 
 
@@ -16,6 +19,10 @@ def read_config(name: str) -> PreTrainedConfig:
     Raises:
         ValueError: If there is none, or it describes no model that transformers knows.
     """
+    if is_gguf(name):
+        config = load_config(name)
+        honour(check_gguf(Path(name)), config)
+        return config
     file = find_config(name)
     if file is None:
         return _from_hub(name)

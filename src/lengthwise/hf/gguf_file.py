@@ -1,0 +1,267 @@
+"""The head of a GGUF file, read without torch: what it says of its model, and its tensors.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3.
+"""
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SUFFIX = ".gguf"
+_MOST = 1 << 32  # entries, and bytes of a string, that a head is believed to have
+# Types of metadata values by their numbers; 8 is a string, 9 an array.
+_FORMATS = {
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+# Statements (below `llama.` and its like) that transformers reads itself.
+_READ = (
+    "context_length", "block_count", "feed_forward_length", "embedding_length", "vocab_size",
+    "rope.freq_base", "rope.dimension_count", "attention.head_count", "attention.head_count_kv",
+    "attention.layer_norm_rms_epsilon",
+)  # fmt: skip
+# Statements that are an attribute of the configuration, whether transformers reads them or not.
+ATTRIBUTES = {
+    "attention.key_length": "head_dim",
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+SCALING = "rope.scaling."
+# Whatever says how much of a text a quantiser saw, or how it was made, changes no forward pass.
+_IDLE = ("rope.scaling.finetuned",)
+_LLAMA_LEAVES = (
+    "attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight",
+    "ffn_norm.weight", "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight",
+)  # fmt: skip
+_GEMMA2_LEAVES = (*_LLAMA_LEAVES, "post_attention_norm.weight", "post_ffw_norm.weight")
+_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
+# The tensors of a layer, by architecture.
+LEAVES = {
+    "llama": _LLAMA_LEAVES,
+    "qwen2": (*_LLAMA_LEAVES, "attn_q.bias", "attn_k.bias", "attn_v.bias"),
+    "qwen3": (*_LLAMA_LEAVES, *_NORMS),
+    "phi3": (
+        "attn_norm.weight", "attn_qkv.weight", "attn_output.weight", "ffn_norm.weight",
+        "ffn_up.weight", "ffn_down.weight",
+    ),
+    "gemma2": _GEMMA2_LEAVES,
+    "gemma3": (*_GEMMA2_LEAVES, *_NORMS),
+}  # fmt: skip
+_ELSEWHERE = ("token_embd.weight", "output.weight", "output_norm.weight")
+LLAMA3, SHORT, LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
+# How texts are split before merges (`tokenizer.ggml.pre`), as far as transformers splits them so.
+_SPLITS = (
+    "default", "gpt-2", "smollm", "llama3", "llama-v3", "llama-bpe", "qwen2", "deepseek-r1-qwen",
+    "tekken", "dbrx", "smaug-bpe", "falcon3",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies: its type (ggml's number), its shape as torch has it, and its bytes."""
+
+    kind: int
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a file says before its weights.
+
+    Attributes:
+        metadata: By their keys; of an array of strings only the number of entries.
+        tensors: By their names in the file.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def architecture(self) -> str:
+        """As llama.cpp calls it: `llama`, `qwen2` …"""
+        return str(self.metadata["general.architecture"])
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """What the file says of its architecture: `get("rope.freq_base")`."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a MODEL is a GGUF file by its name."""
+    return name.endswith(SUFFIX)
+
+
+def read_head(path: Path) -> Head:
+    """The head of a whole file.
+
+    Raises:
+        ValueError: There is no such file, it is no GGUF file, is one part of several, is cut
+            short, or holds a type of number that is not known.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ValueError(f"{path} is no GGUF file: it does not begin with GGUF")
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                head = _Reader(data, path).head()
+        except (struct.error, IndexError):
+            raise ValueError(f"{path} is cut short: its head does not end") from None
+    size = path.stat().st_size
+    needed = max((one.start + one.size for one in head.tensors.values()), default=0)
+    if needed > size:
+        raise ValueError(
+            f"{path} is cut short: its tensors end at {needed:,} bytes, it has {size:,}"
+        )
+    return head
+
+
+def check_gguf(path: Path) -> Head:
+    """The head of a file whose model can be read as it is meant.
+
+    Raises:
+        ValueError: As `read_head`; for an architecture that is not read, and for a statement, a
+            tensor or a tokenizer that would not be honoured.
+    """
+    head = read_head(path)
+    arch = head.architecture
+    if arch not in LEAVES:
+        raise ValueError(f"{path} holds a model of the architecture {arch!r}; {_known()} are read")
+    for key in head.metadata:
+        inner = key.removeprefix(f"{arch}.")
+        honoured = (*_READ, *ATTRIBUTES, *_IDLE, "attention.value_length")
+        if inner != key and inner not in honoured and not inner.startswith(SCALING):
+            raise ValueError(
+                f"{path} says {key} = {str(head.metadata[key])[:40]}, which is not honoured here; "
+                "convert the model from its own checkpoint instead"
+            )
+    for name in head.tensors:
+        leaf = name.split(".", 2)[-1] if name.startswith("blk.") else None
+        known = leaf in LEAVES[arch] if leaf else name in (*_ELSEWHERE, LLAMA3, SHORT, LONG)
+        if not known:
+            raise ValueError(
+                f"{path} has a tensor {name}, which a {arch} model here has no use for"
+            )
+    if head.get("attention.value_length") != head.get("attention.key_length"):
+        raise ValueError(
+            f"{path} has values of another size than keys ({head.get('attention.value_length')} "
+            f"and {head.get('attention.key_length')} numbers), which is not read here"
+        )
+    kind, split = (head.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    if kind not in ("gpt2", "llama"):
+        raise ValueError(f"{path} has a tokenizer of the kind {kind!r}; gpt2 and llama are read")
+    if kind == "gpt2" and split is not None and split not in _SPLITS:
+        raise ValueError(
+            f"{path} splits texts as {split!r} before its tokenizer merges, which is not known "
+            "here: it would count other tokens"
+        )
+    return head
+
+
+class _Reader:
+    """Goes through a head once, from its start."""
+
+    def __init__(self, data: mmap.mmap, path: Path) -> None:
+        self.data, self.path, self.at = data, path, 4
+
+    def head(self) -> Head:
+        (version,) = self._take("I")
+        if version not in (2, 3):
+            raise ValueError(f"{self.path} is GGUF version {version}; versions 2 and 3 are read")
+        tensors, entries = self._take("QQ")
+        if max(tensors, entries) > _MOST:
+            raise ValueError(f"{self.path} is damaged: it claims {max(tensors, entries):,} entries")
+        metadata = {}
+        for _ in range(entries):
+            key = self._string()
+            metadata[key] = self._value(self._take("I")[0])
+        if not isinstance(metadata.get("general.architecture"), str):
+            raise ValueError(f"{self.path} is damaged: it does not say its general.architecture")
+        parts = metadata.get("split.count", 1)
+        if parts > 1:
+            number = metadata.get("split.no", 0) + 1
+            raise ValueError(
+                f"{self.path} is part {number} of {parts}; join the parts with llama.cpp's "
+                "llama-gguf-split --merge"
+            )
+        infos = [self._tensor() for _ in range(tensors)]
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"{self.path} is damaged: its alignment is {alignment!r}")
+        start = -(-self.at // alignment) * alignment
+        placed = {
+            name: Tensor(kind, shape, start + offset, _bytes_of(kind, shape, name, self.path))
+            for name, kind, shape, offset in infos
+        }
+        return Head(self.path, metadata, placed)
+
+    def _take(self, form: str) -> tuple[Any, ...]:
+        if self.at > len(self.data):
+            raise IndexError
+        values = struct.unpack_from("<" + form, self.data, self.at)
+        self.at += struct.calcsize("<" + form)
+        return values
+
+    def _string(self) -> str:
+        (length,) = self._take("Q")
+        end = self.at + length
+        if end > len(self.data):
+            raise IndexError
+        words = self.data[self.at : end].decode("utf-8", errors="replace")
+        self.at = end
+        return words
+
+    def _value(self, kind: int) -> Any:
+        if kind in _FORMATS:
+            return self._take(_FORMATS[kind])[0]
+        if kind == _STRING:
+            return self._string()
+        if kind != _ARRAY:
+            raise ValueError(f"{self.path} is damaged: a value of the type {kind}")
+        inner, count = self._take("IQ")
+        if count > _MOST:
+            raise IndexError
+        if inner in _FORMATS:
+            return list(self._take(f"{count}{_FORMATS[inner]}"))
+        if inner != _STRING:
+            raise ValueError(f"{self.path} is damaged: an array of the type {inner}")
+        for _ in range(count):
+            (length,) = self._take("Q")
+            self.at += length
+        return count
+
+    def _tensor(self) -> tuple[str, int, tuple[int, ...], int]:
+        name = self._string()
+        (dimensions,) = self._take("I")
+        if dimensions > 8:
+            raise ValueError(f"{self.path} is damaged: {name} has {dimensions:,} dimensions")
+        shape = self._take(f"{dimensions}Q")[::-1]  # ggml's order is the other way round
+        kind, offset = self._take("IQ")
+        return name, kind, shape, offset
+
+
+def _bytes_of(kind: int, shape: tuple[int, ...], name: str, path: Path) -> int:
+    try:
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    except ImportError:
+        raise ValueError(f"{path}: to read GGUF files, pip install 'lengthwise[gguf]'") from None
+    try:
+        numbers, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    except (ValueError, KeyError):
+        raise ValueError(f"{path}: {name} is stored as type {kind}, which is not known") from None
+    count = 1
+    for one in shape:
+        count *= one
+    return count // numbers * size
+
+
+def _known() -> str:
+    *first, last = LEAVES
+    return f"{', '.join(first)} and {last}"
