@@ -96,7 +96,11 @@ pack {text} -o /proc/x --capacity 64
 train pi base={model} data={text} target=128 -o /proc/x
 probe context {model} --json /proc/x
 probe study {model} -o /proc/x
-lab reproduce pi -o /proc/x
+lab reproduce rerope -o /proc/x
+lab reproduce pi
+lab reproduce tuning/pi --passkeys 2
+lab status {nothing}
+lab status {text}
 demo -o /proc/x
 compare {nothing}
 compare {full} --threshold 2

@@ -98,6 +98,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "compare": ("{model}", ("--threshold", "{text}", "{nothing}")),
     "methods": ("", ("yarn", "--help")),
     "lab list": ("", ("--help",)),
+    "lab status": ("{model}", ("{nothing}", "{text}")),
 }  # fmt: skip
 
 
