@@ -14,13 +14,12 @@ import argparse
 import copy
 import random
 import sysconfig
-import time
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification
@@ -29,6 +28,7 @@ import lengthwise as lw
 from lengthwise.lab import evidence
 from lengthwise.lab.claims import claims
 from lengthwise.lab.evidence import Finding, at_least, share
+from lengthwise.lab.training import held, learn, side_by_side
 from lengthwise.measure.tasks.text import read_text
 from lengthwise.train.patterns import EncoderWindow, lengthen_encoder
 
@@ -82,27 +82,24 @@ def encoder(seed: int, vocabulary: int) -> BertForSequenceClassification:
         return BertForSequenceClassification(config)
 
 
-def learn(
+def train(
     model: BertForSequenceClassification, pieces: Pieces, length: int, steps: int, seed: int,
-    name: str,
+    name: str, folder: Path | None,
 ) -> dict[str, float]:  # fmt: skip
     """Train on the first `length` tokens of `steps` batches of `TEXTS` texts."""
-    rng, losses = random.Random(seed), []
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    began = time.process_time()
-    model.train()
-    for step in track(range(steps), name, console=Console(stderr=True)):
-        rows, labels = texts(pieces, TEXTS, rng)
-        for group in optimizer.param_groups:
-            group["lr"] = 5e-4 * min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
-        loss = cross_entropy(model(rows[:, :length]).logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-    seconds = round(time.process_time() - began, 1)
-    return {"loss": round(mean(losses[-20:]), 4), "steps": steps, "cpu_seconds": seconds,
+    rng = random.Random(seed)
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        rows, labels = batch
+        return cross_entropy(model(rows[:, :length]).logits, labels)
+
+    rates = held([torch.optim.AdamW(model.parameters(), lr=5e-4)], steps, warmup=20, fall=0.5)
+    learned = learn(
+        model, (texts(pieces, TEXTS, rng) for _ in range(steps)), loss, rates, steps,
+        folder and folder / name, about={"seed": seed, "length": length}, name=name,
+    )  # fmt: skip
+    return {"loss": round(mean(learned.losses[-20:]), 4), "steps": steps,
+            "cpu_seconds": round(learned.cpu_seconds, 1),
             "tokens": steps * TEXTS * length}  # fmt: skip
 
 
@@ -119,19 +116,22 @@ def accuracy(
     return round(torch.cat(right).mean().item(), 4)
 
 
-def one_seed(seed: int, steps: int, tuning: int, train: Pieces, held: Pieces) -> dict[str, object]:
+def one_seed(seed: int, steps: int, tuning: int, folder: Path | None) -> dict[str, object]:
     """Both ways from one original."""
-    rows, labels = texts(held, HELD, random.Random(1000 + seed))
-    vocabulary = 1 + max(token for folder in [*train, *held] for piece in folder for token in piece)
+    seen, unseen = read_pieces(held_out=False), read_pieces(held_out=True)
+    rows, labels = texts(unseen, HELD, random.Random(1000 + seed))
+    vocabulary = 1 + max(token for part in [*seen, *unseen] for piece in part for token in piece)
     original = encoder(seed, vocabulary)
-    runs = {"original": learn(original, train, WINDOW, steps, seed, f"seed {seed}: original")}
+    runs = {"original": train(original, seen, WINDOW, steps, seed, f"original-{seed}", folder)}
     found = {"original, truncated": accuracy(original, rows, labels, WINDOW)}
     truncated, long = copy.deepcopy(original), copy.deepcopy(original)
     lengthen_encoder(long, LENGTH, EncoderWindow(window=WINDOW, first=1))
     found["converted, not tuned"] = accuracy(long, rows, labels, LENGTH)
-    runs["truncated"] = learn(truncated, train, WINDOW, tuning, seed + 500, "truncated goes on")
+    runs["truncated"] = train(
+        truncated, seen, WINDOW, tuning, seed + 500, f"truncated-{seed}", folder
+    )
     found["truncated, tuned"] = accuracy(truncated, rows, labels, WINDOW)
-    runs["converted"] = learn(long, train, LENGTH, tuning, seed + 500, "converted goes on")
+    runs["converted"] = train(long, seen, LENGTH, tuning, seed + 500, f"converted-{seed}", folder)
     found["converted, tuned"] = accuracy(long, rows, labels, LENGTH)
     Console(stderr=True).print(found)
     return {"seed": seed, "accuracy": found, "runs": runs}
@@ -152,13 +152,19 @@ def main() -> None:
     """Train, convert, tune, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evidence", type=Path, default=Path("evidence"))
+    parser.add_argument("--runs", type=Path, help="keeps the training, which goes on after a kill")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--tuning", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(2)
-    train, held = read_pieces(held_out=False), read_pieces(held_out=True)
-    seeds = [one_seed(seed, args.steps, args.tuning, train, held) for seed in range(args.seeds)]
+    jobs = {
+        f"{args.steps}-{args.tuning}-{seed}": partial(
+            one_seed, seed, args.steps, args.tuning, args.runs
+        )
+        for seed in range(args.seeds)
+    }
+    seeds = list(side_by_side(jobs, args.runs).values())
+    train, held_out = read_pieces(held_out=False), read_pieces(held_out=True)
     made = evidence.of(
         claims()["tuning/long_encoder"],
         model={"name": "a BERT of two layers trained here", "fingerprint": "", "window": WINDOW},
@@ -174,7 +180,7 @@ def main() -> None:
         control="the original, truncated and tuned on the same texts",
         settings={"steps": args.steps, "tuning": args.tuning, "texts": HELD, "folders": FOLDERS,
                   "pieces": {folder: [len(a), len(b)]
-                             for folder, a, b in zip(FOLDERS, train, held, strict=True)}},
+                             for folder, a, b in zip(FOLDERS, train, held_out, strict=True)}},
     )  # fmt: skip
     evidence.write(args.evidence, made)
 

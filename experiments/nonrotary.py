@@ -8,14 +8,11 @@ tokenizer, and read at up to 8 windows on files that it never saw: plain, and wi
 """
 
 import argparse
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -25,6 +22,7 @@ from lengthwise.hf.weights import fingerprint
 from lengthwise.lab import evidence
 from lengthwise.lab.claims import claims
 from lengthwise.lab.evidence import Finding, at_least, at_most, surely_at_least
+from lengthwise.lab.training import Learned, learn, one_cycle
 from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
 from lengthwise.measure.tasks.text import held_out_text, read_text, standard_library_files
 
@@ -64,23 +62,17 @@ def rows(ids: Tensor, length: int, count: int, generator: torch.Generator) -> Te
     return torch.stack([ids[start : start + length] for start in starts.tolist()])
 
 
-def train(model: PreTrainedModel, batches: Iterator[Tensor], steps: int) -> float:
-    """AdamW, warm-up and cosine; the loss of the last step in nats."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 2e-3, total_steps=steps, pct_start=0.1
-    )
-    model.train()
-    for _ in track(range(steps), "training", console=Console(stderr=True)):
-        ids = next(batches)
-        loss = model(input_ids=ids, labels=ids).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    model.eval()
-    return float(loss.item())
+def train(
+    model: PreTrainedModel, seen: Tensor, steps: int, seed: int, folder: Path | None
+) -> Learned:
+    """Warm-up and cosine, 16 windows a step."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = (rows(seen, WINDOW, 16, generator) for _ in range(steps))
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
+    return learn(
+        model, batches, lambda ids: model(input_ids=ids, labels=ids).loss,
+        one_cycle(optimizer, steps, 2e-3), steps, folder, about={"seed": seed},
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -154,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("method", choices=sorted(MODELS))
     parser.add_argument("--evidence", type=Path, default=Path("evidence"))
+    parser.add_argument("--runs", type=Path, help="keeps the training, which goes on after a kill")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--tuning", type=int, default=60, help="steps of HeadScale's tuning")
     parser.add_argument("--texts", type=int, default=64)
@@ -167,11 +160,8 @@ def main() -> None:
     torch.manual_seed(args.seed)  # transformers draws weights from the global generator
     config = AutoConfig.for_model(kind, vocab_size=1536, bos_token_id=1, eos_token_id=2, **settings)
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    generator = torch.Generator().manual_seed(args.seed)
-    began = time.monotonic()
-    batches = iter(lambda: rows(seen, WINDOW, 16, generator), None)
-    last = train(model, batches, args.steps)  # type: ignore[arg-type]
-    seconds = time.monotonic() - began
+    folder = args.runs and args.runs / args.method
+    learned = train(model, seen, args.steps, args.seed, folder)
     compared = contenders(args.method, model, seen, args)
     draw = torch.Generator().manual_seed(args.seed + 1)
     # The same last tokens at every length: a longer text only adds context before them.
@@ -197,10 +187,11 @@ def main() -> None:
         findings=findings,
         control="the same model without the method",
         premise=premise,
-        settings={key: value for key, value in vars(args).items() if key != "evidence"},
-        training={"seconds": round(seconds, 1), "loss of the last batch": last},
+        settings={k: v for k, v in vars(args).items() if k not in ("evidence", "runs")},
+        training={"seconds": round(learned.seconds, 1),
+                  "loss of the last batch": learned.losses[-1]},
         tuned=[list(row) for row in scales],
-    )
+    )  # fmt: skip
     evidence.write(args.evidence, made)
     for row in rows_of_losses:
         Console(stderr=True).print(row)

@@ -9,13 +9,11 @@ them gets longer. Files of the evaluation are not trained on. Twenty minutes on 
 
 import argparse
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import T5Config, T5ForConditionalGeneration
@@ -27,6 +25,7 @@ from lengthwise.hf.weights import fingerprint
 from lengthwise.lab import evidence
 from lengthwise.lab.claims import claims
 from lengthwise.lab.evidence import Finding, at_least, at_most, surely_at_least
+from lengthwise.lab.training import Learned, learn, one_cycle
 from lengthwise.measure.engines.reading import with_methods
 from lengthwise.measure.statistics.intervals import bootstrap_mean
 from lengthwise.measure.tasks.text import read_text, standard_library_files
@@ -93,32 +92,19 @@ def model_of(seed: int) -> T5ForConditionalGeneration:
 
 
 def train(
-    model: T5ForConditionalGeneration, code: Tensor, steps: int, generator: torch.Generator
-) -> list[float]:
-    """AdamW, warm-up and cosine; mean losses of every tenth of the steps."""
-    embeddings = model.get_input_embeddings().weight  # T5's are large, and so must their steps be
+    model: T5ForConditionalGeneration, code: Tensor, steps: int, seed: int, folder: Path | None
+) -> Learned:
+    """Warm-up and cosine; T5's embeddings are large, and so must their steps be."""
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = model.get_input_embeddings().weight
     others = [weight for weight in model.parameters() if weight is not embeddings]
     groups = [{"params": [embeddings]}, {"params": others}]
-    optimizer = torch.optim.AdamW(groups, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [1e-2, 2e-3], total_steps=steps, pct_start=0.1
-    )
-    model.train()
-    losses = []
-    for _ in track(range(steps), "training", console=Console(stderr=True)):
-        ids, asked = tasks(code, WINDOW, ROWS, generator)
-        loss = each_loss(model, ids, asked).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-    model.eval()
-    tenth = -(-steps // 10)
-    return [
-        sum(part) / len(part) for i in range(0, steps, tenth) if (part := losses[i : i + tenth])
-    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+    return learn(
+        model, (tasks(code, WINDOW, ROWS, generator) for _ in range(steps)),
+        lambda batch: each_loss(model, *batch).mean(),
+        one_cycle(optimizer, steps, [1e-2, 2e-3]), steps, folder, about={"seed": seed},
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -167,15 +153,16 @@ def main() -> None:
     """Train, measure temperatures, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evidence", type=Path, default=Path("evidence"))
+    parser.add_argument("--runs", type=Path, help="keeps the training, which goes on after a kill")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     seen = tokens_of(standard_library_files(held_out=False)[::5], 2_000_000)
     unseen = tokens_of(standard_library_files(held_out=True), 400_000)
-    model, began = model_of(args.seed), time.process_time()
-    losses = train(model, seen, args.steps, torch.Generator().manual_seed(args.seed))
-    seconds = round(time.process_time() - began, 1)
+    model = model_of(args.seed)
+    learned = train(model, seen, args.steps, args.seed, args.runs)
+    losses = learned.tenths()
     Console(stderr=True).print("losses", [round(loss, 3) for loss in losses])
     draw = torch.Generator().manual_seed(args.seed + 1)
     aligned_on = tasks(seen, FACTORS[-1] * WINDOW, 4, draw)[0].flatten()
@@ -215,10 +202,11 @@ def main() -> None:
         premise=premise,
         spec="lengthwise.align_t5",
         settings={
-            **{key: value for key, value in vars(args).items() if key != "evidence"},
+            **{key: value for key, value in vars(args).items() if key not in ("evidence", "runs")},
             "pairs": PAIRS, "rows": ROWS,
         },
-        training={"cpu_seconds": seconds, "losses": [round(loss, 4) for loss in losses]},
+        training={"cpu_seconds": round(learned.cpu_seconds, 1),
+                  "losses": [round(loss, 4) for loss in losses]},
         temperatures={
             name: dict(zip(FACTORS[1:], methods[0].temperatures, strict=True))  # type: ignore[attr-defined]
             for name, methods in compared.items()

@@ -10,12 +10,10 @@ minutes of computing.
 
 import argparse
 import random
-import time
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import T5Config, T5EncoderModel
@@ -25,6 +23,7 @@ from lengthwise.hf.weights import fingerprint
 from lengthwise.lab import evidence
 from lengthwise.lab.claims import claims
 from lengthwise.lab.evidence import Finding, at_least, at_most, exact
+from lengthwise.lab.training import Learned, learn, one_cycle
 from lengthwise.measure.statistics.intervals import bootstrap_mean
 from lengthwise.measure.tasks.text import read_text, standard_library_files
 
@@ -84,30 +83,20 @@ def model_of(seed: int) -> T5EncoderModel:
         return T5EncoderModel(config)
 
 
-def train(model: T5EncoderModel, files: list[Tensor], steps: int, seed: int) -> list[float]:
-    """AdamW, warm-up and cosine; mean losses of every tenth of the steps."""
-    rng, losses = random.Random(seed), []
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 2e-3, total_steps=steps, pct_start=0.1
-    )
-    model.train()
-    for _ in track(range(steps), "training", console=Console(stderr=True)):
-        one, other = pieces(rng.sample(files, PAIRS), rng.choice(LENGTHS), rng)
-        cosines = embed(model, one) @ embed(model, other).T / CONTRAST
-        right = torch.arange(PAIRS)
-        loss = (cross_entropy(cosines, right) + cross_entropy(cosines.T, right)) / 2
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-    model.eval()
-    tenth = -(-steps // 10)
-    return [
-        sum(part) / len(part) for i in range(0, steps, tenth) if (part := losses[i : i + tenth])
-    ]
+def train(
+    model: T5EncoderModel, files: list[Tensor], steps: int, seed: int, folder: Path | None
+) -> Learned:
+    """Warm-up and cosine."""
+    rng = random.Random(seed)
+    right = torch.arange(PAIRS)
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        cosines = embed(model, batch[0]) @ embed(model, batch[1]).T / CONTRAST
+        return (cross_entropy(cosines, right) + cross_entropy(cosines.T, right)) / 2
+
+    batches = (pieces(rng.sample(files, PAIRS), rng.choice(LENGTHS), rng) for _ in range(steps))
+    rates = one_cycle(torch.optim.AdamW(model.parameters()), steps, 2e-3)
+    return learn(model, batches, loss, rates, steps, folder, about={"seed": seed})
 
 
 @torch.no_grad()
@@ -170,15 +159,16 @@ def main() -> None:
     """Train, choose a temperature, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evidence", type=Path, default=Path("evidence"))
+    parser.add_argument("--runs", type=Path, help="keeps the training, which goes on after a kill")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--files", type=int, default=320, help="128 of them are held out")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     files = read_files(args.files)
     held, seen = files[:128], files[128:]
-    model, began = model_of(args.seed), time.process_time()
-    losses = train(model, seen, args.steps, args.seed)
-    seconds = round(time.process_time() - began, 1)
+    model = model_of(args.seed)
+    learned = train(model, seen, args.steps, args.seed, args.runs)
+    losses = learned.tenths()
     Console(stderr=True).print("losses", [round(loss, 3) for loss in losses])
     halves: list[Numbers] = []
     for part in (held[:64], held[64:]):
@@ -207,9 +197,14 @@ def main() -> None:
         findings=findings(judging, chosen),
         control="the same model at temperature 1",
         spec=f"tempscale:temperature={chosen}",
-        settings={key: value for key, value in vars(args).items() if key != "evidence"},
+        settings={
+            key: value for key, value in vars(args).items() if key not in ("evidence", "runs")
+        },
         files={"trained on": len(seen), "choosing": 64, "judging": len(held) - 64},
-        training={"cpu_seconds": seconds, "losses": [round(loss, 4) for loss in losses]},
+        training={
+            "cpu_seconds": round(learned.cpu_seconds, 1),
+            "losses": [round(loss, 4) for loss in losses],
+        },
         temperature=chosen,
     )
     evidence.write(args.evidence, made)

@@ -33,6 +33,7 @@ from lengthwise.train.loop.checkpoint import load_checkpoint, save_checkpoint
 from lengthwise.train.loop.metrics import Metrics
 from lengthwise.train.places import CHECKPOINTS, METRICS, RUN
 
+CONSOLE = Console(stderr=True)
 Batch = TypeVar("Batch")
 Found = TypeVar("Found")
 
@@ -97,7 +98,7 @@ def learn(
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder))
             _check_same(folder / RUN, {"steps": steps, **(about or {})})
-            found = load_checkpoint(folder / CHECKPOINTS, _say, torch.device("cpu"))
+            found = load_checkpoint(folder / CHECKPOINTS, CONSOLE.print, torch.device("cpu"))
             if found is not None:
                 done, state = found
                 learned = Learned(**state["learned"])
@@ -110,7 +111,9 @@ def learn(
         model.train()
         left = iter(islice(batches, done, steps))
         began = time.perf_counter(), time.process_time()
-        for _ in track(range(done, steps), name, console=Console(stderr=True)):
+        # Two bars would write over each other.
+        beside = multiprocessing.parent_process() is not None
+        for _ in track(range(done, steps), name, console=CONSOLE, disable=beside):
             batch = next(left, None)
             if batch is None:
                 raise ValueError(f"there are {done:,} batches, and {steps:,} steps are wanted")
@@ -164,10 +167,6 @@ def _check_same(file: Path, about: Mapping[str, Any]) -> None:
         raise ValueError(f"{file.parent} holds another run; see {file.name} there, or remove it")
 
 
-def _say(words: str) -> None:
-    Console(stderr=True).print(words)
-
-
 def one_cycle(
     optimizer: torch.optim.Optimizer, steps: int, peaks: float | list[float]
 ) -> list[LRScheduler]:
@@ -214,9 +213,9 @@ def best_of(found: Mapping[float, Found], loss: Callable[[Found], float]) -> Bes
 
 
 def side_by_side(
-    jobs: Mapping[str, Callable[[], Any]], folder: Path, processes: int = 2
+    jobs: Mapping[str, Callable[[], Any]], folder: Path | None, processes: int = 2
 ) -> dict[str, Any]:
-    """What every job gives, as JSON; it is kept in `folder/NAME.json`, and not done again.
+    """What every job gives, as JSON; kept in `folder/NAME.json` it is not done again.
 
     Each job has a process of one thread, and so gives what it would give alone.
 
@@ -227,22 +226,25 @@ def side_by_side(
     Raises:
         Exception: Of the first job that fails; those that run are waited for, and kept.
     """
-    files = {name: folder / f"{name}.json" for name in jobs}
-    processes_of = multiprocessing.get_context("forkserver")  # imports what all need once
-    processes_of.set_forkserver_preload([__name__])
+    files = {name: folder / f"{name}.json" for name in jobs} if folder else {}
+    found = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # what all need is imported once
     failed: BaseException | None = None
-    with ProcessPoolExecutor(processes, processes_of, torch.set_num_threads, (1,)) as pool:
-        running = {
-            pool.submit(job): name for name, job in jobs.items() if not files[name].is_file()
-        }
+    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
+        running = {pool.submit(job): name for name, job in jobs.items() if name not in found}
         for future in as_completed(running):
             if future.cancelled():
                 continue
             if error := future.exception():
                 failed = failed or error
                 pool.shutdown(wait=False, cancel_futures=True)
-            else:
-                write_text(files[running[future]], json.dumps(future.result(), indent=1) + "\n")
+                continue
+            name = running[future]
+            words = json.dumps(future.result(), indent=1) + "\n"
+            found[name] = json.loads(words)
+            if folder is not None:
+                write_text(files[name], words)
     if failed is not None:
         raise failed
-    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
+    return {name: found[name] for name in jobs}
