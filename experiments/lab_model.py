@@ -9,19 +9,19 @@ draws its data from (seed, step), so a resumed run sees what an uninterrupted on
 """
 
 import argparse
-import json
-import math
 import os
 import random
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from lengthwise.lab.muon import muon_and_adamw
+from lengthwise.lab.training import held, learn
 from lengthwise.measure.tasks.passkey import NEEDLE, QUESTION
 from lengthwise.measure.tasks.text import read_text, standard_library_files
 
@@ -173,40 +173,6 @@ class Data:
         return row + tail, mask
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised by five Newton-Schulz steps, in float32.
-
-    Source: K. Jordan et al., Muon (2024); step scaled by 0.2 sqrt(max(rows, columns)) as in
-    Moonlight (arXiv:2502.16982), so that AdamW's learning rates fit. torch.optim.Muon iterates
-    in bfloat16, which a CPU without bfloat16 units emulates about fifty times more slowly.
-    """
-
-    def __init__(self, parameters: list[Tensor], lr: float, weight_decay: float) -> None:
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(buffer, group["momentum"])
-                x = update.T if p.shape[0] > p.shape[1] else update
-                x = x / (x.norm() + 1e-7)
-                for _ in range(5):
-                    gram = x @ x.T
-                    x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-                update = x.T if p.shape[0] > p.shape[1] else x
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(p.shape)))
-
-
-def write_atomically(path: Path, save: Callable[[Path], None]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    save(temporary)
-    os.replace(temporary, path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
@@ -228,7 +194,8 @@ def main() -> None:
     if not (out / "tokens.pt").exists():
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
         stream = torch.cat([torch.tensor(ids + [EOS], dtype=torch.int32) for ids in encoded])
-        write_atomically(out / "tokens.pt", lambda p: torch.save(stream, p))
+        torch.save(stream, out / "tokens.tmp")
+        os.replace(out / "tokens.tmp", out / "tokens.pt")
     data = Data(torch.load(out / "tokens.pt", weights_only=True), tokenizer, arguments.seed)
 
     torch.manual_seed(arguments.seed)
@@ -239,78 +206,25 @@ def main() -> None:
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [
-        Muon(hidden, lr=arguments.muon_lr, weight_decay=0.05),
-        torch.optim.AdamW(others, lr=arguments.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-    peaks = [arguments.muon_lr, arguments.adam_lr]
-    step, steps = 0, arguments.tokens // (2 * ROWS * WINDOW)
-    checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        step = state["step"]
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+    steps = arguments.tokens // (2 * ROWS * WINDOW)
+    batches = ((data.text(step), *data.retrieval(step)) for step in range(steps))
 
-    def save() -> None:
-        state = {
-            "step": step,
-            "model": model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        }
-        write_atomically(checkpoint, lambda p: torch.save(state, p))
-
-    log_file = out / "log.jsonl"
-    if log_file.exists():  # drop the lines after the checkpoint: those steps are taken again
-        kept = [
-            line for line in log_file.read_text().splitlines() if json.loads(line)["step"] <= step
-        ]
-        log_file.write_text("".join(line + "\n" for line in kept))
-    log = open(log_file, "a", buffering=1)  # noqa: SIM115
-    began = time.time()
-    while step < steps:
-        # Warm up, hold, and fall to zero over the last 40%: a longer run only moves the fall.
-        scale = min(1.0, (step + 1) / 50, (steps - step) / (0.4 * steps))
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * scale
-        text = data.text(step)
+    def losses(batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[Tensor]:
+        text, rows, answers = batch
         logits = model(input_ids=text, use_cache=False).logits[:, :-1]
-        text_loss = torch.nn.functional.cross_entropy(
-            logits.reshape(-1, VOCABULARY), text[:, 1:].reshape(-1)
-        )
-        text_loss.backward()
-        rows, answers = data.retrieval(step)
+        yield cross_entropy(logits.reshape(-1, VOCABULARY), text[:, 1:].reshape(-1))
         logits = model(input_ids=rows, use_cache=False).logits[:, :-1]
-        losses = torch.nn.functional.cross_entropy(
+        each = cross_entropy(
             logits.reshape(-1, VOCABULARY), rows[:, 1:].reshape(-1), reduction="none"
         )
-        answer_loss = losses[answers[:, 1:].reshape(-1)].mean()
-        (0.5 * losses.mean() + 0.5 * answer_loss).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        step += 1
-        line = {
-            "step": step, "tokens": step * 2 * ROWS * WINDOW,
-            "text_loss": round(text_loss.item(), 4),
-            "answer_loss": round(answer_loss.item(), 4),
-            "seconds": round(time.time() - began, 1),
-        }  # fmt: skip
-        if not math.isfinite(line["text_loss"]):
-            raise SystemExit(
-                f"loss is {line['text_loss']} at step {step}; {checkpoint} is the last good state"
-            )
-        log.write(json.dumps(line) + "\n")
-        if step % 10 == 0:
-            left = (time.time() - began) / step * (steps - step) / 60
-            print(json.dumps(line), f"{left:.0f} min left", flush=True)
-        if step % arguments.save_every == 0 or step == steps:
-            save()
+        yield 0.5 * each.mean() + 0.5 * each[answers[:, 1:].reshape(-1)].mean()
+
+    # Warm up, hold, and fall to zero over the last 40%: a longer run only moves the fall.
+    rates = held(muon_and_adamw(model, arguments.muon_lr, arguments.adam_lr), steps, warmup=50)
+    learn(
+        model, batches, losses, rates, steps, out, about={"seed": arguments.seed},
+        save_every=arguments.save_every,
+    )  # fmt: skip
     final = LlamaForCausalLM(config)
     final.load_state_dict(model.state_dict())
     final.to(torch.bfloat16).save_pretrained(out / "model")

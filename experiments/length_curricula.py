@@ -12,25 +12,25 @@ that is finished is skipped; the same seed gives the same bits.
 
 import argparse
 import itertools
-import json
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lab_model import BOS, EOS, Data, Muon
+from lab_model import BOS, EOS, Data
 from length_claims import COMPARED, judged, runs_of
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import lengthwise
-from lengthwise.files import write_text
 from lengthwise.lab import evidence
+from lengthwise.lab.muon import muon_and_adamw
+from lengthwise.lab.training import held, learn, side_by_side
 from lengthwise.measure.tasks.text import read_text, standard_library_files
 from lengthwise.train.data.collate import PackedCollator
 from lengthwise.train.data.curriculum import GrowP2
@@ -225,46 +225,29 @@ def model_of(kind: str) -> LlamaForCausalLM:
     return model
 
 
-def train(model: LlamaForCausalLM, batches: list[dict[str, Tensor]], peak: float) -> dict[str, Any]:
+def train(
+    model: LlamaForCausalLM, batches: list[dict[str, Tensor]], peak: float, folder: Path | None
+) -> dict[str, Any]:
     """One pass; warm up over 10 steps, hold, and fall to zero over the last 40%."""
-    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [
-        Muon(hidden, lr=peak, weight_decay=0.05),
-        torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
+
+    def loss(batch: dict[str, Tensor]) -> Tensor:
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = model(**inputs, use_cache=False).logits[:, :-1]
+        return cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
+
     parameters = sum(p.numel() for p in model.parameters())
-    config, steps = model.config, len(batches)
-    pairs = tokens = 0
-    began, began_cpu = time.perf_counter(), time.process_time()
-    model.train()
+    tokens = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
+    config, pairs, steps = model.config, sum(map(_pairs, batches)), len(batches)
+    rates = held(muon_and_adamw(model, peak, peak), steps, warmup=10)
     kernel = "per_document" if "segment_ids" in batches[0] else "sdpa"
     with document_attention(model, kernel):
-        for step, batch in enumerate(batches):
-            scale = min(1.0, (step + 1) / 10, (steps - step) / (0.4 * steps))
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = peak * scale
-            labels = batch.pop("labels")
-            logits = model(**batch, use_cache=False).logits[:, :-1]
-            loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-            tokens += int((labels[:, 1:] != -100).sum())
-            pairs += _pairs(batch)
-            if step % 10 == 0:
-                left = (time.perf_counter() - began) / (step + 1) * (steps - step - 1)
-                print(f"{step}/{steps} loss {loss.item():.3f}, {left:.0f} s left", flush=True)
+        learned = learn(model, batches, loss, rates, steps, folder, about={"seed": SEED})
     # 6 per parameter and token; 4 per pair, layer and channel forward, three times with backward.
     attention = 12 * config.hidden_size * config.num_hidden_layers * pairs
     return {
         "steps": steps, "targets": tokens, "parameters": parameters,
         "flops": 6 * parameters * tokens + attention, "attention_flops": attention,
-        "seconds": round(time.perf_counter() - began, 1),
-        "cpu_seconds": round(time.process_time() - began_cpu, 1),
+        "seconds": round(learned.seconds, 1), "cpu_seconds": round(learned.cpu_seconds, 1),
     }  # fmt: skip
 
 
@@ -336,12 +319,13 @@ def cuts(documents: list[list[int]], whole: bool) -> dict[str, int]:
     return {"cuts": int(sum(inside)), "fitting_documents_cut": int(sum(fitting))}
 
 
-def run(name: str, corpus: Corpus) -> dict[str, Any]:
+def run(name: str, out: Path) -> dict[str, Any]:
+    """Train one of `RUNS` and measure it."""
     kind, make = RUNS[name]
-    model = model_of(kind)
+    corpus, model = Corpus(out), model_of(kind)
     batches = list(make(corpus))
     record = {"run": name, "seed": SEED, "threads": torch.get_num_threads()}
-    record |= train(model, batches, peak=3e-3 if kind == "new" else 5e-4)
+    record |= train(model, batches, 3e-3 if kind == "new" else 5e-4, out / name)
     lengths = (128, 256, LENGTH) if kind == "new" else (256, STRETCHED)
     record["held_out_loss"] = text_losses(model, corpus, lengths)
     if name in ("fixed_1024", "best_fit"):
@@ -360,16 +344,11 @@ def main() -> None:
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    corpus = Corpus(out)
-    records: dict[str, dict[str, Any]] = {}
-    for claim in arguments.claim or COMPARED:
-        for name in runs_of(claim):
-            result = out / f"{name}.json"
-            if not result.exists():
-                print(f"{claim}: {name}", flush=True)
-                write_text(result, json.dumps(run(name, corpus), indent=1) + "\n")
-            records[name] = json.loads(result.read_text(encoding="utf-8"))
+    corpus = Corpus(out)  # its cache is made before two processes read it
+    claims = arguments.claim or list(COMPARED)
+    names = [name for claim in claims for name in runs_of(claim)]
+    records = side_by_side({name: partial(run, name, out) for name in names}, out)
+    for claim in claims:
         made = judged(claim, records, {"texts": len(corpus.held_out), "problems": PROBLEMS})
         print(f"{evidence.write(arguments.evidence, made)}: {made.verdict}", flush=True)
 
