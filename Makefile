@@ -36,14 +36,14 @@ demo: $(VENV)/.package
 	@$(VENV)/bin/lengthwise demo
 
 test: $(VENV)/.dev
-	@$(PY) -m pytest -n 2
+	@$(PY) -m pytest -n 2 --durations=10
 
 check: $(VENV)/.dev
 	@echo "ruff check";  $(PY) -m ruff check .
 	@echo "ruff format"; $(PY) -m ruff format --check .
 	@echo "mypy src";    $(PY) -m mypy src
 	@echo "sphinx";      $(MAKE) --no-print-directory docs
-	@echo "pytest";      $(PY) -m pytest -n 2
+	@echo "pytest";      $(PY) -m pytest -n 2 --durations=10
 	@$(MAKE) --no-print-directory versions TESTS=tests/hf
 
 docs: $(VENV)/.dev

@@ -52,6 +52,23 @@ def refusing(connect: Any) -> Any:
     return connect_locally
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """With `--durations`, say how long the tests of each folder took, in all processes together."""
+    if terminalreporter.config.getoption("durations") is None:
+        return
+    seconds: dict[str, float] = {}
+    tests: dict[str, int] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                folder = "/".join(report.nodeid.split("::")[0].split("/")[:-1][:2])
+                seconds[folder] = seconds.get(folder, 0.0) + report.duration
+                tests[folder] = tests.get(folder, 0) + (report.when == "call")
+    terminalreporter.section("seconds by folder")
+    for folder, total in sorted(seconds.items(), key=lambda of: -of[1]):
+        terminalreporter.write_line(f"{total:6.1f} s {tests[folder]:6,} tests  {folder}")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests import forked
 
+from lengthwise.cli import main
 from lengthwise.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,8 +30,8 @@ SHOWN |= {"{eval-rst}", "{toctree}"}  # words to the site's builder
 FENCE = re.compile(r"^( *)(`{3,})([\w{}-]*)[^\n`]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 EXEMPT = re.compile(r"<!-- not run: \S.*-->\s*\Z")
 
-# The commands that pip installed beside this interpreter; not resolved, for it may be a link.
-COMMANDS = Path(sys.executable).parent
+# What pip installed beside this interpreter; not resolved, for it may be a link.
+COMMAND = Path(sys.executable).parent / "lengthwise"
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,21 @@ def commands_of(code: str) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(COMMANDS), os.environ.get("PATH", "")])
-    return subprocess.run(
-        command,
-        shell=True,
-        cwd=folder,
-        env={**os.environ, "PATH": path, "COLUMNS": "200"},  # wide, or help texts are cut
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+def run(command: str, folder: Path) -> str:
+    """Run a line of `lengthwise` in a process of its own; what is wrong, or nothing."""
+    words, log = shlex.split(command, comments=True), folder / ".log"
+    assert not re.search("[|<>;&$`*]", " ".join(words)), "a line for a shell is not run here"
+
+    def work() -> None:
+        os.chdir(folder)
+        os.environ["COLUMNS"] = "200"  # wide, or help texts are cut
+        sys.argv = words
+        main()
+
+    status = forked.run(work, log)
+    said = log.read_text(encoding="utf-8")
+    log.unlink()
+    return "" if status == 0 else f"{command} ended with {status}\n{said}"
 
 
 def check_make(command: str) -> None:
@@ -100,8 +105,8 @@ def run_shell(block: Block, folder: Path) -> None:
         elif command.startswith("lengthwise ") and not block.runs:
             check_lengthwise(command)
         elif command.startswith("lengthwise "):
-            done = run(command, folder)
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            wrong = run(command, folder)
+            assert not wrong, wrong
         else:
             assert not block.runs, f"{command!r}: mark the block <!-- not run: reason -->"
 
@@ -126,6 +131,17 @@ def test_every_block_of_the_page_runs(
                 raise AssertionError(f"{where}: {error}") from None
         else:
             assert block.language in SHOWN, f"{where}: unknown language {block.language!r}"
+
+
+def test_a_line_that_fails_is_noticed(tmp_path: Path) -> None:
+    wrong = run("lengthwise methods yran", tmp_path)
+    assert "ended with 2" in wrong and "unknown method 'yran'" in wrong
+    assert run("lengthwise methods yarn  # a remark", tmp_path) == ""
+
+
+def test_pip_installs_the_command() -> None:
+    done = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("lengthwise ")
 
 
 def test_the_readme_has_something_to_run() -> None:

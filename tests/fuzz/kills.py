@@ -11,6 +11,7 @@ Processes are forked from one that has imported everything, so that a run takes 
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import random
@@ -26,12 +27,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests import forked
+
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 TEXT = "It was a bright cold day in April, and the clocks were striking thirteen. "
 # Whether, and in which run, something was done; a suite counts the peak of a run's first answer.
 TELLS = frozenset({"resumed", "session", "peak"})
 RUNS = 6  # a command that does not end within so many runs does not end
+
+
+class Broken(Exception):
+    """A command does not do what it is tried for."""
 
 
 @dataclass(frozen=True)
@@ -115,33 +125,15 @@ def make_place(folder: Path) -> Place:
     return at
 
 
-def begin(words: Words, log: Path) -> int:
-    """Fork a process that runs a command; its id."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    status = 70
-    try:
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
+def command(words: Words) -> Callable[[], object]:
+    """What a child does: a command line."""
+
+    def work() -> None:
         from lengthwise.cli.app import app
 
         app([str(word) for word in words])
-    except SystemExit as ended:
-        status = int(ended.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
 
-
-def end(child: int) -> int:
-    """The exit status, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return work
 
 
 def snapshot(folder: Path, volatile: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -152,11 +144,15 @@ def snapshot(folder: Path, volatile: frozenset[str] = frozenset()) -> dict[str, 
         name = str(path.relative_to(folder))
         if path.is_dir():
             found[name] = "a directory"
-        elif path.suffix == ".json":
-            found[name] = without(json.loads(path.read_text(encoding="utf-8")), volatile)
-        elif path.suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            found[name] = without([json.loads(line) for line in lines], volatile)
+        elif path.suffix in (".json", ".jsonl"):
+            text = path.read_text(encoding="utf-8")
+            try:
+                lines = text.splitlines()
+                read = json.loads(text) if path.suffix == ".json" else [*map(json.loads, lines)]
+            except ValueError:
+                found[name] = f"not JSON: {text[:200]}"
+            else:
+                found[name] = without(read, volatile)
         elif path.suffix in (".md", ".html"):
             # For people: its numbers are those of the files beside it, and some are seconds.
             page = re.sub(r"<svg.*?</svg>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -186,8 +182,8 @@ def differing(one: Any, other: Any, key: str = "") -> set[str]:
     return set() if one == other else {key}
 
 
-def run(words: Words, log: Path) -> int:
-    return end(begin(words, log))
+def run(words: Words, log: Path) -> int | str:
+    return forked.run(command(words), log)
 
 
 def whole(name: str, at: Place, folder: Path) -> tuple[dict[str, Any], frozenset[str], float]:
@@ -204,11 +200,11 @@ def whole(name: str, at: Place, folder: Path) -> tuple[dict[str, Any], frozenset
         status = run(COMMANDS[name](at, place / "out"), folder / "log")
         seconds = time.monotonic() - began
         if status:
-            raise SystemExit(f"{name} ended with {status}: {(folder / 'log').read_text()}")
+            raise Broken(f"{name} ended with {status}: {(folder / 'log').read_text()}")
         seen.append(snapshot(place))
         place.rename(work)
     if seen[0].keys() != seen[1].keys():
-        raise SystemExit(f"{name}: two runs leave other files: {seen[0].keys() ^ seen[1].keys()}")
+        raise Broken(f"{name}: two runs leave other files: {seen[0].keys() ^ seen[1].keys()}")
     volatile = {
         key
         for file in seen[0]
@@ -259,10 +255,10 @@ def trial(
     try:
         prepare(name, at, place)
         words = COMMANDS[name](at, place / "out")
-        child = begin(words, log)
+        child = forked.begin(command(words), log)
         time.sleep(moment)
         os.kill(child, signal.SIGKILL)
-        killed = end(child) == -signal.SIGKILL
+        killed = forked.end(child) == -signal.SIGKILL
         if name == "force" and not (place / "out" / "config.json").exists():
             import lengthwise as lw
 
@@ -272,7 +268,7 @@ def trial(
             if status in (0, 2):
                 break
         faults = compare(snapshot(place, volatile), wanted, unsteady, volatile)
-        # 2 is right where the killed run had finished its output.
+        # The status 2 is right where the killed run had finished its output.
         if status not in (0, 2) or (status == 2 and faults):
             faults.append(f"it ends with {status}: {log.read_text()[-400:]}")
         return killed, faults
@@ -289,6 +285,7 @@ def main() -> int:
     for name in given.commands:
         if name not in COMMANDS:
             parser.error(f"no command {name!r}; choose from {', '.join(COMMANDS)}")
+    speak_at_the_end()
     import_everything()
     failed = 0
     with tempfile.TemporaryDirectory() as words:
@@ -299,7 +296,8 @@ def main() -> int:
             again = snapshot(folder / f"{name}-whole-0")
             unsteady = {f for f, seen in wanted.items() if isinstance(seen, bytes)}
             unsteady = {file for file in unsteady if again[file] != wanted[file]}
-            print(f"{name}: {seconds:.1f} s; may differ: {', '.join(sorted(volatile | unsteady))}")
+            differ = ", ".join(sorted(volatile | unsteady))
+            print(f"{name}: {seconds:.1f} s; may differ: {differ}", flush=True)
             rng = random.Random(f"{given.seed} {name}")
             in_time = 0
             for count in range(given.count):
@@ -312,6 +310,18 @@ def main() -> int:
             print(f"{name}: {given.count} kills, {in_time} before its end", flush=True)
     print(f"{failed} kills changed what is left" if failed else "No kill changed what is left.")
     return int(bool(failed))
+
+
+def speak_at_the_end() -> None:
+    """Say on stdout what ends this process, a signal or a crash: only SIGKILL is silent."""
+    faulthandler.enable(sys.stdout)
+
+    def said(number: int, frame: object) -> None:
+        print(f"ended by {signal.Signals(number).name}", flush=True)
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, said)
 
 
 def import_everything() -> None:
@@ -330,4 +340,9 @@ def import_everything() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+    except Exception:
+        print(traceback.format_exc(), flush=True)
+        status = 1
+    sys.exit(status)
