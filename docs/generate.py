@@ -22,6 +22,7 @@ from tuning_page import tuning_pages
 from lengthwise import catalogue, rooms
 from lengthwise.extend.layouts import CacheSlots, FarAsOne
 from lengthwise.extend.scaling import OwnScaling
+from lengthwise.html import style
 from lengthwise.lab.evidence import Evidence
 from lengthwise.lab.status import Row, rows
 from lengthwise.measure import Results
@@ -30,7 +31,6 @@ from lengthwise.measure.report.findings import findings
 from lengthwise.measure.report.readings import loss_spans
 from lengthwise.measure.report.words import signed
 from lengthwise.measure.run.results import REFERENCE
-from lengthwise.pages import style
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "evidence" / "demo" / "results.jsonl"

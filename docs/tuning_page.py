@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from lengthwise.html import style
 from lengthwise.lab.evidence import Evidence
 from lengthwise.measure.report import svg
-from lengthwise.pages import style
 from lengthwise.train.tuning.coverage import coverage, coverage_picture
 from lengthwise.train.tuning.cream import CREAM
 from lengthwise.train.tuning.e2llm import E2LLM

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from lengthwise.measure.report.comparison import entries, over_lengths, pairs, print_comparison
-from lengthwise.measure.run.suite.file import SuiteResults
-from lengthwise.measure.run.suite.rows import ItemRow
+from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.suite.rows import REFERENCE, ItemRow, ReadingRow
 
 PLAN = {"seed": 0, "text": "", "adaptive": False, "threshold": 0.85}
 SESSION = {"methods": {}, "tasks": {"niah": "NIAH()"}, "items": {"niah": 20}}
@@ -17,7 +17,7 @@ SESSION = {"methods": {}, "tasks": {"niah": "NIAH()"}, "items": {"niah": 20}}
 
 def results(
     scores: dict[str, list[float | None]], lengths=(512,), task: str = "NIAH()", **plan: object
-) -> SuiteResults:
+) -> Results:
     """A file in which each method has these scores at every length."""
     rows = [
         ItemRow(
@@ -30,10 +30,10 @@ def results(
         for method, each in scores.items()
         for index, score in enumerate(each)
     ]  # fmt: skip
-    return SuiteResults({**PLAN, **plan}, [{**SESSION, "tasks": {"niah": task}}], rows)
+    return Results({**PLAN, **plan}, [{**SESSION, "tasks": {"niah": task}}], rows)
 
 
-def shown(*files: tuple[str, SuiteResults], threshold: float | None = None) -> str:
+def shown(*files: tuple[str, Results], threshold: float | None = None) -> str:
     console = Console(file=io.StringIO(), width=160)
     print_comparison([(Path(name), found) for name, found in files], console, threshold)
     return console.file.getvalue()
@@ -94,5 +94,25 @@ def test_names_tell_files_apart(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
     every = entries([(one / "suite.jsonl", found), (two, found), (Path("z.jsonl"), found)])
     assert [e.label for e in every] == ["out (1): plain", "out (2): plain", "z: plain"]
-    with pytest.raises(ValueError, match="has no items yet"):
-        entries([(Path("a.jsonl"), SuiteResults(PLAN))])
+    with pytest.raises(ValueError, match="has nothing that is finished yet"):
+        entries([(Path("a.jsonl"), Results(PLAN))])
+
+
+def test_losses_stand_side_by_side() -> None:
+    """With what each file's own reference says; files of readings alone have no scores."""
+
+    def read(**nats: float) -> Results:
+        rows = [
+            ReadingRow(method, "loss", 128, 0, {"block": 8, "losses": [2.0 + x] * 16}, "", 1.0, 0)
+            for method, x in {REFERENCE: 0.0, **nats}.items()
+        ]
+        session = {"methods": nats, "tasks": {"loss": "Loss()"}, "items": {"loss": 1}}
+        return Results({**PLAN, "reader": {"window": 64}}, [session], [], rows)
+
+    words = shown(("a", read(plain=1.5, yarn=0.25)), ("b", read(plain=0.05)))
+    assert [line.split() for line in words.splitlines() if line.startswith((" a:", " b:"))] == [
+        ["a:", "plain", "3.50", "+1.50", "3.50", "+1.50"],
+        ["a:", "yarn", "2.25", "+0.25", "2.25", "+0.25"],
+        ["b:", "plain", "2.05", "+0.05", "2.05", "+0.05"],
+    ]
+    assert "to 64" in words and "Effective" not in words and "against" not in words

@@ -1,4 +1,4 @@
-"""Several results side by side: scores, effective lengths, and differences on the same items."""
+"""Several results side by side: losses, scores, effective lengths, and paired differences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from lengthwise.measure.report.terminal import grid
+from lengthwise.measure.report.readings import LossCell, loss_table
+from lengthwise.measure.report.terminal import STYLES, grid
+from lengthwise.measure.report.words import signed
 from lengthwise.measure.run.suite.results import Results
 from lengthwise.measure.statistics.effective import paired
 from lengthwise.names import SUITE_FILE
@@ -27,15 +29,15 @@ def entries(files: Sequence[tuple[Path, Results]]) -> list[Entry]:
     """Every method of every file, named so that none looks like another.
 
     Raises:
-        ValueError: A file without any items.
+        ValueError: A file in which nothing is finished.
     """
     places = [path.resolve() for path, _ in files]
     named = [place.parent if place.name == SUITE_FILE else place for place in places]
     names = [place.name.removesuffix(".jsonl") for place in named]
     found = []
     for number, (path, results) in enumerate(files):
-        if not results.rows:
-            raise ValueError(f"{path} has no items yet; measure first")
+        if not results.methods:
+            raise ValueError(f"{path} has nothing that is finished yet; measure first")
         name = names[number]
         if names.count(name) > 1:
             name = f"{name} ({number + 1})"
@@ -94,23 +96,51 @@ def over_lengths(each: Sequence[dict[int, tuple[float, float]]]) -> list[tuple[f
 def print_comparison(
     files: Sequence[tuple[Path, Results]], console: Console, threshold: float | None = None
 ) -> None:
-    """Print a table of scores for each task, then effective lengths, then differences.
+    """Print a table of losses for each length and of scores for each task, then effective lengths,
+    then differences.
 
     Raises:
-        ValueError: A file without any items.
+        ValueError: A file in which nothing is finished.
     """
     every = entries(files)
+    for length in sorted({n for _, results in files for n in results.read_lengths("loss")}):
+        console.print(_losses(every, length))
     tasks = list(dict.fromkeys(task for _, results in files for task in results.tasks))
     lengths = sorted({length for _, results in files for length in results.lengths})
     for task in tasks:
         console.print(_scores(every, task, lengths))
+    if not tasks:
+        return
     console.print(_effective(every, tasks, threshold))
     for other in every[1:]:
-        console.print(_differences(every[0], other, tasks, lengths))
+        if (differences := _differences(every[0], other, tasks, lengths)).row_count:
+            console.print(differences)
         for task in tasks:
             if reason := _unpaired(every[0], other, task, lengths):
                 words = f"{task} is not paired: {reason}; scores above are still comparable"
                 console.print(Text(words, style="yellow"))
+
+
+def _losses(every: Sequence[Entry], length: int) -> Grid:
+    found = {entry.label: loss_table(entry.results, length).get(entry.method) for entry in every}
+    ends = sorted({cell.loss.end for cells in found.values() for cell in cells or ()})
+    caption = "nats per token, and how much that is above the same tokens inside the window"
+    table = grid(
+        f"Loss by position, {length:,} tokens", caption, "method", *(f"to {end:,}" for end in ends)
+    )
+    for label, cells in found.items():
+        by_end = {cell.loss.end: cell for cell in cells or ()}
+        table.add_row(Text(label), *(_loss(by_end.get(end)) for end in ends))
+    return table
+
+
+def _loss(cell: LossCell | None) -> Text:
+    if cell is None:
+        return Text("–", style="dim")
+    words = Text(f"{cell.loss.mean.value:.2f}", style=STYLES[cell.grade])
+    if cell.excess is not None:
+        words.append(f" {signed(cell.excess.mean.value)}", style="dim")
+    return words
 
 
 def _scores(every: Sequence[Entry], task: str, lengths: Sequence[int]) -> Grid:

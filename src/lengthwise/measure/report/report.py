@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from lengthwise.html import page, write_page
 from lengthwise.measure.report import charts, maps, words
 from lengthwise.measure.report.findings import findings, headline, reader_name
 from lengthwise.measure.report.readings import CLOSE, loss_table, speeds, told
 from lengthwise.measure.report.table import Table, refusals
 from lengthwise.measure.run.suite.results import Results
-from lengthwise.pages import page, write_page
 
 EXAMPLES = 24
 OPEN_TASKS = 6  # more tasks than this are folded up

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lengthwise.pages import page
+from lengthwise.html import page
 from lengthwise.train.data.rows import Packed, Packing
 from lengthwise.train.data.tally import OCTAVES, Tally, add
 from lengthwise.train.data.tokens import NAMED, Shard

@@ -1,6 +1,6 @@
 """Pages: one HTML file each that needs nothing else, from templates.
 
-A template is named by its path in this package and extends `pages/page.html`, the frame of all
+A template is named by its path in this package and extends `html/page.html`, the frame of all
 pages with the style sheet. What is put into a template is escaped, unless it says `safe`.
 """
 
@@ -44,7 +44,7 @@ def page(template: str, **values: Any) -> str:
 
 def style() -> str:
     """The style sheet of all pages, for drawings that stand alone."""
-    return page("pages/style.css")
+    return page("html/style.css")
 
 
 def write_page(path: Path, text: str) -> None:
