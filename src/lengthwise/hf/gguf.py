@@ -46,6 +46,7 @@ def load_gguf(
         gguf_file=path.name,
         config=config,
         quantization_config=GgufConfig(dequantize=True),
+        trust_remote_code=False,
         output_loading_info=True,
         **kw,
     )
