@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lengthwise as lw
-from lengthwise.extend import engine, method
+from lengthwise.extend import engine, read
 from lengthwise.extend.adapt import compose
 from lengthwise.hf.families import FAMILIES
 from lengthwise.testing.bench import Bench
@@ -174,7 +174,7 @@ def test_streaming_memory_is_constant():
 
 def test_what_nobody_needs_is_not_computed(monkeypatch):
     asked = Counter()
-    exact, mass = engine.attend_blocks, method.drawn_mass
+    exact, mass = engine.attend_blocks, read.drawn_mass
 
     def attends(*args, need_lse, **kw):
         asked["lse"] += need_lse
@@ -185,7 +185,7 @@ def test_what_nobody_needs_is_not_computed(monkeypatch):
         return mass(*args, **kw)
 
     monkeypatch.setattr(engine, "attend_blocks", attends)
-    monkeypatch.setattr(method, "drawn_mass", draws)
+    monkeypatch.setattr(read, "drawn_mass", draws)
     bench, found = Bench(), {}
     for one in (
         lw.FullStore(), lw.StreamingLLM(4, 4), lw.Chelsea(tokens=12, sinks=2, recent=4, every=4),

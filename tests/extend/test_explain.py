@@ -27,11 +27,24 @@ def test_explain_names_axes_and_implementations():
         ((lw.LMInfinite(sinks=2, window=16),), 18),
         ((lw.StreamingLLM(sinks=4, window=12),), 16),
         ((lw.SelfExtend(group=4, window=16),), 200),
+        ((lw.H2O(heavy=20, recent=20, every=30),), 60),
+        ((lw.SirLLM(tokens=40, recent=8, every=30),), 60),
     ],
 )
 def test_keys_read_are_the_visible_ones(methods, reads):
     model = lw.adapt(tiny_model("llama"), *methods)
     assert binding_of(model).engine.keys_read(0, 200) == reads
+
+
+def test_stores_that_choose_are_explained():
+    """A forward of thousands of tokens is read in pieces, behind what was kept."""
+    for store in (lw.H2O(heavy=20, recent=20), lw.AdaKV(tokens=40), lw.SirLLM(tokens=80, recent=8)):
+        with lw.adapted(tiny_model("llama"), store) as model:
+            words = lw.explain(model)
+            assert f"  store     {store}" in words and "prefill of 8,192   1 region" in words
+            engine = binding_of(model).engine
+            turned = 80 + 8192 % 128 if type(store) is lw.SirLLM else 0  # un-rotated
+            assert keys_turned(engine, 0, 8192) == turned
 
 
 def test_infllm_reads_what_it_says():

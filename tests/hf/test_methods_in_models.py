@@ -16,6 +16,7 @@ METHODS = {
     "h2o": (lw.H2O(heavy=8, recent=6, every=5),),
     "tova and yarn": (lw.TOVA(tokens=12, every=4), lw.YaRN(factor=4)),
     "ada-kv": (lw.AdaKV(tokens=14, recent=4, kernel=3, every=6),),
+    "sirllm": (lw.SirLLM(tokens=14, sinks=2, recent=4, every=6, decay=0.7, turn=50),),
     "prefix-kv": (lw.PrefixKV(budgets=(9, 15), every=4),),
 }
 

@@ -18,16 +18,15 @@ from lengthwise.core.rotary import Rotary
 from lengthwise.extend.layouts.causal import Causal
 from lengthwise.extend.method import (
     Layout,
-    Read,
     Scaling,
     Selector,
-    SelectorState,
     Store,
-    StoreState,
 )
+from lengthwise.extend.read import Read, Tokens
 from lengthwise.extend.scaling.own import OwnScaling
 from lengthwise.extend.selectors.all_pages import AllPages
-from lengthwise.extend.stores.evicting import EvictingState, cuts
+from lengthwise.extend.state import LayerState
+from lengthwise.extend.stores.evicting import EvictingState, Piece, cuts
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
 from lengthwise.hf.positions import Step, document_lengths
 
@@ -63,54 +62,6 @@ FORGOT = (
 )
 
 
-@dataclass
-class LayerState:
-    """What one layer remembers between forwards.
-
-    Attributes:
-        forgot: Whether the store holds keys that somebody could have differentiated through: it
-            keeps all without their history.
-    """
-
-    store: StoreState
-    selector: SelectorState | None
-    forgot: bool = False
-
-    def take(self, new: KeyBlock) -> list[KeyBlock]:
-        """Hand new keys to the store; see `StoreState.extend`."""
-        live = new.keys.requires_grad or new.values.requires_grad
-        self.forgot = self.forgot or live
-        return self.store.extend(new)
-
-    def select_rows(self, index: Tensor) -> None:
-        """Keep the rows `index` of the batch, in that order."""
-        self.store.select_rows(index)
-        if self.selector is not None:
-            self.selector.select_rows(index)
-
-    @property
-    def croppable(self) -> bool:
-        """Whether tokens can be taken back."""
-        return self.selector is None and self.store.croppable
-
-    def crop(self, tokens: int) -> None:
-        """Forget the newest `tokens` tokens."""
-        self.store.crop(tokens)
-
-    @property
-    def held(self) -> int:
-        """Tokens held of every row, padding too; where `croppable`."""
-        return self.store.held
-
-    def hide(self, hidden: Tensor) -> None:
-        """Make padding of tokens held; see `StoreState.hide`."""
-        self.store.hide(hidden)
-
-    def bytes(self) -> int:
-        """Bytes allocated."""
-        return self.store.bytes() + (0 if self.selector is None else self.selector.bytes())
-
-
 @dataclass(frozen=True)
 class Reading:
     """What stays the same for all pieces in which one layer reads one forward."""
@@ -144,7 +95,7 @@ class Engine:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, deep or pickled, works out anew what regions and rotations are made of."""
-        worked_out = ("layers", "regions", "_alike", "_pages")
+        worked_out = ("layers", "regions", "_alike", "_pages", "told")
         kept = {name: value for name, value in self.__dict__.items() if name not in worked_out}
         return {**kept, "_rotaries": {}}
 
@@ -246,6 +197,8 @@ class Engine:
             state: The layer's memory; None for a forward without a cache.
         """
         axes = self.layers[layer]
+        if axes.store.every:
+            state, step = self._to_choose(layer, step, state)
         rotary, stored = self._rotary(layer, step)
         order = step.order if self.ordered[layer] else None
         if order is not None and rotary is not None:
@@ -263,23 +216,72 @@ class Engine:
         for axis, chooses in ((axes.selector, self._pages[layer]), (axes.store, axes.store.every)):
             if chooses and step.segments is not None:
                 raise ValueError(f"{type(axis).__name__} cannot read packed documents yet")
-        if state is None and (self._pages[layer] or axes.store.every):
-            state = self.new_state(layer)  # pages are looked up in a store, and choices made in it
+        if state is None and self._pages[layer]:
+            state = self.new_state(layer)  # pages are looked up in a store
         kw = {"stored": stored, "scale": scale, "softcap": softcap}
         reading = Reading(layer, step, rotary, state, learned_sink, {**kw, "impl": impl})
         if not axes.store.every:
             return self._read(reading, queries, new).out
         assert state is not None and isinstance(state.store, EvictingState)
         why = f"{type(axes.store).__name__} {NO_CHOICE_GRADIENT}"
+        mass, told = ("mass" in axes.store.needs), layer in self.told
+        pieces = cuts(step.positions, state.store.seen, axes.store.every)
         outs = []
-        for low, high, due in cuts(step.positions, state.store.seen, axes.store.every):
+        for low, high, due in [(0, len(new), None)] if told else pieces:
             piece = queries.times(low, high)
-            mass = "mass" in axes.store.needs
             part = self._read(reading, piece, new.slots(low, high), need_lse=mass)
             read = reading.of(piece, self.regions[layer])
-            state.store.after(replace(read, due=due, lse=part.lse if mass else None))
+            read = replace(read, due=due, lse=part.lse if mass else None)
+            if told:
+                state.waits = read
+            else:
+                state.store.after(read)
             outs.append(refuse_gradients(part, (q, k, v), why).out)
         return torch.cat(outs, dim=2)
+
+    def _to_choose(
+        self, layer: int, step: Step, state: LayerState | None
+    ) -> tuple[LayerState, Step]:
+        """The memory that a layer needs to choose what it keeps, and the positions in it."""
+        store = self.layers[layer].store
+        state = self.new_state(layer) if state is None else state
+        assert isinstance(state.store, EvictingState)
+        if layer in self.told and (state.waits or step.positions.shape[1] > store.every):
+            raise ValueError(
+                f"{type(store).__name__} needs logits, and whoever runs the layers of this model "
+                "one by one has none to tell; call the model itself, or leave that store out"
+            )
+        if not store.in_cache:
+            return state, step
+        key = (id(self), "in the cache")  # all its layers keep the same tokens
+        if key not in step.memo:
+            step.memo[key] = state.store.inside(step)
+        return state, step.memo[key]
+
+    @cached_property
+    def told(self) -> list[int]:
+        """Layers whose store needs logits: see `pieces` and `tell`."""
+        return [i for i, axes in enumerate(self.layers) if "logits" in axes.store.needs]
+
+    def pieces(self, step: Step, before: Tensor | None) -> list[Piece]:
+        """Where a forward is to be cut if there are layers to be told; see `cuts`.
+
+        Args:
+            before: Lengths of the rows before it, `[b]`; None for an empty cache.
+        """
+        return cuts(step.positions, before, self.axes.store.every)
+
+    def tell(
+        self, states: Sequence[LayerState], ids: Tensor, surprise: Tensor, due: Tensor
+    ) -> None:
+        """What a piece was, once all layers have read it: see `Tokens`.
+
+        Args:
+            states: The memory of every layer.
+            due: Rows `[b]` whose stores are to drop keys now.
+        """
+        for layer in self.told:
+            states[layer].told(Tokens(ids, surprise), due)
 
     def _read(
         self, reading: "Reading", queries: Queries, new: KeyBlock, *, need_lse: bool = False
@@ -364,7 +366,15 @@ class Engine:
             if turned is None:
                 turned = self._rotaries[key] = self._turned(layer, step.reach)
             turned = step.memo[key] = turned.remembering()
-        return turned, axes.layout.key_place if stays else None
+        return turned, self.stored_at(layer)
+
+    def stored_at(self, layer: int) -> Place | None:
+        """Where a layer's keys are rotated to when they are stored; None for nowhere."""
+        base, axes = self.geometry.layers[layer].rotary, self.layers[layer]
+        if base is None:
+            return OWN
+        stays = axes.scaling.storable(base) and not axes.store.in_cache
+        return axes.layout.key_place if stays else None
 
     def _turned(self, layer: int, lengths: Tensor) -> Rotary:
         """A layer's rotation for texts of `lengths` tokens `[b]`, or of one length for all rows."""
@@ -388,4 +398,5 @@ class Engine:
                 zero = torch.zeros((), dtype=torch.long)
                 exact += int(region.visible(zero, zero, last[:, :, None], positions[:, None]).sum())
         paged = any(region.paged for region in self.regions[layer])
-        return self.layers[layer].selector.keys_read(length) if paged else exact
+        axes = self.layers[layer]
+        return axes.selector.keys_read(length) if paged else min(exact, axes.store.kept(length))

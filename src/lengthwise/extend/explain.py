@@ -127,6 +127,10 @@ def _choices(
     engine: Engine, layer: int, heads: int, facts: Facts, queries: int, length: int
 ) -> list[tuple[int, Choice]]:
     """Implementations of one layer's regions, and how many of them each computes."""
+    store = engine.layers[layer].store
+    if store.every:  # a forward is read in pieces, behind what was kept
+        queries = min(queries, store.every)
+        length = store.kept(length - queries) + queries
     d = engine.geometry.head_dim
     q = facts.like.expand(1, 1, 1, 1).repeat(1, 1, 1, d).expand(1, heads, queries, d)
     blocks = [
@@ -203,10 +207,10 @@ def _choice(part: Part, facts: Facts, alone: bool, together: list[Part]) -> Choi
 
 def keys_turned(engine: Engine, layer: int, length: int) -> int:
     """Keys that the last of `length` tokens reads elsewhere than where the cache holds them."""
-    base, axes = engine.geometry.layers[layer].rotary, engine.layers[layer]
-    if base is None:
+    axes = engine.layers[layer]
+    if engine.geometry.layers[layer].rotary is None:
         return 0
-    stored = axes.layout.key_place if axes.scaling.storable(base) else None
+    stored = engine.stored_at(layer)
     positions, zero = torch.arange(length), torch.zeros((), dtype=torch.long)
     moved = [region for region in engine.regions[layer] if region.k_place != stored]
     exact = sum(
@@ -215,6 +219,7 @@ def keys_turned(engine: Engine, layer: int, length: int) -> int:
         if not region.paged
     )
     paged = any(region.paged for region in moved)
+    exact = min(exact, axes.store.kept(length))
     return min(length, exact + axes.selector.keys_read(length)) if paged else exact
 
 

@@ -9,17 +9,16 @@ Store     which keys are kept, and in what form?             identity: FullStore
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lengthwise.core.attention.mass import drawn_mass
 from lengthwise.core.geometry import Geometry, RotaryBase
-from lengthwise.core.keys import KeyBlock, Queries, concatenate
+from lengthwise.core.keys import KeyBlock, concatenate
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import OWN, Place, Region
 from lengthwise.core.rotary import Rotary
+from lengthwise.extend.read import Read
 
 AXES = ("scaling", "layout", "selector", "store")
 
@@ -30,7 +29,7 @@ class Method(ABC):
     Attributes:
         axis: The axis it fills.
         needs: What it asks for, and what is computed for nobody else: `all keys` of the store,
-            `mass` (see `Read`).
+            `mass` or `logits` (see `Read`).
         offers: What a store or a selector gives to those that need it: `all keys`, if it never
             drops one, and `mass`, if every key is read.
     """
@@ -201,7 +200,7 @@ class SelectorState(ABC):
     """The summaries of one layer's pages."""
 
     @abstractmethod
-    def attend(self, read: "Read") -> list[Partial]:
+    def attend(self, read: Read) -> list[Partial]:
         """Take note of the newest keys, then attend the chosen pages of the paged regions."""
 
     @abstractmethod
@@ -213,54 +212,6 @@ class SelectorState(ABC):
         """Bytes allocated."""
 
 
-@dataclass(frozen=True)
-class Read:
-    """One piece of a forward as one layer reads it: what selectors and stores choose by.
-
-    Attributes:
-        layer: Index of the layer.
-        queries: The queries with their positions, not rotated.
-        lengths: Tokens of every row so far, the new ones included, `[b]`.
-        store: Holds all keys that the queries can see.
-        regions: Of the layer; together they say which of them.
-        rotary, stored, scale, softcap, impl: As for `attend_blocks`.
-        due: Rows `[b]` whose store is to drop keys now.
-        lse: Log-sum-exp of the queries `[b, h, t]`, where `mass` is needed.
-    """
-
-    layer: int
-    queries: Queries
-    lengths: Tensor
-    store: "StoreState"
-    regions: Sequence[Region]
-    rotary: Rotary | None
-    stored: Place | None
-    scale: float
-    softcap: float | None
-    impl: str = "auto"
-    due: Tensor | None = None
-    lse: Tensor | None = None
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """What scores are made of, as keyword arguments."""
-        return {name: getattr(self, name) for name in ("rotary", "stored", "scale", "softcap")}
-
-    def mass(self, counted: Tensor | None = None) -> Tensor:
-        """Softmax weights that every key drew, `[b, kv, n]`, summed over queries and heads.
-
-        For methods that need `mass`.
-
-        Args:
-            counted: Which queries count `[b, t]`; None for all.
-        """
-        assert self.lse is not None, "it does not need mass"
-        real = self.queries.positions >= 0
-        counted = real if counted is None else real & counted
-        block = self.store.whole()
-        return drawn_mass(self.queries, block, self.regions, self.lse, counted, **self.how)
-
-
 class Store(Method):
     """Which keys are kept, in what form and where.
 
@@ -268,10 +219,13 @@ class Store(Method):
         every: Keys are dropped whenever a row has read so many tokens more; 0 for a store that
             needs to know nothing but positions. A forward is cut at these tokens, so what a token
             sees does not depend on how a text was cut into forwards.
+        in_cache: Whether positions are places among the keys that are held, counted anew whenever
+            some are dropped. Keys are stored un-rotated then.
     """
 
     axis = "store"
     every: int = 0
+    in_cache: ClassVar[bool] = False
 
     def restrict(self, regions: Sequence[Region]) -> list[Region]:
         """The regions, without the pairs whose keys this store has dropped by then."""

@@ -22,6 +22,7 @@ from lengthwise.hf.families import decoder
 from lengthwise.hf.methods import OwnMethods
 from lengthwise.hf.positions import Past, Step, make_step, read_mask
 from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache
+from lengthwise.hf.telling import Teller
 from lengthwise.hf.unrotated import IdentityRotary, leave_unrotated
 
 NAME = "lengthwise"
@@ -42,7 +43,12 @@ class Call:
     engine: Any
     step: Step
     cache: LengthwiseCache | None
+    binding: "Binding"
     inside: bool = False  # whether the forward ends later than that of the decoder
+
+    def of(self, step: Step, cache: LengthwiseCache) -> "Call":
+        """The same for a piece of it."""
+        return replace(self, step=step, cache=cache)
 
 
 class Binding:
@@ -77,6 +83,7 @@ class Binding:
             model.register_forward_hook(self._leave, with_kwargs=True),
         ]
         self._unrotated = leave_unrotated(self._base)
+        self._teller = Teller(model, self._base, NAME) if engine.told else None
         self.methods = OwnMethods(model)
         self.methods.put("generate", generate)
         object.__setattr__(model, "_lengthwise", self)
@@ -95,6 +102,8 @@ class Binding:
             model.set_attn_implementation(self._attention_before)
         for methods in (*self._unrotated, self.methods):
             methods.undo()
+        if self._teller is not None:
+            self._teller.methods.undo()
         del model._lengthwise
 
     def new_cache(self) -> LengthwiseCache:
@@ -161,7 +170,7 @@ class Binding:
             if hidden is not None:
                 cache.hide(hidden)
             cache.begin(left, packed=segments is not None)
-        given[NAME] = Call(self.engine, step, cache, inside)
+        given[NAME] = Call(self.engine, step, cache, self, inside)
         return (), given
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:

@@ -88,6 +88,8 @@ class LengthwiseCache(Cache):
         self.whole = 0
         # The same, as a forward that has begun and not ended will leave it.
         self._coming: tuple[Past, bool] | None = None
+        # What predicts the next token of every row, [b, d], where a method needs logits.
+        self.predictor: Tensor | None = None
         self._torn = False  # whether only some of the layers were rearranged
 
     @property
@@ -110,6 +112,7 @@ class LengthwiseCache(Cache):
             return
         seen = self.get_seq_length()
         if not seen:
+            self.predictor = None
             for index, layer in enumerate(self.layers):
                 layer.state = self.owner.engine.new_state(index)
         elif self.is_croppable:
@@ -181,6 +184,10 @@ class LengthwiseCache(Cache):
             packed: Whether the tokens come with segment_ids.
         """
         self._coming = past, packed
+        self.expect()
+
+    def expect(self) -> None:
+        """Layers will be handed new tokens."""
         for layer in self.layers:
             layer.expected = True
 
@@ -206,6 +213,8 @@ class LengthwiseCache(Cache):
             with self._tearing():
                 for layer in self.layers:
                     layer.state.select_rows(beam_idx)
+                if self.predictor is not None:
+                    self.predictor = self.predictor.index_select(0, beam_idx)
                 self.past = self.past.select_rows(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -297,4 +306,5 @@ class LengthwiseCache(Cache):
 
     def bytes(self) -> int:
         """Bytes allocated for keys, values, positions and summaries, over all layers."""
-        return sum(layer.state.bytes() for layer in self.layers)
+        beside = 0 if self.predictor is None else self.predictor.nbytes
+        return beside + sum(layer.state.bytes() for layer in self.layers)

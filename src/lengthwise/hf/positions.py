@@ -27,6 +27,10 @@ class Order:
     keys: Tensor
     angles: Tensor
 
+    def times(self, low: int, high: int) -> "Order":
+        """That of the tokens low .. high - 1."""
+        return Order(*(x[:, low:high] for x in (self.queries, self.keys, self.angles)))
+
 
 @dataclass(frozen=True)
 class Step:
@@ -53,6 +57,16 @@ class Step:
     order: Order | None = None
     rises: bool = True
     memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def times(self, low: int, high: int) -> "Step":
+        """The step of the tokens low .. high - 1, with the lengths of the whole."""
+        return replace(
+            self,
+            positions=self.positions[:, low:high],
+            segments=None if self.segments is None else self.segments[:, low:high],
+            start=None if self.start is None else self.start + low,
+            order=None if self.order is None else self.order.times(low, high),
+        )
 
     @property
     def reach(self) -> Tensor:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from lengthwise.core.geometry import Geometry, LayerGeometry, RotaryBase
 from lengthwise.extend.adapt import compose
-from lengthwise.extend.engine import Axes, Engine, LayerState
+from lengthwise.extend.engine import Axes, Engine
 from lengthwise.extend.method import Method, Scaling
+from lengthwise.extend.read import Tokens
 from lengthwise.extend.scaling.own import OwnScaling
+from lengthwise.extend.state import LayerState
 from lengthwise.hf.positions import Step
 
 WINDOW = 64  # trained window of the imaginary model
@@ -128,17 +130,31 @@ class Bench:
         """
         rows, length = tensors[0].shape[0], tensors[0].shape[2]
         layer %= len(engine.geometry.layers)
-        if chunks is not None and state is None:
+        told = layer in engine.told
+        if state is None and (told or chunks is not None):
             state = engine.new_state(layer)
         outs, at = [], 0
         for size in chunks or [length]:
-            q, k, v = (x[:, :, at : at + size] for x in tensors)
             step = _step(rows, start + at, start + at + size, padding, documents)
             kw = {"softcap": self.softcap, "learned_sink": self.learned_sink, "impl": self.impl}
             scale = 1 / math.sqrt(self.head_dim)
-            outs.append(engine.attend(layer, q, k, v, step, state, scale=scale, **kw))  # type: ignore[arg-type]
+            pieces: list[tuple[int, int, Tensor | None]] = [(0, size, None)]
+            if told:
+                pads = torch.tensor(padding or [0] * rows)
+                pieces = [*engine.pieces(step, (start + at - pads).clamp(min=0))]
+            for low, high, due in pieces:
+                q, k, v = (x[:, :, at + low : at + high] for x in tensors)
+                piece = step.times(low, high) if told else step
+                outs.append(engine.attend(layer, q, k, v, piece, state, scale=scale, **kw))  # type: ignore[arg-type]
+                if due is not None and state is not None:
+                    state.told(Tokens(*self.tokens(v)), due)
             at += size
         return torch.cat(outs, dim=2)
+
+    def tokens(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids `[rows, length]` of 0 and 1, and how surprising tokens are, made of their values."""
+        values = v.double()[:, 0]
+        return (values[..., 1] > 1).long(), values[..., 0] ** 2
 
     def by_hand(
         self,
@@ -217,7 +233,7 @@ class Bench:
         i, j = torch.arange(length)[:, None], torch.arange(length)[None]
         seen, distance = axes.layout.reference(i, j)
         seen = seen & axes.store.reference(i, j) & (j <= i)
-        if self.window is not None:
+        if self.window is not None and not axes.store.in_cache:  # there the window counts places
             seen = seen & (i - j < self.window)
         inv_freq, factor, sharpness = self.angles(axes, length)
         by = distance if distances is None else distances

@@ -284,7 +284,8 @@ def test_padding_behind_a_row_and_holes_before_a_turn_count_for_nothing():
     places = (holes.cumsum(1) - 1)[:, 50:]
     chelsea = lw.Chelsea(tokens=24, sinks=2, recent=8, chunk=8, every=8)
     model = tiny_model("llama").double()
-    for store in (chelsea, *(case.methods[0] for case in CASES)):
+    sirllm = lw.SirLLM(tokens=14, sinks=2, recent=4, every=6, decay=0.5, turn=50)
+    for store in (chelsea, sirllm, *(case.methods[0] for case in CASES)):
         if isinstance(store, lw.PrefixKV):
             store = lw.PrefixKV(budgets=(9, 12), every=4)
         lw.adapt(model, store)
@@ -306,7 +307,8 @@ def test_padding_behind_a_row_and_holes_before_a_turn_count_for_nothing():
 def test_every_store_of_this_kind_has_a_case():
     exported = [getattr(lw, name) for name in stores.__all__]
     wanted = {cls for cls in exported if issubclass(cls, Evicting)}
-    assert wanted - {lw.Chelsea} == {type(case.methods[0]) for case in CASES}  # test_chelsea.py
+    elsewhere = {lw.Chelsea, lw.SirLLM}  # test_chelsea.py, test_sirllm.py
+    assert wanted - elsewhere == {type(case.methods[0]) for case in CASES}
 
 
 def test_gradients_are_refused():

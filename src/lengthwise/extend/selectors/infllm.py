@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lengthwise.core.attention import attend_blocks, place_keys, place_queries
+from lengthwise.core.attention import place_keys, place_queries
 from lengthwise.core.attention.mass import drawn_mass
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock
 from lengthwise.core.regions import Region
 from lengthwise.extend.layouts.far_as_one import FarAsOne
-from lengthwise.extend.method import Method, Read, whole
+from lengthwise.extend.method import Method, whole
+from lengthwise.extend.read import Read
 from lengthwise.extend.selectors.paged import LONG, Paged, PagedState, mapped_slots
 
 REPRESENTATIVES = 4
@@ -104,8 +105,7 @@ class InfLLMState(PagedState):
         start = max(0, bottom - window + 1)
         reach = torch.arange(start, top + 1, device=p.device)
         block = read.store.gather(self.slots.of(reach.expand(len(p), 1, -1)))
-        lse = attend_blocks(read.queries, [block], local, impl=read.impl, **read.how).lse
-        drawn = drawn_mass(read.queries, block, local, lse, p >= 0, **read.how)
+        drawn = drawn_mass(read.queries, block, local, None, p >= 0, **read.how)
         return max(start, first), drawn[:, :, max(0, first - start) :]
 
     def sum_up(self, read: Read, noted: Tensor, pages: Tensor, slots: Tensor) -> tuple[Tensor, ...]:

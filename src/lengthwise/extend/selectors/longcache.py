@@ -16,7 +16,8 @@ from lengthwise.core.pages import Paging, SlotMap, attend_pages
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import ByRank, Fixed, Region
 from lengthwise.extend.layouts.far_as_one import FarAsOne
-from lengthwise.extend.method import Method, Read, Selector, SelectorState, whole
+from lengthwise.extend.method import Method, Selector, SelectorState, whole
+from lengthwise.extend.read import Read
 from lengthwise.extend.selectors.paged import LONG, mapped_slots
 
 SCORES = 1 << 23  # of queries and keys that are held together

@@ -12,7 +12,8 @@ from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
 from lengthwise.core.regions import OWN, ByRank, InChunk, Region
 from lengthwise.extend.layouts.far_as_one import FarAsOne
-from lengthwise.extend.method import Method, Read, whole
+from lengthwise.extend.method import Method, whole
+from lengthwise.extend.read import Read
 from lengthwise.extend.selectors.paged import LONG, Paged, PagedState, mapped_slots
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from lengthwise.core.pages import Paging, SlotMap, attend_pages
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import Region
-from lengthwise.extend.method import Read, Selector, SelectorState
+from lengthwise.extend.method import Selector, SelectorState
+from lengthwise.extend.read import Read
 
 NOTE_TILE = 256  # queries that are noted together, and room for tokens of the next
 LONG = 8  # bytes of a position

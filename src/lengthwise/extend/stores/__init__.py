@@ -6,6 +6,7 @@ from lengthwise.extend.stores.full import FullStore
 from lengthwise.extend.stores.h2o import H2O
 from lengthwise.extend.stores.prefixkv import PrefixKV
 from lengthwise.extend.stores.pyramidkv import PyramidKV
+from lengthwise.extend.stores.sirllm import SirLLM
 from lengthwise.extend.stores.snapkv import SnapKV
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
 from lengthwise.extend.stores.tova import TOVA
@@ -18,6 +19,7 @@ __all__ = [
     "FullStore",
     "PrefixKV",
     "PyramidKV",
+    "SirLLM",
     "SnapKV",
     "StreamingLLM",
 ]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock, concatenate
-from lengthwise.extend.method import Read, at_least
+from lengthwise.extend.method import at_least
+from lengthwise.extend.read import Read
 from lengthwise.extend.stores.evicting import EvictingState
 from lengthwise.extend.stores.snapkv import SnapKV
 

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock
-from lengthwise.extend.method import Read, Store, StoreState
+from lengthwise.extend.method import Store, StoreState
+from lengthwise.extend.read import Read
+from lengthwise.hf.positions import Step
 
 Piece = tuple[int, int, Tensor]  # first token, the one after the last, rows that drop keys then
 
@@ -134,6 +136,10 @@ class EvictingState(StoreState):
         self._whole &= new.start is not None
         self._highest = int(reached.max()) - 1
         return [older, new] if len(older) else [new]
+
+    def inside(self, step: Step) -> Step:
+        """The step with the positions that its tokens have in this store."""
+        return step
 
     def whole(self) -> KeyBlock:
         return self._fresh()

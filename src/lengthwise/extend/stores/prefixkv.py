@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lengthwise.extend.method import Read, whole
+from lengthwise.extend.method import whole
+from lengthwise.extend.read import Read
 from lengthwise.extend.stores.evicting import Evicting, EvictingState
 
 

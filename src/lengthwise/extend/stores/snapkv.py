@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
-from lengthwise.extend.method import Read, whole
+from lengthwise.extend.method import whole
+from lengthwise.extend.read import Read
 from lengthwise.extend.stores.evicting import Evicting, EvictingState
 
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.keys import KeyBlock
-from lengthwise.extend.engine import LayerState
+from lengthwise.extend.state import LayerState
 from lengthwise.hf.binding import NAME as ADAPTED
 from lengthwise.hf.binding import Call
 from lengthwise.hf.positions import DOCUMENT_LENGTHS, Order, document_lengths

@@ -13,9 +13,11 @@ from lengthwise.core.geometry import Geometry
 from lengthwise.core.keys import KeyBlock
 from lengthwise.core.regions import Region
 from lengthwise.extend.adapt import adapt, binding_of
-from lengthwise.extend.engine import Axes, Engine, LayerState
+from lengthwise.extend.engine import Axes, Engine
 from lengthwise.extend.layouts import Causal
 from lengthwise.extend.method import Layout, Method
+from lengthwise.extend.read import Tokens
+from lengthwise.extend.state import LayerState
 from lengthwise.extend.stores import FullStore
 from lengthwise.hf.positions import Step
 from lengthwise.train.patterns.blocks import Groups
@@ -243,6 +245,10 @@ class _States(LayerState):
     def select_rows(self, index: Tensor) -> None:
         for part in self.parts:
             part.select_rows(index)
+
+    def told(self, tokens: Tokens, due: Tensor) -> None:
+        for part in self.parts:
+            part.told(tokens, due)
 
     @property
     def croppable(self) -> bool:
