@@ -22,10 +22,10 @@ from lengthwise.extend.method import (
     Selector,
     Store,
 )
-from lengthwise.extend.read import Read, Tokens
+from lengthwise.extend.read import Tokens
 from lengthwise.extend.scaling.own import OwnScaling
 from lengthwise.extend.selectors.all_pages import AllPages
-from lengthwise.extend.state import LayerState
+from lengthwise.extend.state import LayerState, Reading
 from lengthwise.extend.stores.evicting import EvictingState, Piece, cuts
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
 from lengthwise.hf.positions import Step, document_lengths
@@ -60,24 +60,6 @@ FORGOT = (
     "the cache holds the keys of an earlier forward without their history, so gradients would lack "
     "what flows through them; read that text under torch.no_grad(), or all of it at once"
 )
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What stays the same for all pieces in which one layer reads one forward."""
-
-    layer: int
-    step: Step
-    rotary: Rotary | None
-    state: LayerState | None
-    learned_sink: Tensor | None
-    kw: dict[str, Any]
-
-    def of(self, queries: Queries, regions: Sequence[Region]) -> Read:
-        """What those choose by who choose: see `Read`."""
-        assert self.state is not None
-        lengths, store = self.step.lengths, self.state.store
-        return Read(self.layer, queries, lengths, store, regions, rotary=self.rotary, **self.kw)
 
 
 class Engine:

@@ -1,12 +1,17 @@
-"""What one layer remembers between forwards: a store, and what a selector noted."""
+"""What one layer remembers between forwards, and what it reads one with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
-from lengthwise.core.keys import KeyBlock
+from lengthwise.core.keys import KeyBlock, Queries
+from lengthwise.core.regions import Region
+from lengthwise.core.rotary import Rotary
 from lengthwise.extend.method import SelectorState, StoreState
 from lengthwise.extend.read import Read, Tokens
+from lengthwise.hf.positions import Step
 
 
 @dataclass
@@ -62,3 +67,21 @@ class LayerState:
     def bytes(self) -> int:
         """Bytes allocated."""
         return self.store.bytes() + (0 if self.selector is None else self.selector.bytes())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What stays the same for all pieces in which one layer reads one forward."""
+
+    layer: int
+    step: Step
+    rotary: Rotary | None
+    state: LayerState | None
+    learned_sink: Tensor | None
+    kw: dict[str, Any]
+
+    def of(self, queries: Queries, regions: Sequence[Region]) -> Read:
+        """What those choose by who choose: see `Read`."""
+        assert self.state is not None
+        lengths, store = self.step.lengths, self.state.store
+        return Read(self.layer, queries, lengths, store, regions, rotary=self.rotary, **self.kw)
