@@ -28,7 +28,8 @@ from lengthwise.extend.selectors.all_pages import AllPages
 from lengthwise.extend.state import LayerState, Reading
 from lengthwise.extend.stores.evicting import EvictingState, Piece, cuts
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
-from lengthwise.hf.positions import Step, document_lengths
+from lengthwise.hf.documents import document_lengths
+from lengthwise.hf.positions import Step
 
 
 @dataclass(frozen=True)

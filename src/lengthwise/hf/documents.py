@@ -12,9 +12,30 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from lengthwise.hf.positions import Step
+
 NAME = "lengthwise_documents"
+DOCUMENT_LENGTHS = "tokens of documents"
 
 Document = tuple[int, int, int]  # row, first token, the one after the last
+
+
+def document_lengths(step: Step) -> Tensor:
+    """Tokens so far of the document of every new token `[b, t]`, packed by `segments`.
+
+    A piece of a step is told those of the whole, by this name in its `memo`.
+    """
+    assert step.segments is not None
+    if DOCUMENT_LENGTHS in step.memo:
+        return step.memo[DOCUMENT_LENGTHS]
+    rows = torch.arange(len(step.segments), device=step.segments.device)
+    named = torch.stack([rows[:, None].expand_as(step.segments), step.segments], dim=-1)
+    documents, of = named.flatten(0, 1).unique(dim=0, return_inverse=True)
+    longest = of.new_zeros(len(documents)).scatter_reduce(
+        0, of, step.positions.flatten() + 1, "amax"
+    )
+    step.memo[DOCUMENT_LENGTHS] = longest[of].view_as(step.segments)
+    return step.memo[DOCUMENT_LENGTHS]
 
 
 def documents_of(segments: Tensor) -> list[Document]:

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DOCUMENT_LENGTHS = "tokens of documents"
-
 
 @dataclass(frozen=True)
 class Order:
@@ -263,24 +261,6 @@ def _going_on(
             return None
     lengths = torch.full((rows,), seen + count, device=device)
     return Step(positions, None, seen, lengths)
-
-
-def document_lengths(step: Step) -> Tensor:
-    """Tokens so far of the document of every new token `[b, t]`, packed by `segments`.
-
-    A piece of a step is told those of the whole, by this name in its `memo`.
-    """
-    assert step.segments is not None
-    if DOCUMENT_LENGTHS in step.memo:
-        return step.memo[DOCUMENT_LENGTHS]
-    rows = torch.arange(len(step.segments), device=step.segments.device)
-    named = torch.stack([rows[:, None].expand_as(step.segments), step.segments], dim=-1)
-    documents, of = named.flatten(0, 1).unique(dim=0, return_inverse=True)
-    longest = of.new_zeros(len(documents)).scatter_reduce(
-        0, of, step.positions.flatten() + 1, "amax"
-    )
-    step.memo[DOCUMENT_LENGTHS] = longest[of].view_as(step.segments)
-    return step.memo[DOCUMENT_LENGTHS]
 
 
 def _by_document(segments: Tensor, real: Tensor | None, lengths: Tensor | None) -> Step:

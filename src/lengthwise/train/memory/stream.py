@@ -14,7 +14,7 @@ from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.state import LayerState
 from lengthwise.hf.binding import NAME as ADAPTED
 from lengthwise.hf.binding import Call
-from lengthwise.hf.positions import DOCUMENT_LENGTHS, Order, document_lengths
+from lengthwise.hf.documents import DOCUMENT_LENGTHS, document_lengths
 from lengthwise.hf.release import CACHE
 from lengthwise.hf.streaming import RowMask
 from lengthwise.train.memory.host import Host
@@ -195,16 +195,8 @@ class LayerRun:
 def _cut_call(call: Call, low: int, high: int, cache: Any, index: int) -> Call:
     """What an adapted layer is told: positions of the chunk, and a store that is our cache."""
     step = call.step
-    segments = None if step.segments is None else step.segments[:, low:high]
-    start = None if step.start is None else step.start + low
-    order = step.order
-    if order is not None:
-        parts = (order.queries, order.keys, order.angles)
-        order = Order(*(part[:, low:high] for part in parts))
-    piece = replace(
-        step, positions=step.positions[:, low:high], segments=segments, start=start, order=order
-    )
-    if segments is not None:
+    piece = step.times(low, high)
+    if step.segments is not None:
         piece.memo[DOCUMENT_LENGTHS] = document_lengths(step)[:, low:high]
 
     class Store:
