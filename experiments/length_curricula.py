@@ -169,7 +169,7 @@ def tangled(documents: list[list[int]], chunks: tuple[int, int]) -> Batches:
             group = []
         group.append(piece)
     for n in range(0, len(rows), STEP // STRETCHED):
-        yield PackedCollator(pad=2)(rows[n : n + STEP // STRETCHED])
+        yield PackedCollator(pad=2, unpacked=True)(rows[n : n + STEP // STRETCHED])
 
 
 def mixed(documents: list[list[int]], long_share: float) -> Batches:
