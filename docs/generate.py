@@ -25,12 +25,11 @@ from lengthwise.extend.scaling import OwnScaling
 from lengthwise.html import style
 from lengthwise.lab.evidence import Evidence
 from lengthwise.lab.status import Row, rows
-from lengthwise.measure import Results
+from lengthwise.measure import REFERENCE, Results
 from lengthwise.measure.report.charts import loss_chart
 from lengthwise.measure.report.findings import findings
 from lengthwise.measure.report.readings import loss_spans
 from lengthwise.measure.report.words import signed
-from lengthwise.measure.run.results import REFERENCE
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "evidence" / "demo" / "results.jsonl"
@@ -50,11 +49,11 @@ QUESTIONS = {
 
 
 def demo_words() -> str:
-    return "\n".join(f"- {sentence}" for sentence in findings(Results.load(DEMO).as_measurement()))
+    return "\n".join(f"- {sentence}" for sentence in findings(Results.load(DEMO)))
 
 
 def demo_loss_table() -> str:
-    results = Results.load(DEMO).as_measurement()
+    results = Results.load(DEMO)
     length = results.read_lengths("loss")[-1]
     methods = [m for m in results.read_methods("loss") if m != REFERENCE] + [REFERENCE]
     spans = {m: loss_spans(results, m, length, octaves=True) for m in methods}
@@ -67,7 +66,7 @@ def demo_loss_table() -> str:
 
 
 def demo_passkey_table() -> str:
-    results = Results.load(DEMO).as_measurement()
+    results = Results.load(DEMO)
     lengths, window = results.lengths, results.plan["reader"]["window"]
     head = ["passkeys found", *(f"{n:,} tokens ({n // window}×)" for n in lengths)]
     lines = [" | ".join(head), " | ".join(["---", *("---:" for _ in lengths)])]
@@ -443,7 +442,7 @@ def linked(text: str) -> str:
 
 
 def loss_figure() -> str:
-    results = Results.load(DEMO).as_measurement()
+    results = Results.load(DEMO)
     drawing = loss_chart(results, results.read_lengths("loss")[-1])
     # The report's rules for light pages, on a card that is legible on any page.
     light, dark = style().split("@media (prefers-color-scheme: dark)", 1)

@@ -185,4 +185,4 @@ def test_a_target_that_does_not_exist_is_noticed() -> None:
 def test_a_command_or_option_that_does_not_exist_is_noticed(command: str, wrong: str) -> None:
     with pytest.raises(AssertionError, match=wrong):
         check_lengthwise(command)
-    check_lengthwise("lengthwise measure demo --upto 4096  # and so on")
+    check_lengthwise("lengthwise measure demo --lengths 4096  # and so on")

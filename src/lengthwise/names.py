@@ -21,7 +21,7 @@ TASKS = (
     "languages", "lcfo", "hellobench", "golden_thread",
     *(f"{name}_{tokens}" for name in _PROCEDURES for tokens in (512, 2048, 8192)),
 )  # fmt: skip
-SUITE_FILE, LOCK = "suite.jsonl", ".lock"  # in the folder of a suite
+RESULTS, LOCK = "results.jsonl", ".lock"  # in the folder of a measurement
 
 
 def suite_names(words: str) -> list[str]:

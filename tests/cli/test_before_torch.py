@@ -21,14 +21,14 @@ run {listed} --prompt-file {text}
 measure {empty} -o {out}
 measure {model} -o {text}
 measure {model} -o {out} --lengths far
-measure {model} -o {out} --tasks loss,taste
+measure {model} -o {out} --suite loss,taste
 measure {model} -o {out} -m yarn:factor=2+
 measure {model} -o {out} -m plain -m streamingllm:budget=4
 measure {model} -o {out} --text {nothing}
 measure {empty} -o {out} --suite quick
 measure {model} -o {out} --suite quick -m h2o:recent=0
 measure {model} -o {out} --suite nonesuch
-measure {model} -o {out} --suite quick --upto far
+measure {model} -o {out} --suite quick --lengths ..far
 measure {model} -o {out} --suite quick --threshold 2
 measure {model} -o {full} --suite quick
 measure http:// -o {out} --suite quick --tokenizer demo

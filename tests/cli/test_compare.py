@@ -7,7 +7,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 def measured(call: Call, checkpoint: Path, folder: Path, *words: object) -> Path:
-    common = ("--suite", "quick", "--upto", "512", "--items", "2")
+    common = ("--suite", "quick", "--lengths", "..512", "--items", "2")
     status, _, err = call("measure", checkpoint, "-o", folder, *common, *words)
     assert status == 0, err
     return folder
@@ -17,7 +17,7 @@ def test_files_and_folders_side_by_side(checkpoint: Path, tmp_path: Path, call: 
     one = measured(call, checkpoint, tmp_path / "one")
     two = measured(call, checkpoint, tmp_path / "two", "-m", "streamingllm:sinks=2,window=32")
     other = measured(call, checkpoint, tmp_path / "other", "--seed", "1")
-    status, out, err = call("compare", one, two / "suite.jsonl", other)
+    status, out, err = call("compare", one, two / "results.jsonl", other)
     assert status == 0, err
     assert "Effective length" in out and "passkey" in out
     assert "against one: plain" in out

@@ -10,8 +10,7 @@ from lengthwise.cli import demo as demo_module
 from lengthwise.cli import inputs
 from lengthwise.cli.measure import REPORT, RESULTS
 from lengthwise.extend.adapt import compose
-from lengthwise.measure import Results, grid
-from lengthwise.measure.run import runner
+from lengthwise.measure import Cell, Results, Speed
 from lengthwise.measure.tasks import text
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 
@@ -28,12 +27,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, novel: Path) -> Path:
 
     monkeypatch.setattr(inputs, "open_model", stand_in)
     monkeypatch.setattr(text, "held_out_text", novel.read_text)
-    for name, value in (
-        ("LOSS_WINDOWS", 2),
-        ("PASSKEY_WINDOWS", (1,)),
-        ("SPEED_WINDOWS", 2),
-        ("ITEMS", 1),
-    ):
+    plan = [(task, named, (1 if task == "passkey" else 2,)) for task, named, _ in demo_module.PLAN]
+    for name, value in (("WINDOWS", 2), ("PLAN", plan), ("ITEMS", 1)):
         monkeypatch.setattr(demo_module, name, value)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "lengthwise-demo"
@@ -49,7 +44,7 @@ def test_every_method_fits_a_window_of_512(name: str) -> None:
 
 
 def test_the_demo_measures_what_was_promised() -> None:
-    assert demo_module.LOSS_WINDOWS == 16 and demo_module.PASSKEY_WINDOWS == (1, 2, 4, 8)
+    assert [windows for _, _, windows in demo_module.PLAN] == [(16,), (1, 2, 4, 8), (16,)]
     promised = {"plain", "PI", "YaRN", "LMInfinite", "SelfExtend", "StreamingLLM"}
     assert set(demo_module.LOSS) == promised
     assert set(demo_module.PASSKEY) == {"plain", "SelfExtend", "InfLLM"}
@@ -62,30 +57,31 @@ def test_a_demo_ends_with_findings_and_a_report(small: Path, call: Call) -> None
     assert "trained on 512 tokens at a time. It now reads 1,024" in err
     assert "From position 512 to 1,024" in out and "Report: lengthwise-demo/report.html" in out
     assert (small / REPORT).exists()
-    rows = Results.load(small / RESULTS).rows
-    assert {row.method for row in rows} >= set(demo_module.METHODS)
-    assert not [row.refused for row in rows if row.refused]
+    results = Results.load(small / RESULTS)
+    assert results.methods == list(demo_module.METHODS)
+    assert {row.task for row in results.readings} == {"loss", "speed"} and len(results.rows) == 3
+    assert not [r.refused for r in results.finished if r.refused]
 
 
 def test_a_finished_demo_begins_anew_and_an_interrupted_one_goes_on(
     small: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = runner._Bench.speed
+    measured = Speed.measure
 
-    def interrupted(self: object, length: int) -> dict[str, object]:
+    def interrupted(*_: object) -> dict[str, object]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner._Bench, "speed", interrupted)
+    monkeypatch.setattr(Speed, "measure", interrupted)
     assert call("demo")[0] == 130
-    kept = len(Results.load(small / RESULTS).rows)
-    monkeypatch.setattr(runner._Bench, "speed", measured)
-    assert f"{kept} of " in call("demo")[2]
+    kept = Results.load(small / RESULTS)
+    monkeypatch.setattr(Speed, "measure", measured)
+    assert f"{len(kept.finished)} measurements are there" in call("demo")[2]
     assert "are there already" not in call("demo")[2]
 
 
 def test_an_older_format_counts_as_finished(tmp_path: Path) -> None:
     file = tmp_path / RESULTS
-    cells = grid("loss", ["plain"], [64])
+    cells = {Cell("plain", "loss", 64)}
     assert not demo_module.is_complete(file, cells)
     file.write_text("{}\n")
     assert demo_module.is_complete(file, cells)

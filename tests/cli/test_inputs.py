@@ -95,7 +95,7 @@ def test_methods_that_will_not_do(
 ) -> None:
     assert said in refused("run", checkpoint, "--prompt-file", book, "--method", spec)
     words = ("measure", checkpoint, "-o", tmp_path / "out", "--lengths", "400", "--method", spec)
-    assert said in refused(*words, "--tasks", "loss")
+    assert said in refused(*words, "--suite", "loss")
     assert not (tmp_path / "out").exists()
 
 
@@ -194,7 +194,10 @@ def test_numbers_beyond_every_range_are_refused_by_the_option(
         (("pack", book, "-o", out, "--tokenizer", "demo", "--capacity", big), "--capacity"),
         (("run", "demo", "--prompt-file", book, "--chunk", big), "2147483648"),
         (("measure", "demo", "-o", out, "--lengths", big), "--lengths: '9"),
-        (("measure", "demo", "-o", out, "--suite", "quick", "--upto", big), "--upto: '9"),
+        (
+            ("measure", "demo", "-o", out, "--suite", "vt", "--lengths", f"..{big}"),
+            "--lengths: '9",
+        ),
         ((*race, big), "--to"),
         ((*race, 64, "--budget", "9" * 400 + "h"), "at most 10,000h"),
         ((*race, 64, "--memory", "9" * 400 + "GB"), "at most 1024TiB"),

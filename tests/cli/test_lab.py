@@ -10,16 +10,12 @@ from lengthwise.lab import reproduce as making
 from lengthwise.lab.claims import claims
 from lengthwise.lab.evidence import load
 from lengthwise.lab.extension import MEASURED, Numbers, cells, flat, free, judged
-from lengthwise.measure.run.results import REFERENCE, Cell, Results, Row
+from lengthwise.measure import REFERENCE, Cell, ItemRow, ReadingRow, Results
 from lengthwise.testing.models import tiny_model
 
 WINDOW = 64
 ROOT = Path(__file__).resolve().parents[2]
 Call = Callable[..., tuple[int, str, str]]
-
-
-def row(method: str, task: str, length: int, values: dict) -> Row:
-    return Row(method, "", task, length, values, "", 1.0, 0, {}, {})
 
 
 def results(excess: float) -> Results:
@@ -30,13 +26,21 @@ def results(excess: float) -> Results:
         "plain": [2.0] * 8 + [4.0] * (blocks - 8),
         "PI": [2.0] * 8 + [2.0 + excess] * (blocks - 8),
     }
-    rows = [
-        row(name, "loss", 16 * WINDOW, {"block": 8, "losses": [values]})
+    readings = [
+        ReadingRow(name, "loss", 16 * WINDOW, 0, {"block": 8, "losses": values}, "", 1.0, 0)
         for name, values in losses.items()
     ]
-    rows.append(row("PI", "passkey", 4 * WINDOW, {"score": 0.75, "scores": [1.0, 1.0, 0.0, 1.0]}))
-    plan = {"window": WINDOW, "seed": 0, "model": "m", "fingerprint": "f"}
-    return Results({**plan, "loss_samples": 1, "passkey_count": 4}, rows)
+    rows = [
+        ItemRow(
+            "PI", "passkey", 4 * WINDOW, i, score, 0.0, (0.5,), "…", "1", "1", 2, None, 1.0, None,
+            None, "", 0,
+        )
+        for i, score in enumerate([1.0, 1.0, 0.0, 1.0])
+    ]  # fmt: skip
+    reader = {"name": "m", "window": WINDOW, "fingerprint": "f"}
+    plan = {"reader": reader, "seed": 0, "adaptive": False, "threshold": 0.85}
+    session = {"methods": {}, "tasks": {}, "items": {"loss": 1, "passkey": 4}}
+    return Results(plan, [session], rows, readings)
 
 
 def test_numbers_are_excess_tax_and_passkeys() -> None:
@@ -64,7 +68,7 @@ def test_evidence_holds_what_is_needed_to_judge_it_again(monkeypatch) -> None:
     assert found.premise.value == pytest.approx(2.0) and found.premise.holds
     assert found.numbers["control"]["loss_above_reference"]["512-1024"] == pytest.approx(2.0)
     more = results(0.1)
-    more.plan["passkey_count"] = 20
+    more.sessions[0]["items"]["passkey"] = 20
     assert judged(claim, more).command.endswith("extend/pi --passkeys 20 --samples 1")
 
 

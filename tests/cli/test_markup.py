@@ -18,20 +18,8 @@ def test_brackets_in_names(
     model, out, method = place / "model", place / "out", "[/pi]:factor=2"
     shutil.copytree(checkpoint, model)
     text = shutil.copy(novel, place / "text.txt")
-    small = (
-        "--lengths",
-        "32",
-        "--passkeys",
-        1,
-        "--tasks",
-        "loss,passkey",
-        "--text",
-        text,
-        "-m",
-        "plain",
-        "-m",
-        method,
-    )
+    small = ("--lengths", 64, "--items", 1, "--suite", "loss,passkey", "--text", text)
+    small = (*small, "-m", "plain", "-m", method)
     measure = ("measure", model, "-o", out, *small)
     for _ in range(2):  # the second finds all of it there
         status, said, err = call(*measure)
@@ -54,11 +42,11 @@ def test_brackets_in_results_of_a_suite(
     monkeypatch.setenv("COLUMNS", "500")
     place = tmp_path / "[/dim]"
     status, _, err = call(
-        "measure", checkpoint, "--suite", "quick", "--upto", 512, "--items", 1, "-o", place, "-m",
-        "[/pi]:factor=2",
+        "measure", checkpoint, "--suite", "quick", "--lengths", "..512", "--items", 1, "-o", place,
+        "-m", "[/pi]:factor=2",
     )  # fmt: skip
     assert status == 0, err
-    file = place / "suite.jsonl"
+    file = place / "results.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     tasks = lines[1]["session"]["tasks"]
     odd = {name: f"[/b]{name}" for name in tasks}

@@ -7,15 +7,14 @@ import pytest
 
 from lengthwise.cli.measure import REPORT, RESULTS, read_lengths
 from lengthwise.files import hold
-from lengthwise.measure import REFERENCE, Results
-from lengthwise.measure.run import runner
+from lengthwise.measure import REFERENCE, Results, Speed
 
 Call = Callable[..., tuple[int, str, str]]
-QUICK = ("--lengths", "2x,256", "--passkeys", "1", "--method", "plain")
+QUICK = ("--lengths", "2x,256", "--items", "1", "--method", "plain")
 
 
 def methods_of(folder: Path) -> set[str]:
-    return {row.method for row in Results.load(folder / RESULTS).rows}
+    return {row.method for row in Results.load(folder).finished}
 
 
 def test_results_report_and_table(
@@ -25,7 +24,7 @@ def test_results_report_and_table(
     words = (*words, "-m", "lminfinite:window=48")
     status, out, err = call(*words)
     assert status == 0, err
-    rows = Results.load(tmp_path / "out" / RESULTS).rows
+    rows = Results.load(tmp_path / "out").finished
     cells = {(row.task, row.length) for row in rows if row.method == "lminfinite:window=48"}
     both = {(task, length) for task in ("passkey", "speed") for length in (128, 256)}
     assert cells == both | {("loss", 256)}
@@ -44,7 +43,7 @@ def test_two_runs_do_not_share_a_folder_and_leavings_are_no_measurement(
     checkpoint: Path, novel: Path, tmp_path: Path, call: Call
 ) -> None:
     out = tmp_path / "out"
-    words = ("measure", checkpoint, "-o", out, "--text", novel, *QUICK, "--tasks", "loss")
+    words = ("measure", checkpoint, "-o", out, "--text", novel, *QUICK, "--suite", "loss")
     out.mkdir()
     # What a kill at the first byte leaves, of this version and of earlier ones.
     for name in (".lock", f".{RESULTS}.tmp", f"{RESULTS}.tmp"):
@@ -57,28 +56,27 @@ def test_two_runs_do_not_share_a_folder_and_leavings_are_no_measurement(
             assert status == 2 and "another lengthwise is measuring" in err
             assert (out / RESULTS).read_bytes() == before
     assert call(*words, "--force")[0] == 0
-    assert not (out / f"{RESULTS}.part").exists()
 
 
 def test_an_interruption_keeps_what_is_finished(
     checkpoint: Path, novel: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("measure", checkpoint, "-o", tmp_path / "out", "--text", novel, *QUICK)
-    measured = runner._Bench.speed
+    measured = Speed.measure
 
-    def interrupted(self: object, length: int) -> dict[str, object]:
+    def interrupted(*_: object) -> dict[str, object]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner._Bench, "speed", interrupted)
+    monkeypatch.setattr(Speed, "measure", interrupted)
     status, _, err = call(*words)
     assert status == 130
     last = err.splitlines()[-1]
     assert last.startswith("Interrupted. ") and last.endswith("to go on from there.")
-    assert len(Results.load(tmp_path / "out" / RESULTS).rows) == 4  # two losses, two passkeys
+    assert [row.task for row in Results.load(tmp_path / "out").finished] == ["passkey"]
     assert (tmp_path / "out" / REPORT).exists()
-    monkeypatch.setattr(runner._Bench, "speed", measured)
+    monkeypatch.setattr(Speed, "measure", measured)
     status, _, err = call(*words)
-    assert status == 0 and "4 of 6 measurements are there already" in err
+    assert status == 0 and "1 measurements are there already" in err
 
 
 def test_an_extended_checkpoint_is_compared_with_its_plain_self(
@@ -87,19 +85,20 @@ def test_an_extended_checkpoint_is_compared_with_its_plain_self(
     saved = tmp_path / "saved"
     assert call("extend", checkpoint, "-m", "selfextend:group=4,window=16", "-o", saved)[0] == 0
     words = ("measure", saved, "-o", tmp_path / "out", "--text", novel)
-    words = (*words, "--lengths", "256", "--tasks", "loss")
+    words = (*words, "--lengths", "256", "--suite", "loss")
     assert call(*words)[0] == 0
-    rows = {row.method: row for row in Results.load(tmp_path / "out" / RESULTS).rows}
-    assert set(rows) == {REFERENCE, "plain", "as saved"}
-    assert rows["as saved"].spec == "SelfExtend(group=4, window=16)"
-    assert rows["as saved"].values != rows["plain"].values
+    results = Results.load(tmp_path / "out")
+    assert results.read_methods("loss") == [REFERENCE, "plain", "as saved"]
+    assert results.specs["as saved"] == "SelfExtend(group=4, window=16)"
+    losses = [results.values(name, "loss", 256) for name in results.methods]
+    assert losses[0] != losses[1]
 
 
 def test_other_settings_need_another_place_or_force(
     checkpoint: Path, novel: Path, tmp_path: Path, call: Call, refused: Callable[..., str]
 ) -> None:
     words = ("measure", checkpoint, "-o", tmp_path / "out", "--text", novel)
-    words = (*words, "--lengths", "256", "--tasks", "loss")
+    words = (*words, "--lengths", "256", "--suite", "loss")
     assert call(*words)[0] == 0
     assert "belongs to another measurement: its seed is 0" in refused(*words, "--seed", "1")
     assert call(*words, "--seed", "1", "--force")[0] == 0
@@ -123,7 +122,11 @@ def test_other_peoples_folders_are_left_alone(
         (("--lengths", "many"), "--lengths: 'many' is no length"),
         (("--lengths", "0x"), "--lengths: '0x' is no length"),
         (("--lengths", "64,"), "--lengths: '' is no length"),
-        (("--tasks", "los"), "unknown task 'los'; choose from loss, passkey, speed"),
+        (("--suite", "los"), "no suite or task 'los'; did you mean loss? There are the suites"),
+        (("--lengths", "..2x"), "the longest must be at least 512 tokens, got 128; or write out"),
+        (("--lengths", "..512,1024"), "--lengths: '512,1024' is no length"),
+        (("--tasks", "loss"), "No such option: --tasks (of measure it is --suite now)"),
+        (("--upto", "512"), "No such option: --upto (of measure it is --lengths ..LENGTH now)"),
         (("--lengths", "900000000"), "tokens would fit"),
     ],
 )

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from lengthwise.files import hold
-from lengthwise.measure.run.suite.file import SUITE_FILE, SuiteResults
+from lengthwise.measure.run.suite.results import Results
 from lengthwise.measure.run.suite.runner import _Run
+from lengthwise.names import RESULTS
 
 
 class Served(BaseHTTPRequestHandler):
@@ -62,7 +63,7 @@ def served() -> Iterator[ThreadingHTTPServer]:
 
 
 Call = Callable[..., tuple[int, str, str]]
-QUICK = ("--suite", "quick", "--upto", "512", "--items", "2")
+QUICK = ("--suite", "quick", "--lengths", "..512", "--items", "2")
 SHORT = "streamingllm:sinks=2,window=32"
 
 
@@ -71,16 +72,16 @@ def test_what_it_writes_and_that_it_goes_on(checkpoint: Path, tmp_path: Path, ca
     status, out, err = call(*words)
     assert status == 0, err
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {
-        "suite.jsonl", "suite.parquet", "report.html",
+        "results.jsonl", "results.parquet", "report.html",
     }  # fmt: skip
-    results = SuiteResults.load(tmp_path / "out")
+    results = Results.load(tmp_path / "out")
     assert results.methods == ["plain", SHORT]
     assert results.sessions[0]["command"].startswith("lengthwise measure ")
-    assert f"Numbers: {tmp_path / 'out' / SUITE_FILE}" in out
-    before = (tmp_path / "out" / SUITE_FILE).read_bytes()
+    assert f"Numbers: {tmp_path / 'out' / RESULTS}" in out
+    before = (tmp_path / "out" / RESULTS).read_bytes()
     status, again, err = call(*words)
-    assert (status, again) == (0, out) and "are answered already" in err
-    assert (tmp_path / "out" / SUITE_FILE).read_bytes() == before
+    assert (status, again) == (0, out) and "are there already" in err
+    assert (tmp_path / "out" / RESULTS).read_bytes() == before
 
 
 def test_copies_on_ray_answer_as_one_model_does(checkpoint: Path, tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_copies_on_ray_answer_as_one_model_does(checkpoint: Path, tmp_path: Path
             [sys.executable, "-m", "lengthwise", *words],
             cwd=checkpoint.parent, check=True, capture_output=True, timeout=300,
         )  # fmt: skip
-        found = SuiteResults.load(tmp_path / folder).rows
+        found = Results.load(tmp_path / folder).rows
         rows.append([(*row.key, row.score, row.reply, row.tokens) for row in found])
     assert rows[0] == rows[1] and rows[0]
 
@@ -111,13 +112,13 @@ def test_killed_again_and_again_it_comes_to_the_same_rows(
 ) -> None:
     def words(folder: str) -> list[str]:
         common = ["measure", str(checkpoint), "-o", str(tmp_path / folder), "-m", "plain"]
-        return [*common, "-m", SHORT, "--suite", "quick", "--upto", "1024", "--items", "3"]
+        return [*common, "-m", SHORT, "--suite", "quick", "--lengths", "..1024", "--items", "3"]
 
     assert call(*words("whole"))[0] == 0
-    whole = SuiteResults.load(tmp_path / "whole").rows
+    whole = Results.load(tmp_path / "whole").rows
 
     draw = random.Random(0)
-    file = tmp_path / "killed" / SUITE_FILE
+    file = tmp_path / "killed" / RESULTS
     for share in (0.1, 0.6):
         run = subprocess.Popen(
             [sys.executable, "-m", "lengthwise", *words("killed")],
@@ -132,10 +133,10 @@ def test_killed_again_and_again_it_comes_to_the_same_rows(
             time.sleep(0.002)
         run.wait()
     kept = file.read_bytes()
-    assert len(SuiteResults.load(tmp_path / "killed").rows) < len(whole)
+    assert len(Results.load(tmp_path / "killed").rows) < len(whole)
     assert call(*words("killed"))[0] == 0
     assert file.read_bytes().startswith(kept[: kept.rindex(b"\n") + 1])
-    assert content(SuiteResults.load(tmp_path / "killed").rows) == content(whole)
+    assert content(Results.load(tmp_path / "killed").rows) == content(whole)
 
 
 def content(rows: list) -> list:
@@ -160,10 +161,10 @@ def test_an_interruption_keeps_what_is_answered(
     last = err.splitlines()[-1]
     assert last.startswith("Interrupted. ") and last.endswith("to go on from there.")
     assert (tmp_path / "out" / "report.html").exists()
-    kept = len(SuiteResults.load(tmp_path / "out").rows)
+    kept = len(Results.load(tmp_path / "out").rows)
     monkeypatch.setattr(_Run, "_add", add)
     status, _, err = call(*words)
-    assert status == 0 and f"{kept} items are answered already" in err
+    assert status == 0 and f"{kept} measurements are there already" in err
 
 
 def test_ctrl_c_while_a_server_answers(
@@ -172,30 +173,41 @@ def test_ctrl_c_while_a_server_answers(
     """Answers before the one that hangs are kept and those after it too; the rest is asked."""
     monkeypatch.setenv("A_KEY", "k-81-z")
     url = f"http://127.0.0.1:{served.server_port}/v1"
-    words = ("measure", url, "--suite", "quick", "--upto", "512", "--items", "4", "--parallel", "2")
+    words = (
+        "measure",
+        url,
+        "--suite",
+        "quick",
+        "--lengths",
+        "..512",
+        "--items",
+        "4",
+        "--parallel",
+        "2",
+    )
     words = (*words, "--tokenizer", "demo", "--key-env", "A_KEY", "-o")
     assert call(*words, tmp_path / "whole")[0] == 0
-    whole = SuiteResults.load(tmp_path / "whole").rows
+    whole = Results.load(tmp_path / "whole").rows
     served.asked.clear()
     served.hang_at = (
         1 + 4 + 2
     )  # the first contact, a task, and one of the first two prompts of the next
     status, _, err = call(*words, tmp_path / "out")
-    assert status == 130 and "keeps the 7 items that are answered" in err
-    kept = SuiteResults.load(tmp_path / "out").rows
+    assert status == 130 and "keeps the 7 measurements that are finished" in err
+    kept = Results.load(tmp_path / "out").rows
     assert len([row.index for row in kept if row.task == "niah"]) == 3
     served.asked.clear()
     served.hang_at = 0
     assert call(*words, tmp_path / "out")[0] == 0
     assert len(served.asked) == 1 + 13
-    rows = {row.key: row for row in content(SuiteResults.load(tmp_path / "out").rows)}
+    rows = {row.key: row for row in content(Results.load(tmp_path / "out").rows)}
     assert rows == {row.key: row for row in content(whole)}
 
 
 def test_own_text_and_questions(checkpoint: Path, novel: Path, tmp_path: Path, call: Call) -> None:
     words = ("measure", checkpoint, *QUICK, "--items", "1")
     assert call(*words, "-o", tmp_path / "text", "--text", novel)[0] == 0
-    (row,) = SuiteResults.load(tmp_path / "text").cell("plain", "passkey", 512)
+    (row,) = Results.load(tmp_path / "text").cell("plain", "passkey", 512)
     assert row.prompt.splitlines()[1] in novel.read_text().splitlines()
     questions = tmp_path / "questions.json"
     context = [[f"Page {i}", [f"Fact {i} is about the number {i}. " * 3]] for i in range(9)]
@@ -212,11 +224,12 @@ def test_what_is_refused(
 ) -> None:
     out = tmp_path / "out"
     words = ("measure", checkpoint, "-o", out)
-    assert "there is no suite 'slow'; choose" in refused(*words, "--suite", "slow")
-    assert "--upto: 'far' is no length" in refused(*words, "--suite", "quick", "--upto", "far")
-    assert "at least 512 tokens, got 64" in refused(*words, "--suite", "quick", "--upto", "1x")
-    assert "--upto goes with --suite only" in refused(*words, "--upto", "512")
-    assert "--lengths does not go with --suite" in refused(*words, *QUICK, "--lengths", "64")
+    quick = (*words, "--suite", "quick")
+    assert "there is no suite or task 'slow'" in refused(*words, "--suite", "slow")
+    assert "--lengths: 'far' is no length" in refused(*quick, "--lengths", "..far")
+    assert "at least 512 tokens, got 64" in refused(*quick, "--lengths", "..1x")
+    assert "loss is read from a model in this process" in refused(*words, "--ray", "2")
+    assert "effective spends items" in refused(*words, "--suite", "effective,ruler")
     assert "--key-env is for a server" in refused(*words, *QUICK, "--key-env", "KEY")
     assert not out.exists()
     assert call(*words, *QUICK)[0] == 0
@@ -225,11 +238,15 @@ def test_what_is_refused(
         assert "another lengthwise is measuring" in refused(*words, *QUICK)
         assert "another lengthwise is measuring" in refused(*words, *QUICK, "--force")
     assert call(*words, *QUICK, "--seed", "1", "--force")[0] == 0
-    assert SuiteResults.load(out).plan["seed"] == 1
-    # The two kinds of measurement do not share a folder.
-    assert "holds results of a suite" in refused(*words, "--tasks", "passkey")
-    (out / "results.jsonl").write_text("")
-    assert "holds a measurement without --suite" in refused(*words, *QUICK)
+    assert Results.load(out).plan["seed"] == 1
+    # More tasks may join, but not the same name for another thing.
+    assert "its items passkey is 2, now it is 3" in refused(
+        *words, "--suite", "passkey", "--items", "3", "--lengths", "64", "--seed", "1"
+    )
+    assert call(*words, "--suite", "vt", "--lengths", "512", "--items", "1", "--seed", "1")[0] == 0
+    assert Results.load(out).tasks[-1] == "vt"
+    (out / "results.jsonl").write_text('{"lengthwise_suite": 1}\n')
+    assert "another version of lengthwise (format 1, this one reads 2)" in refused(*words, *QUICK)
 
 
 @pytest.mark.parametrize("chat", [[], ["--chat"]])
@@ -242,19 +259,29 @@ def test_a_server_is_measured_and_what_it_cannot_read_is_refused(
 ) -> None:
     monkeypatch.setenv("A_KEY", "k-81-z")
     url = f"http://127.0.0.1:{served.server_port}/v1"
-    words = ("measure", url, "-o", tmp_path / "out", "--suite", "quick", "--upto", "1024", *chat)
+    words = (
+        "measure",
+        url,
+        "-o",
+        tmp_path / "out",
+        "--suite",
+        "quick",
+        "--lengths",
+        "..1024",
+        *chat,
+    )
     words = (*words, "--items", "2", "--tokenizer", "demo", "--key-env", "A_KEY")
     status, _, err = call(*words)
     assert status == 0, err
     assert "does not count tokens of prompts: one that it cuts would go unnoticed" in err
-    results = SuiteResults.load(tmp_path / "out")
+    results = Results.load(tmp_path / "out")
     assert results.plan["reader"]["window"] == 600
     assert {row.reply for row in results.rows if row.length == 512} == {"a"}
     for row in results.rows:
         assert ("the server takes 600" in row.refused) == (row.length == 1024)
     path = "/v1/chat/completions" if chat else "/v1/completions"
     assert served.asked == [path] * (1 + 10)
-    assert "k-81-z" not in (tmp_path / "out" / SUITE_FILE).read_text()
+    assert "k-81-z" not in (tmp_path / "out" / RESULTS).read_text()
 
 
 def test_what_is_refused_for_a_server(
@@ -262,7 +289,7 @@ def test_what_is_refused_for_a_server(
 ) -> None:
     monkeypatch.delenv("A_KEY", raising=False)
     words = ("measure", "http://localhost:9", "-o", tmp_path / "out")
-    assert "a server is measured by a suite" in refused(*words)
+    assert "loss is read from a model in this process, and a server" in refused(*words)
     assert "--method is for a model in this process" in refused(*words, *QUICK, "-m", "plain")
     assert "a server needs --tokenizer" in refused(*words, *QUICK)
     words = (*words, *QUICK, "--tokenizer")

@@ -72,13 +72,13 @@ def test_extend_run_and_measure(reader: Path, book: Path, tmp_path: Path, call: 
     folder = tmp_path / "measured"
     status, _, err = call(
         "measure", reader, "-m", "plain", "-m", "alibipi:factor=4", "--text", book,
-        "--lengths", "1x,2x", "--tasks", "loss,speed", "-o", folder,
+        "--lengths", "1x,2x", "--suite", "loss,speed", "-o", folder,
     )  # fmt: skip
     assert status == 0, err
-    results = Results.load(folder / "results.jsonl")
-    assert results.plan["window"] == WINDOW
-    assert not [row.refused for row in results.rows if row.refused]
-    assert {row.method for row in results.rows} >= {"plain", "alibipi:factor=4"}
+    results = Results.load(folder)
+    assert results.plan["reader"]["window"] == WINDOW
+    assert not [row.refused for row in results.finished if row.refused]
+    assert results.methods == ["plain", "alibipi:factor=4"]
 
 
 def test_an_encoder_is_extended_and_not_read_with(

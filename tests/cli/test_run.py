@@ -171,8 +171,8 @@ def test_a_model_whose_numbers_are_none_answers_nothing(
     for chunk, position in ((1000, length), (64, 64)):
         status, said, err = call("run", broken, "--prompt-file", book, "--chunk", chunk)
         assert (status, said) == (2, "") and f"logits at position {position} are NaN" in err, err
-    words = ("measure", broken, "--text", book, "--lengths", 100, "--tasks", "loss,passkey")
-    status, told, err = call(*words, "--passkeys", 1, "-o", out)
+    words = ("measure", broken, "--text", book, "--lengths", 100, "--suite", "loss,passkey")
+    status, told, err = call(*words, "--items", 1, "-o", out)
     assert status == 0 and err.count("refused") == 3, err
     assert "loss at position" in err and "are NaN" in err
 

@@ -48,14 +48,14 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
          "--prompt-file"),
     ),
     "measure": (
-        "{model} -o {out} --text {text} --lengths 32 --tasks loss",
-        ("--method", "--lengths", "--tasks", "--passkeys", "--samples", "--chunk", "--seed",
-         "--text", "--device", "--dtype", "--force", "--output", "--upto", "--items"),
+        "{model} -o {out} --text {text} --lengths 32 --suite loss",
+        ("--method", "--lengths", "--suite", "--items", "--chunk", "--seed", "--text", "--device",
+         "--dtype", "--force", "--output", "--threshold", "--tokenizer"),
     ),
     "measure --suite quick": (
-        "{model} -o {out} --upto 512 --items 1",
-        ("--method", "--upto", "--threshold", "--text", "--chunk", "--seed", "--suite",
-         "--tokenizer", "--parallel", "--lengths", "--ray"),
+        "{model} -o {out} --lengths ..512 --items 1",
+        ("--method", "--lengths", "--threshold", "--text", "--chunk", "--seed", "--suite",
+         "--tokenizer", "--parallel", "--ray"),
     ),
     "extend": (
         "{model} -o {out} --method pi:factor=2",

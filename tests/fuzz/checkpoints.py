@@ -133,7 +133,7 @@ def command(model: Path, folder: Path, rng: random.Random) -> list[str]:
             ["pack", text, "-o", out, "--capacity", 64, "--tokenizer", model, "--workers", 1],
             ["probe", "context", model, "--contexts", "8,16", "--places", 2, "--block", 4,
              "--text", text],
-            ["measure", model, "-o", out, "--lengths", 32, "--tasks", "loss", "--text", text],
+            ["measure", model, "-o", out, "--lengths", 32, "--suite", "loss", "--text", text],
         ]
     )  # fmt: skip
     return [str(word) for word in words]

@@ -59,8 +59,8 @@ Words = list[object]
 
 def measure(at: Place, out: Path) -> Words:
     return [
-        "measure", at.model, "--text", at.text, "--lengths", "64,128", "--tasks",
-        "loss,passkey", "--passkeys", 2,
+        "measure", at.model, "--text", at.text, "--lengths", "64,128", "--suite",
+        "loss,passkey", "--items", 2,
         "--chunk", 16, "-m", "plain", "-m", "pi:factor=2", "-m", "lminfinite:sinks=2,window=30",
         "-o", out,
     ]  # fmt: skip
@@ -68,8 +68,8 @@ def measure(at: Place, out: Path) -> Words:
 
 def suite(at: Place, out: Path) -> Words:
     return [
-        "measure", at.model, "--suite", "quick", "--upto", 512, "--items", 1, "--text", at.text,
-        "-o", out,
+        "measure", at.model, "--suite", "quick", "--lengths", "..512", "--items", 1,
+        "--text", at.text, "-o", out,
     ]  # fmt: skip
 
 
@@ -326,6 +326,7 @@ def speak_at_the_end() -> None:
 
 def import_everything() -> None:
     import datasets  # noqa: F401
+    import lengthwise.measure.report.suite
     import peft  # noqa: F401
     import torch
 

@@ -54,14 +54,14 @@ SETS: dict[str, dict[str, Any]] = {
 def measure(folder: Path, out: Path) -> list[str]:
     words: list[object] = [
         "measure", folder / "model", "--text", folder / "text.txt", "--lengths", 128,
-        "--passkeys", 2, "-m", "plain", "-m", "pi:factor=2", "-o", out,
+        "--items", 2, "-m", "plain", "-m", "pi:factor=2", "-o", out,
     ]  # fmt: skip
     return [str(word) for word in words]
 
 
 def suite(folder: Path, out: Path) -> list[str]:
     words: list[object] = [
-        "measure", folder / "model", "--suite", "quick", "--upto", 512, "--items", 1,
+        "measure", folder / "model", "--suite", "quick", "--lengths", "..512", "--items", 1,
         "--text", folder / "text.txt", "-o", out,
     ]  # fmt: skip
     return [str(word) for word in words]
@@ -174,14 +174,14 @@ def ask_set(name: str, file: Path, out: Path) -> Ended:
 
     from lengthwise.cli.app import _explain
     from lengthwise.measure.report import print_report, write_report
-    from lengthwise.measure.run.suite.runner import run_suite
+    from lengthwise.measure.run.suite.runner import measure
     from lengthwise.measure.run.suite.suites import Suite
 
     said = io.StringIO()
     quiet = Console(file=io.StringIO())
     try:
         task = task_of(name, file)
-        results = run_suite(
+        results = measure(
             Oracle(task), Suite("mine", {name: task}, items=12), {"plain": ()}, [700], folder=out,
             console=quiet,
         )  # fmt: skip
@@ -203,10 +203,10 @@ def damaged(number: int, seed: int, folder: Path) -> tuple[str, Callable[[], End
         name = rng.choice(sorted(SETS))
         file, what = write_set(name, out, rng)
         return f"set {name}, {what}", partial(ask_set, name, file, out / "answers")
-    source, name = ("measured", "results.jsonl") if kind == "results" else ("suite", "suite.jsonl")
+    source, name = "measured" if kind == "results" else "suite", "results.jsonl"
     shutil.copytree(folder / source, out)
     if kind == "parquet":
-        file = out / "suite.parquet"
+        file = out / "results.parquet"
         file.write_bytes(rng.randbytes(rng.choice([0, 4, 200])))
         return f"{kind}, junk", partial(answer, suite(folder, out))
     data, what = damage_lines((out / name).read_bytes(), rng)

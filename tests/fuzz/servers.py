@@ -449,7 +449,18 @@ def in_haste() -> Iterator[None]:
 
 
 def command(url: str, folder: Path) -> list[str]:
-    words = ["measure", url, "-o", str(folder), "--suite", "quick", "--upto", "512", "--items", "1"]
+    words = [
+        "measure",
+        url,
+        "-o",
+        str(folder),
+        "--suite",
+        "quick",
+        "--lengths",
+        "..512",
+        "--items",
+        "1",
+    ]
     return [*words, "--tokenizer", "demo", "--served-model", NAME]
 
 
@@ -480,13 +491,10 @@ def measure(url: str, folder: Path, chat: bool) -> str:
 
 
 def scores(folder: Path) -> list[float | None]:
-    from lengthwise.measure.run.suite.file import SUITE_FILE, SuiteResults
+    from lengthwise.measure.run.suite.results import Results
+    from lengthwise.names import RESULTS
 
-    return (
-        [row.score for row in SuiteResults.load(folder).rows]
-        if (folder / SUITE_FILE).exists()
-        else []
-    )
+    return [row.score for row in Results.load(folder).rows] if (folder / RESULTS).exists() else []
 
 
 def wrong(kind: str, behave: Behaviour, chat: bool = False) -> list[str]:
@@ -579,12 +587,13 @@ def wrong_kill(rng: random.Random) -> list[str]:
 
 def rows(folder: Path) -> dict[Any, Any]:
     """The rows by their keys, without what the clock and the number of runs decide."""
-    from lengthwise.measure.run.suite.file import SUITE_FILE, SuiteResults
+    from lengthwise.measure.run.suite.results import Results
+    from lengthwise.names import RESULTS
 
-    if not (folder / SUITE_FILE).exists():
+    if not (folder / RESULTS).exists():
         return {}
     blank = {"first_token": None, "seconds": 0, "session": 0}
-    return {row.key: replace(row, **blank) for row in SuiteResults.load(folder).rows}
+    return {row.key: replace(row, **blank) for row in Results.load(folder).rows}
 
 
 def mutant(rng: random.Random) -> Behaviour:

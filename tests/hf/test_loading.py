@@ -87,8 +87,8 @@ def plant(place: str, checkpoint: Path, folder: Path, mark: Path) -> Path:
 def commands(model: Path, text: Path, out: Path) -> list[list[object]]:
     return [
         ["run", model, "--prompt-file", text, "--max-new-tokens", 1],
-        ["measure", model, "-o", out, "--lengths", 32, "--tasks", "loss", "--text", text],
-        ["measure", model, "-o", out, "--suite", "quick", "--upto", 64, "--items", 1],
+        ["measure", model, "-o", out, "--lengths", 32, "--suite", "loss", "--text", text],
+        ["measure", model, "-o", out, "--suite", "quick", "--lengths", "..64", "--items", 1],
         ["measure", "http://127.0.0.1:9", "-o", out, "--suite", "quick", "--tokenizer", model],
         ["extend", model, "-o", out, "-m", "pi:factor=2"],
         ["extend", model, "-o", out, "--auto", "--to", 128, "--budget", "1s"],

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from lengthwise.cli import (
     compare,
@@ -59,11 +59,29 @@ class Commands(TyperGroup):
         sys.exit(0)
 
 
+class Command(TyperCommand):
+    """A command whose help shows its options under the headings (panels) that they name."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments first, then every panel in the order of its first option."""
+        panels: dict[str, list[Any]] = {}
+        for one in self.get_params(ctx):
+            record = one.get_help_record(ctx)
+            if record is not None:
+                panel = getattr(one, "rich_help_panel", None) or f"{one.param_type_name}s".title()
+                panels.setdefault(panel, []).append(record)
+        for title, records in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
 def _explain(error: Exception) -> int:
     """Say in one line what was wrong; the exit status."""
     if os.environ.get("LENGTHWISE_DEBUG") == "1":
         traceback.print_exc()
     words = getattr(error, "format_message", error.__str__)()  # click words its own errors
+    if (option := getattr(error, "option_name", "")) in measure.RENAMED:
+        words = f"No such option: {option} (of measure it is {measure.RENAMED[option]} now)"
     if isinstance(error, OSError) and error.filename is not None:
         words = f"{error.filename}: {error.strerror}"
     if hasattr(error, "format_message") or isinstance(error, (ValueError, OSError)):
@@ -94,7 +112,7 @@ for command in (
     demo.demo, methods.methods, extend.extend, run.run, measure.measure, compare.compare,
     plan.plan, pack.pack, train.train, convert.convert,
 ):  # fmt: skip
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.command("list")(listing.listing)
 app.add_typer(lab.lab, name="lab")
 app.add_typer(probe.probe, name="probe")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-FILES_HELP = "Results of suites: their directories, or files as suite.jsonl."
+FILES_HELP = "Results of suites: their directories, or files as results.jsonl."
 
 
 def compare(
@@ -30,6 +30,6 @@ def compare(
     from rich.console import Console
 
     from lengthwise.measure.report.comparison import print_comparison
-    from lengthwise.measure.run.suite.file import SuiteResults
+    from lengthwise.measure.run.suite.results import Results
 
-    print_comparison([(path, SuiteResults.load(path)) for path in files], Console(), threshold)
+    print_comparison([(path, Results.load(path)) for path in files], Console(), threshold)

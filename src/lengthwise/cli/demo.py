@@ -24,8 +24,12 @@ METHODS = {
 LOSS = ("plain", "PI", "YaRN", "LMInfinite", "SelfExtend", "StreamingLLM")
 PASSKEY = ("plain", "SelfExtend", "InfLLM")
 SPEED = ("plain", "LMInfinite", "SelfExtend", "StreamingLLM", "InfLLM")
-LOSS_WINDOWS, PASSKEY_WINDOWS, SPEED_WINDOWS = 16, (1, 2, 4, 8), 16
-ITEMS = 6
+WINDOWS, ITEMS = 16, 6
+PLAN = (
+    ("loss", LOSS, (WINDOWS,)),
+    ("passkey", PASSKEY, (1, 2, 4, 8)),
+    ("speed", SPEED, (WINDOWS,)),
+)
 
 
 def demo(
@@ -37,42 +41,43 @@ def demo(
     check_folder(output, force=False)
 
     from lengthwise.cli.inputs import open_model, read_methods
-    from lengthwise.measure import grid
+    from lengthwise.measure import Cell, LocalReader, Loss, Passkey, Speed, Suite
     from lengthwise.measure.tasks.text import held_out_text
 
     model, tokenizer = open_model("demo")
     window = model.config.max_position_embeddings
     say(
         f"The bundled model was trained on {window:,} tokens at a time. It now reads "
-        f"{LOSS_WINDOWS * window:,}, by itself and with methods that need no training."
+        f"{WINDOWS * window:,}, by itself and with methods that need no training."
     )
-    cells = [
-        *grid("loss", LOSS, [LOSS_WINDOWS * window]),
-        *grid("passkey", PASSKEY, [times * window for times in PASSKEY_WINDOWS]),
-        *grid("speed", SPEED, [SPEED_WINDOWS * window]),
-    ]
+    cells = {
+        Cell(method, task, times * window)
+        for task, methods, windows in PLAN
+        for method in methods
+        for times in windows
+    }
+    text = held_out_text()
     carry_out(
-        model,
-        tokenizer,
+        LocalReader(model, tokenizer, name="demo"),
+        Suite("demo", {"loss": Loss(text), "passkey": Passkey(text), "speed": Speed(text)}, ITEMS),
         {name: read_methods([spec]) for name, spec in METHODS.items()},
-        cells,
-        text=held_out_text(),
+        sorted({cell.length for cell in cells}),
+        only=cells,
+        text=text,
         folder=output,
         command="lengthwise demo",
         begin_anew=is_complete(output / RESULTS, cells),
-        name="demo",
-        passkey_count=ITEMS,
     )
 
 
-def is_complete(file: Path, cells: "list[Cell]") -> bool:
+def is_complete(file: Path, cells: "set[Cell]") -> bool:
     """Whether an earlier demo ran to its end; one that was interrupted is continued instead."""
     from lengthwise.measure import Results
 
     if not file.exists():
         return False
     try:
-        rows = Results.load(file).rows
+        results = Results.load(file)
     except ValueError:  # of another version
         return True
-    return {row.cell for row in rows} >= set(cells)
+    return {row.cell for row in results.finished} >= cells

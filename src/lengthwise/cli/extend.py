@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lengthwise.cli.inputs import MOST, Methods, Model, check_inputs, read_text
+from lengthwise.cli.inputs import MOST, TEXT_HELP, Methods, Model, check_inputs, read_text
 from lengthwise.cli.interrupt import work_begins
-from lengthwise.cli.measure import TEXT_HELP
 from lengthwise.files import check_writable, restore
 
 RECORD = "search.json"

@@ -35,10 +35,8 @@ Text = Annotated[Path | None, typer.Option(metavar="FILE", help=TEXT_HELP)]
 Seed = Annotated[
     int, typer.Option(metavar="N", min=0, max=MOST, help="Draws everything that is random.")
 ]
-Chunk = Annotated[
-    int,
-    typer.Option(metavar="N", min=1, max=MOST, help="Tokens that are read in one forward pass."),
-]
+CHUNK_HELP = "Tokens that are read in one forward pass."
+Chunk = Annotated[int, typer.Option(metavar="N", min=1, max=MOST, help=CHUNK_HELP)]
 
 
 def say(words: str) -> None:

@@ -1,210 +1,226 @@
 """`lengthwise measure`: how far a model really reads with each method, and at what cost."""
 
+import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lengthwise.cli.inputs import MOST, Chunk, Device, Dtype, check_inputs, read_count, read_text
+from lengthwise.cli.inputs import (
+    CHUNK_HELP,
+    DEVICE_HELP,
+    DTYPE_HELP,
+    MOST,
+    check_inputs,
+    read_count,
+    read_text,
+    say,
+)
 from lengthwise.cli.interrupt import STATUS, work_begins
-from lengthwise.cli.suite import Place, Server, check_options, measure_suite
+from lengthwise.cli.readers import Place, Server, check_reader, is_url, open_here, open_server
 from lengthwise.files import check_writable, hold, leftovers
-from lengthwise.names import SUITE_FILE
-
-TASKS = ("loss", "passkey", "speed")
+from lengthwise.names import RESULTS, STANDARD, suite_names
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from lengthwise.extend.method import Method
-    from lengthwise.measure import Cell
+    from lengthwise.measure import Cell, Reader, Results, Suite
 
-RESULTS, REPORT = "results.jsonl", "report.html"
-AS_SAVED = "as saved"
+REPORT = "report.html"
+UPTO, UPTO_OF_SERVER, STANDARD_LENGTHS = "..4x", "..1x", "1x,2x,4x,8x"
 COMPARE_HELP = "Once for each to compare: plain, yarn:factor=8, yarn:factor=8+streamingllm …"
-MODEL_HELP = "A checkpoint's directory, a name on the hub, `demo`, or with --suite a server's URL."
-TEXT_HELP = (
-    "A long text in UTF-8 [default: the standard library of this Python]; with --suite also .json "
-    "of questions as SQuAD or HotpotQA have them."
+MODEL_HELP = "A checkpoint's directory, a name on the hub, `demo`, or a server's URL."
+OWN_HELP = (
+    "A long text in UTF-8, or a .json of questions as SQuAD or HotpotQA have them [default: the "
+    "standard library of this Python]"
 )
-RAY_HELP = (
-    "With --suite: let N copies of the model share the items, on this machine or on the cluster "
-    "that RAY_ADDRESS names."
+SUITE_HELP = "Suites (quick, ruler, effective, full) and single tasks, separated by commas."
+LENGTHS_HELP = (
+    "Tokens, or trained windows as 8x, separated by commas; ..8x doubles up to there [default: "
+    f"{STANDARD_LENGTHS} for {STANDARD}, else {UPTO}, of a server {UPTO_OF_SERVER}]"
 )
-SUITE_HELP = "A suite of tasks instead: quick, ruler, effective or full."
-UPTO_HELP = "The longest length of a suite, tokens or windows [default: 4x; of a server 1x]"
-ITEMS_HELP = "Items for each task and length [default: the suite's own]"
+ITEMS_HELP = (
+    "Items for each task and length, and texts for the loss [default: the suite's own; 10 for a "
+    "task, 1 text]"
+)
 THRESHOLD_HELP = "The score above which a length counts as read."
-TOKENIZER_HELP = "The tokenizer of a server's model: a directory, or a name on the hub."
+RAY_HELP = (
+    "Let N copies of the model share the items, on this machine or on the cluster that RAY_ADDRESS "
+    "names."
+)
+TOKENIZER_HELP = "The tokenizer of the server's model: a directory, or a name on the hub."
 SERVED_HELP = "The model, as the server names it [default: the only one]"
-CHAT_HELP = "Ask the server by chat completions: it adds its template, beyond the exact length."
+CHAT_HELP = "Ask by chat completions: the server adds its template, beyond the exact length."
 KEY_HELP = "The environment variable that holds the server's key."
-LENGTHS_HELP = "Tokens, or trained windows as in 8x; separated by commas."
 OUTPUT_HELP = "The directory for the results; an interrupted measurement there is continued."
+HERE, THERE = "A model in this process", "A model behind a URL"
+# Earlier names of options.
+RENAMED = {
+    "--tasks": "--suite", "--upto": "--lengths ..LENGTH", "--passkeys": "--items",
+    "--samples": "--items",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Own:
+    """A person's own text, or questions in the format of SQuAD or HotpotQA."""
+
+    text: str | None
+    questions: Mapping[str, Path]
+    content: str
 
 
 def measure(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help=OUTPUT_HELP)],
-    method: Annotated[
-        list[str] | None, typer.Option("--method", "-m", metavar="METHOD", help=COMPARE_HELP)
-    ] = None,
-    suite: Annotated[str, typer.Option(metavar="SUITE", help=SUITE_HELP)] = "",
-    upto: Annotated[str, typer.Option(metavar="LENGTH", help=UPTO_HELP)] = "",
+    suite: Annotated[str, typer.Option(metavar="NAMES", help=SUITE_HELP)] = STANDARD,
+    lengths: Annotated[
+        str, typer.Option(metavar="LENGTHS", help=LENGTHS_HELP, show_default=False)
+    ] = "",
     items: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=MOST, help=ITEMS_HELP)
     ] = None,
     threshold: Annotated[float, typer.Option(metavar="SCORE", help=THRESHOLD_HELP)] = 0.85,
-    text: Annotated[Path | None, typer.Option(metavar="FILE", help=TEXT_HELP)] = None,
-    lengths: Annotated[str, typer.Option(metavar="LENGTHS", help=LENGTHS_HELP)] = "1x,2x,4x,8x",
-    tasks: Annotated[
-        str, typer.Option(metavar="TASKS", help="What to measure.")
-    ] = "loss,passkey,speed",
-    passkeys: Annotated[
-        int, typer.Option(metavar="N", min=1, max=MOST, help="Passkey items for each length.")
-    ] = 10,
-    samples: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=1, max=MOST, help="Stretches of text that the loss is read over."
-        ),
-    ] = 1,
-    chunk: Chunk = 512,
+    text: Annotated[Path | None, typer.Option(metavar="FILE", help=OWN_HELP)] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST, help="Draws the items.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Measure anew what is there already.")
     ] = False,
-    device: Device = "",
-    dtype: Dtype = "",
-    ray: Annotated[int | None, typer.Option(metavar="N", min=1, max=MOST, help=RAY_HELP)] = None,
-    tokenizer: Annotated[str, typer.Option(metavar="PATH", help=TOKENIZER_HELP)] = "",
-    served_model: Annotated[str, typer.Option(metavar="NAME", help=SERVED_HELP)] = "",
-    key_env: Annotated[str, typer.Option(metavar="VAR", help=KEY_HELP)] = "",
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", metavar="METHOD", help=COMPARE_HELP, rich_help_panel=HERE),
+    ] = None,
+    chunk: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=MOST, help=CHUNK_HELP, rich_help_panel=HERE),
+    ] = 512,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help=DEVICE_HELP, rich_help_panel=HERE)
+    ] = "",
+    dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help=DTYPE_HELP, rich_help_panel=HERE)
+    ] = "",
+    ray: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=MOST, help=RAY_HELP, rich_help_panel=HERE),
+    ] = None,
+    tokenizer: Annotated[
+        str, typer.Option(metavar="PATH", help=TOKENIZER_HELP, rich_help_panel=THERE)
+    ] = "",
+    served_model: Annotated[
+        str, typer.Option(metavar="NAME", help=SERVED_HELP, rich_help_panel=THERE)
+    ] = "",
+    key_env: Annotated[str, typer.Option(metavar="VAR", help=KEY_HELP, rich_help_panel=THERE)] = "",
     parallel: Annotated[
-        int, typer.Option(metavar="N", min=1, max=MOST, help="Requests to a server at a time.")
+        int,
+        typer.Option(
+            metavar="N", min=1, max=MOST, help="Requests at a time.", rich_help_panel=THERE
+        ),
     ] = 8,
-    chat: Annotated[bool, typer.Option("--chat", help=CHAT_HELP)] = False,
+    chat: Annotated[bool, typer.Option("--chat", help=CHAT_HELP, rich_help_panel=THERE)] = False,
 ) -> None:
-    """Measure loss by position, passkey retrieval, speed and memory; or a suite of tasks.
+    """Measure loss by position, passkey retrieval, speed and memory; or suites of tasks.
 
-    The loss is read once over the longest length, passkeys and speed at every length. Results are
+    The loss is read once over the longest length, everything else at every length. Results are
     kept as they come, so a measurement that was interrupted goes on where it stopped.
     """
-    check_options(context, model, suite)
-    command = shlex.join(["lengthwise", *context.obj])
-    if suite:
-        measure_suite(
-            model,
-            suite,
-            folder=output,
-            command=command,
-            specs=method or [],
-            own=text,
-            upto=upto,
-            items=items,
-            threshold=threshold,
-            server=Server(tokenizer, served_model, key_env, parallel, chat),
-            place=Place(chunk, device, dtype, ray),
-            seed=seed,
-            force=force,
-        )
-        return
-    words = None if text is None else read_text(text)
+    server = Server(tokenizer, served_model, key_env, parallel, chat)
+    place = Place(chunk, device, dtype, ray)
+    names = suite_names(suite)
+    check_reader(context, model, names, server, place)
+    own = read_own(text)
     check_folder(output, force)
-    check_inputs(model, method or [], dtype, together=False)
-    read_lengths(lengths, 1)
-    wanted = [task.strip() for task in tasks.split(",")]
-    for task in wanted:
-        if task not in TASKS:
-            raise ValueError(f"--tasks: unknown task {task!r}; choose from {', '.join(TASKS)}")
+    check_inputs("" if is_url(model) else model, method or [], dtype, together=False)
+    if not lengths:
+        standard = {*names} <= {*suite_names(STANDARD)}
+        lengths = STANDARD_LENGTHS if standard else UPTO
+        lengths = UPTO_OF_SERVER if is_url(model) else lengths
+    upto = lengths.removeprefix("..") if lengths.startswith("..") else ""
+    read_lengths(upto or lengths, 1, single=bool(upto))
+    if not 0 < threshold < 1:
+        raise ValueError(f"--threshold must be between 0 and 1, got {threshold}")
 
-    from lengthwise.cli.inputs import open_model, read_methods
-    from lengthwise.measure import grid
-    from lengthwise.measure.engines.reading import trained_window
+    from lengthwise.cli.inputs import be_quiet, read_methods
+    from lengthwise.measure.run.suite.suites import suite as suite_of
+
+    be_quiet()
+
     from lengthwise.measure.tasks.text import held_out_text
 
+    filler = own.text or held_out_text()
+    chosen = suite_of(
+        suite, filler, text=own.text, questions=own.questions, items=items, threshold=threshold
+    )
+
+    def lengths_of(window: int | None) -> list[int]:
+        found = read_lengths(upto or lengths, window, single=bool(upto))
+        return chosen.lengths(found[0], window) if upto else found
+
+    methods: Mapping[str, tuple[Method, ...]]
     methods = {spec.strip(): read_methods([spec]) for spec in method or ["plain"]}
-    loaded, own_tokenizer = open_model(model, device, dtype)
-    tokens = read_lengths(lengths, trained_window(loaded))
-    saved = take_out(loaded)
-    if saved:
-        methods[AS_SAVED] = saved
-    check_methods(loaded, methods, max(tokens), chunk, every_logit="loss" in wanted)
-    cells = [
-        cell
-        for task in TASKS
-        if task in wanted
-        for cell in grid(task, methods, [max(tokens)] if task == "loss" else tokens)
-    ]
+    reader: Reader
+    if is_url(model):
+        reader = open_server(model, server)
+        tokens = lengths_of(reader.describe().get("window"))
+    else:
+        every_logit = "loss" in names
+        reader, methods, tokens = open_here(model, methods, lengths_of, place, every_logit)
     carry_out(
-        loaded,
-        own_tokenizer,
+        reader,
+        chosen,
         methods,
-        cells,
-        text=words or held_out_text(),
+        tokens,
         folder=output,
-        command=command,
-        begin_anew=force,
-        name=model,
+        command=shlex.join(["lengthwise", *context.obj]),
+        text=filler + own.content,
         seed=seed,
-        loss_samples=samples,
-        passkey_count=passkeys,
-        chunk=chunk,
+        begin_anew=force,
     )
 
 
-def read_lengths(words: str, window: int, option: str = "--lengths") -> list[int]:
+def read_lengths(
+    words: str, window: int | None, option: str = "--lengths", single: bool = False
+) -> list[int]:
     """Lengths in tokens from `512,2x`, where `2x` is two trained windows.
 
+    Args:
+        single: Whether there is to be one only.
+
     Raises:
-        ValueError: If one of them is no such length.
+        ValueError: If one of them is no such length, or the window is not known.
     """
     lengths = []
-    for word in (piece.strip() for piece in words.split(",")):
-        lengths.append(read_count(option, word) * (window if word.endswith("x") else 1))
+    for word in (piece.strip() for piece in ([words] if single else words.split(","))):
+        count = read_count(option, word)
+        if word.endswith("x"):
+            if window is None:
+                raise ValueError(
+                    f"the server does not say how long its window is; give {option} in tokens"
+                )
+            count *= window
+        lengths.append(count)
     return sorted(set(lengths))
 
 
-def take_out(model: "PreTrainedModel") -> "tuple[Method, ...]":
-    """The methods that a checkpoint was saved with; the model is left without them."""
-    from lengthwise.extend.adapt import binding_of, compose, is_adapted, restore
-    from lengthwise.extend.method import AXES
-
-    if not is_adapted(model):
-        return ()
-    saved, identity = binding_of(model).engine.axes, compose(())
-    restore(model)
-    return tuple(
-        getattr(saved, axis) for axis in AXES if getattr(saved, axis) != getattr(identity, axis)
-    )
-
-
-def check_methods(
-    model: "PreTrainedModel",
-    methods: "Mapping[str, Sequence[Method]]",
-    length: int,
-    chunk: int,
-    every_logit: bool,
-) -> None:
-    """Refuse methods that do not fit the model or change nothing, and too great a length.
+def read_own(path: Path | None) -> Own:
+    """A person's file: text, or questions where its name ends in .json.
 
     Raises:
-        ValueError: Which, and what to do.
+        ValueError: The file cannot be read as that.
     """
-    from lengthwise.catalogue import check_defaults
-    from lengthwise.cli.inputs import check_changes_something
-    from lengthwise.cli.memory import check_memory
-    from lengthwise.extend.adapt import adapted, binding_of
-
-    for name, chosen in methods.items():
-        with adapted(model, *chosen):
-            if name != AS_SAVED:
-                check_defaults(chosen, binding_of(model).engine.geometry.window)
-                check_changes_something(chosen, length)
-            check_memory(model, length, chunk, every_logit=every_logit, by=name)
+    if path is None:
+        return Own(None, {}, "")
+    content = read_text(path)
+    if path.suffix != ".json":
+        return Own(content, {}, content)
+    try:
+        form = "hotpot" if isinstance(json.loads(content), list) else "squad"
+    except (ValueError, RecursionError) as error:  # the latter where it is nested too deeply
+        raise ValueError(f"--text: {path} is no JSON: {error}") from None
+    return Own(None, {form: path}, content)
 
 
 def check_folder(folder: Path, force: bool) -> None:
@@ -216,8 +232,6 @@ def check_folder(folder: Path, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a directory for the results")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if SUITE_FILE in names:
-        raise ValueError(f"{folder} holds results of a suite; choose another directory")
     if names - leftovers(RESULTS) and RESULTS not in names and not force:
         raise ValueError(
             f"{folder} exists and holds no measurement; choose another directory or add --force"
@@ -226,48 +240,58 @@ def check_folder(folder: Path, force: bool) -> None:
 
 
 def carry_out(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    reader: "Reader",
+    suite: "Suite",
     methods: "Mapping[str, Sequence[Method]]",
-    cells: "Sequence[Cell]",
+    lengths: Sequence[int],
     *,
-    text: str,
     folder: Path,
     command: str,
-    begin_anew: bool,
-    **settings: Any,
+    text: str,
+    seed: int = 0,
+    only: "Collection[Cell] | None" = None,
+    begin_anew: bool = False,
 ) -> None:
-    """Measure under a progress bar, print the tables, write the report.
-
-    Args:
-        settings: Further arguments of `lengthwise.measure.run_grid`.
-    """
+    """Measure under a progress bar, print the tables, write the report and the Parquet file."""
     from rich.console import Console
 
-    from lengthwise.measure import Results, print_report, run_grid, write_report
-    from lengthwise.measure.run.results import forget_unfinished
+    from lengthwise.measure import Results, measure, print_report
 
-    file = folder / RESULTS
-    if begin_anew:
+    if begin_anew and (folder / RESULTS).exists():
         with hold(folder):
-            file.unlink(missing_ok=True)
-            forget_unfinished(file)
+            (folder / RESULTS).unlink()
     work_begins()
     try:
-        results = run_grid(
-            model,
-            tokenizer,
+        results = measure(
+            reader,
+            suite,
             methods,
-            cells,
+            lengths,
+            folder=folder,
+            only=only,
+            seed=seed,
             text=text,
-            output=file,
+            command=command,
             console=Console(stderr=True),
-            **settings,
         )
     except KeyboardInterrupt:
-        if file.exists():
-            write_report(Results.load(file).as_measurement(), folder / REPORT, command)
-        raise typer.Exit(STATUS) from None  # `run` has said what is kept
-    write_report(results.as_measurement(), folder / REPORT, command)
-    print_report(results.as_measurement(), Console())
-    print(f"\nReport: {folder / REPORT}\nNumbers: {file}")
+        if (folder / RESULTS).exists():
+            write_out(Results.load(folder), folder, command)
+        raise typer.Exit(STATUS) from None  # `measure` has said what is kept
+    write_out(results, folder, command)
+    print_report(results, Console())
+    print(f"\nReport: {folder / REPORT}\nNumbers: {folder / RESULTS}")
+
+
+def write_out(results: "Results", folder: Path, command: str) -> None:
+    """The report, and the Parquet file of what was answered."""
+    from lengthwise.measure import write_report
+    from lengthwise.measure.run.suite.parquet import write_parquet
+
+    write_report(results, folder / REPORT, command)
+    if not results.rows:
+        return
+    try:
+        write_parquet(results, folder)
+    except ValueError as error:  # without pyarrow
+        say(str(error))

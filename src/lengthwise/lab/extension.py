@@ -14,13 +14,15 @@ from lengthwise.lab import evidence
 from lengthwise.lab.claims import Claim, claims
 from lengthwise.lab.evidence import Evidence, Finding, at_least, at_most, share
 from lengthwise.measure.report.readings import excess_spans
-from lengthwise.measure.run.results import REFERENCE, Cell, Results, grid
+from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.suite.rows import REFERENCE, Cell
 from lengthwise.measure.statistics.intervals import Interval
+from lengthwise.names import RESULTS
 
 if TYPE_CHECKING:
     from lengthwise.extend.method import Method
 
-ROOM, MEASUREMENTS = "extend", "results.jsonl"
+ROOM = "extend"
 LOSS_WINDOWS, PASSKEY_WINDOWS = 16, (1, 2, 4, 8, 16)
 PLAIN = "plain"
 
@@ -29,8 +31,7 @@ class Numbers:
     """What was measured of one method beside the others."""
 
     def __init__(self, results: Results, method: str) -> None:
-        self.results, self.method, self.window = results, method, results.plan["window"]
-        self.one = results.as_measurement()
+        self.results, self.method, self.window = results, method, results.plan["reader"]["window"]
 
     def of(self, method: str) -> "Numbers":
         return Numbers(self.results, method)
@@ -49,12 +50,12 @@ class Numbers:
 
     def passkeys(self, windows: int) -> dict[str, float] | None:
         """How many passkeys were found at `windows` windows."""
-        found = self.results.values(self.method, "passkey", windows * self.window)
-        return None if found is None else share(sum(found["scores"]), len(found["scores"]))
+        scores = self.results.scores(self.method, "passkey", windows * self.window)
+        return share(sum(scores), len(scores)) if scores else None
 
     def _spans(self, against: str = REFERENCE) -> list[Any]:
         length = LOSS_WINDOWS * self.window
-        return excess_spans(self.one, self.method, length, octaves=True, against=against)
+        return excess_spans(self.results, self.method, length, octaves=True, against=against)
 
     def record(self) -> dict[str, Any]:
         """All of it, for the file of evidence."""
@@ -190,13 +191,15 @@ MEASURED = {
 }  # fmt: skip
 
 
-def cells(methods: Sequence[str], window: int) -> list[Cell]:
+def cells(methods: Sequence[str], window: int) -> set[Cell]:
     """What has to be measured for methods by name; plain and PI, which others are held against."""
-    names = list(dict.fromkeys([PLAIN, "PI", *methods]))
-    return [
-        *grid("loss", names, [LOSS_WINDOWS * window]),
-        *grid("passkey", names, [times * window for times in PASSKEY_WINDOWS]),
-    ]
+    plan = (("loss", (LOSS_WINDOWS,)), ("passkey", PASSKEY_WINDOWS))
+    return {
+        Cell(name, task, times * window)
+        for task, windows in plan
+        for times in windows
+        for name in {PLAIN, "PI", *methods}
+    }
 
 
 def measure(
@@ -225,23 +228,25 @@ def measure(
 
     from lengthwise.catalogue import parse_many
     from lengthwise.extend.checkpoint import load
-    from lengthwise.measure import run_grid
+    from lengthwise.measure import LocalReader, Loss, Passkey, Suite
+    from lengthwise.measure import measure as carry_out
     from lengthwise.measure.tasks.text import held_out_text
 
-    file = root / ROOM / MEASUREMENTS
-    plan = Results.load(file).plan if file.exists() else {"passkey_count": 4, "loss_samples": 1}
+    folder, text = root / ROOM, held_out_text()
+    there = Results.load(folder).counts if (folder / RESULTS).exists() else {}
+    loss, items = Loss(text, samples or there.get("loss", 1)), passkeys or there.get("passkey", 4)
+    suite = Suite("claims", {"loss": loss, "passkey": Passkey(text)}, items)
     model, tokenizer = load("demo", dtype=torch.float32)
+    only = cells(systems, model.config.max_position_embeddings)
     known = {claims()[name].system: parse_many(one.spec) for name, one in MEASURED.items()}
-    return run_grid(
-        model.eval(),
-        tokenizer,
+    return carry_out(
+        LocalReader(model.eval(), tokenizer, name="demo"),
+        suite,
         {PLAIN: (), **known, **(others or {})},
-        cells(systems, model.config.max_position_embeddings),
-        text=held_out_text(),
-        output=file,
-        name="demo",
-        loss_samples=samples or plan["loss_samples"],
-        passkey_count=passkeys or plan["passkey_count"],
+        sorted({cell.length for cell in only}),
+        only=only,
+        text=text,
+        folder=folder,
         console=Console(stderr=True),
     )
 
@@ -249,8 +254,8 @@ def measure(
 def judged(claim: Claim, results: Results) -> Evidence:
     """The evidence of one claim of `MEASURED`."""
     measured, numbers = MEASURED[claim.name], Numbers(results, claim.system)
-    mine = [row for row in results.rows if row.method == claim.system]
-    passkeys, texts = results.plan["passkey_count"], results.plan["loss_samples"]
+    mine = [row for row in results.finished if row.method == claim.system]
+    passkeys, texts = results.counts["passkey"], results.counts["loss"]
     asked = f" --passkeys {passkeys} --samples {texts}" * ((passkeys, texts) != (4, 1))
     return evidence.of(
         claim,
@@ -270,5 +275,5 @@ def judged(claim: Claim, results: Results) -> Evidence:
 
 def described(results: Results) -> dict[str, Any]:
     """The model that was measured."""
-    plan = results.plan
-    return {"name": plan["model"], "fingerprint": plan["fingerprint"], "window": plan["window"]}
+    reader = results.plan["reader"]
+    return {key: reader[key] for key in ("name", "fingerprint", "window")}

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lengthwise.measure.cost.speed import Cost as Cost
     from lengthwise.measure.cost.speed import reading_cost as reading_cost
+    from lengthwise.measure.engines.base import Reader as Reader
     from lengthwise.measure.engines.local import LocalReader as LocalReader
     from lengthwise.measure.report import findings as findings
     from lengthwise.measure.report import headline as headline
     from lengthwise.measure.report import print_report as print_report
     from lengthwise.measure.report import write_report as write_report
-    from lengthwise.measure.run.results import REFERENCE as REFERENCE
-    from lengthwise.measure.run.results import Cell as Cell
-    from lengthwise.measure.run.results import Results as Results
-    from lengthwise.measure.run.results import Row as Row
-    from lengthwise.measure.run.results import grid as grid
-    from lengthwise.measure.run.runner import TASKS as TASKS
-    from lengthwise.measure.run.runner import run_grid as run_grid
-    from lengthwise.measure.run.suite.file import SuiteResults as SuiteResults
-    from lengthwise.measure.run.suite.runner import run_suite as run_suite
+    from lengthwise.measure.run.suite.results import Results as Results
+    from lengthwise.measure.run.suite.rows import REFERENCE as REFERENCE
+    from lengthwise.measure.run.suite.rows import Cell as Cell
+    from lengthwise.measure.run.suite.rows import ItemRow as ItemRow
+    from lengthwise.measure.run.suite.rows import ReadingRow as ReadingRow
+    from lengthwise.measure.run.suite.runner import measure as measure
+    from lengthwise.measure.run.suite.suites import Suite as Suite
+    from lengthwise.measure.run.suite.suites import suite as suite
     from lengthwise.measure.statistics.effective import effective_length as effective_length
     from lengthwise.measure.statistics.effective import paired as paired
     from lengthwise.measure.statistics.intervals import Interval as Interval
@@ -35,55 +35,64 @@ if TYPE_CHECKING:
     from lengthwise.measure.tasks import Item as Item
     from lengthwise.measure.tasks import Passkey as Passkey
     from lengthwise.measure.tasks import Task as Task
+    from lengthwise.measure.tasks.base import Reading as Reading
     from lengthwise.measure.tasks.loss import in_window_losses as in_window_losses
     from lengthwise.measure.tasks.loss import losses_by_position as losses_by_position
+    from lengthwise.measure.tasks.readings import Loss as Loss
+    from lengthwise.measure.tasks.readings import Speed as Speed
 
 # By module; imported when they are first used (PEP 562), for most of them import torch.
 _HOMES = {
     "statistics.effective": ("effective_length", "paired"),
+    "engines.base": ("Reader",),
     "engines.local": ("LocalReader",),
     "statistics.judging": ("NULL_ANSWERS", "k_character_ties", "null_model_check", "wb_reward"),
     "statistics.length_control": ("length_controlled_win_rate",),
     "tasks.loss": ("in_window_losses", "losses_by_position"),
     "report": ("findings", "headline", "print_report", "write_report"),
-    "run.results": ("REFERENCE", "Cell", "Results", "Row", "grid"),
-    "run.runner": ("TASKS", "run_grid"),
+    "run.suite.results": ("Results",),
+    "run.suite.rows": ("REFERENCE", "Cell", "ItemRow", "ReadingRow"),
+    "run.suite.runner": ("measure",),
+    "run.suite.suites": ("Suite", "suite"),
     "cost.speed": ("Cost", "reading_cost"),
     "statistics.intervals": ("Interval", "bootstrap_mean", "wilson"),
-    "run.suite.file": ("SuiteResults",),
-    "run.suite.runner": ("run_suite",),
     "tasks": ("Item", "Passkey", "Task"),
+    "tasks.base": ("Reading",),
+    "tasks.readings": ("Loss", "Speed"),
 }
 
 __all__ = [
     "NULL_ANSWERS",
     "REFERENCE",
-    "TASKS",
     "Cell",
     "Cost",
     "Interval",
     "Item",
+    "ItemRow",
     "LocalReader",
+    "Loss",
     "Passkey",
+    "Reader",
+    "Reading",
+    "ReadingRow",
     "Results",
-    "Row",
-    "SuiteResults",
+    "Speed",
+    "Suite",
     "Task",
     "bootstrap_mean",
     "effective_length",
     "findings",
-    "grid",
     "headline",
     "in_window_losses",
     "k_character_ties",
     "length_controlled_win_rate",
     "losses_by_position",
+    "measure",
     "null_model_check",
     "paired",
     "print_report",
     "reading_cost",
-    "run_grid",
-    "run_suite",
+    "suite",
     "wb_reward",
     "wilson",
     "write_report",

@@ -17,8 +17,8 @@ from lengthwise.measure.engines.local import LocalReader
 from lengthwise.measure.probes.capacity import information_capacity
 from lengthwise.measure.probes.study import Entry, study
 from lengthwise.measure.published import LongBench
-from lengthwise.measure.run.results import Cell
-from lengthwise.measure.run.runner import run_grid
+from lengthwise.measure.run.suite.runner import measure
+from lengthwise.measure.run.suite.suites import Suite
 from lengthwise.measure.tasks import Lines, Passkey
 from lengthwise.search.windows import needle_windows
 from lengthwise.testing.models import BOS, EOS, TEXT, tiny_model, tiny_tokenizer
@@ -69,11 +69,10 @@ def test_padding_of_an_earlier_call_is_no_closing() -> None:
 
 
 def measured(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Any:
-    (row,) = run_grid(
-        tiny_model("llama"), tokenizer, {"plain": ()}, [Cell("plain", "passkey", 120)],
-        text=TEXT * 20, output=folder / "results.jsonl", name="tiny", passkey_count=2,
-    ).rows  # fmt: skip
-    return row.values["replies"]
+    suite = Suite("passkey", {"passkey": Passkey(TEXT * 20)}, items=2)
+    reader = LocalReader(tiny_model("llama"), tokenizer)
+    results = measure(reader, suite, {"plain": ()}, [120], folder=folder)
+    return [row.reply for row in results.rows]
 
 
 def studied(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Any:

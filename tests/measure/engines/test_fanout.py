@@ -20,7 +20,7 @@ from pathlib import Path
 import lengthwise as lw
 from lengthwise.measure.engines.fanout import RayReader
 from lengthwise.measure.engines.local import LocalReader
-from lengthwise.measure.run.suite.runner import run_suite
+from lengthwise.measure.run.suite.runner import measure
 from lengthwise.measure.run.suite.suites import Suite
 from lengthwise.measure.tasks import Passkey
 from lengthwise.measure.tasks.text import held_out_text
@@ -33,7 +33,7 @@ suite = Suite("tiny", {"passkey": Passkey(held_out_text())}, items=3)
 methods = {"plain": (), "yarn": (lw.YaRN(factor=4),)}
 
 def rows(reader, folder, lengths=(300, 640)):
-    found = run_suite(reader, suite, methods, lengths, folder=Path(sys.argv[1], folder)).rows
+    found = measure(reader, suite, methods, lengths, folder=Path(sys.argv[1], folder)).rows
     return [[*r.key, r.score, r.reply, r.tokens, r.held, r.refused, r.session] for r in found]
 
 def refusal(words):

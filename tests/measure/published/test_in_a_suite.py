@@ -19,7 +19,7 @@ from lengthwise.measure.published import (
     LongBenchWrite,
     PublishedLVEval,
 )
-from lengthwise.measure.run.suite.runner import run_suite
+from lengthwise.measure.run.suite.runner import measure
 from lengthwise.measure.run.suite.suites import Suite
 from lengthwise.measure.tasks import DocumentQA, Item
 from lengthwise.testing.models import tiny_tokenizer
@@ -98,7 +98,7 @@ class Oracle:
 def carry_out(task: Any, folder: Path, **settings: Any) -> tuple[list[Any], list[Item]]:
     reader = Oracle(task)
     console = Console(file=io.StringIO())
-    results = run_suite(
+    results = measure(
         reader, Suite("mine", {"set": task}, **settings), {"plain": ()}, [900], folder=folder,
         console=console,
     )  # fmt: skip

@@ -92,7 +92,7 @@ def test_names_tell_files_apart(tmp_path: Path) -> None:
     one, two = tmp_path / "x" / "out", tmp_path / "y" / "out"
     for folder in (one, two):
         folder.mkdir(parents=True)
-    every = entries([(one / "suite.jsonl", found), (two, found), (Path("z.jsonl"), found)])
+    every = entries([(one / "results.jsonl", found), (two, found), (Path("z.jsonl"), found)])
     assert [e.label for e in every] == ["out (1): plain", "out (2): plain", "z: plain"]
     with pytest.raises(ValueError, match="has nothing that is finished yet"):
         entries([(Path("a.jsonl"), Results(PLAN))])

@@ -13,7 +13,7 @@ from lengthwise.measure.report.terminal import STYLES, grid
 from lengthwise.measure.report.words import signed
 from lengthwise.measure.run.suite.results import Results
 from lengthwise.measure.statistics.effective import paired
-from lengthwise.names import SUITE_FILE
+from lengthwise.names import RESULTS
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def entries(files: Sequence[tuple[Path, Results]]) -> list[Entry]:
         ValueError: A file in which nothing is finished.
     """
     places = [path.resolve() for path, _ in files]
-    named = [place.parent if place.name == SUITE_FILE else place for place in places]
+    named = [place.parent if place.name == RESULTS else place for place in places]
     names = [place.name.removesuffix(".jsonl") for place in named]
     found = []
     for number, (path, results) in enumerate(files):

@@ -18,9 +18,10 @@ from rich.console import Console
 from lengthwise.files import hold
 from lengthwise.measure.report.comparison import print_comparison
 from lengthwise.measure.report.report import html
-from lengthwise.measure.run.suite.file import FORMAT, SUITE_FILE, ResultsFile
+from lengthwise.measure.run.suite.file import FORMAT, ResultsFile
 from lengthwise.measure.run.suite.results import Results
 from lengthwise.measure.run.suite.rows import REFERENCE, ItemRow, ReadingRow
+from lengthwise.names import RESULTS
 
 PLAN = {
     "seed": 0, "adaptive": False, "batch": 16, "threshold": 0.85, "text": "",
@@ -51,7 +52,7 @@ def filled(folder: Path, count: int = 3) -> ResultsFile:
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     file = filled(tmp_path)
-    for place in (tmp_path, tmp_path / SUITE_FILE):
+    for place in (tmp_path, tmp_path / RESULTS):
         results = Results.load(place)
         assert results == file.results
         assert results.rows[0] == ROW and results.rows[0].depths == (0.25,)
@@ -80,20 +81,20 @@ def test_views(tmp_path: Path) -> None:
 )
 def test_a_damaged_last_line_is_dropped_and_written_over(tmp_path: Path, end: bytes) -> None:
     filled(tmp_path)
-    sound = (tmp_path / SUITE_FILE).read_bytes()
-    (tmp_path / SUITE_FILE).write_bytes(sound + end)
+    sound = (tmp_path / RESULTS).read_bytes()
+    (tmp_path / RESULTS).write_bytes(sound + end)
     assert len(Results.load(tmp_path).rows) == 3
     with hold(tmp_path):
         ResultsFile(tmp_path, PLAN).add(replace(ROW, index=3))
-    assert (tmp_path / SUITE_FILE).read_bytes().startswith(sound + b'{"item": {"method": "plain"')
+    assert (tmp_path / RESULTS).read_bytes().startswith(sound + b'{"item": {"method": "plain"')
     assert [row.index for row in Results.load(tmp_path).rows] == [0, 1, 2, 3]
 
 
 def test_a_damaged_line_before_the_last_is_named(tmp_path: Path) -> None:
     filled(tmp_path)
-    lines = (tmp_path / SUITE_FILE).read_bytes().splitlines(keepends=True)
+    lines = (tmp_path / RESULTS).read_bytes().splitlines(keepends=True)
     lines[3] = lines[3][:20] + b"\n"
-    (tmp_path / SUITE_FILE).write_bytes(b"".join(lines))
+    (tmp_path / RESULTS).write_bytes(b"".join(lines))
     with pytest.raises(ValueError, match="line 4 is damaged; delete that line"):
         Results.load(tmp_path)
 
@@ -107,7 +108,7 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, first: dict, said: str) -> None:
-    (tmp_path / SUITE_FILE).write_text(json.dumps(first) + "\n")
+    (tmp_path / RESULTS).write_text(json.dumps(first) + "\n")
     with pytest.raises(ValueError, match=said):
         Results.load(tmp_path)
     with hold(tmp_path), pytest.raises(ValueError, match=said):
@@ -264,7 +265,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
 def test_rows_and_sessions_of_other_types_are_damaged_lines(tmp_path: Path) -> None:
     """Whatever is loaded can be compared and reported."""
     filled(tmp_path).add(LOSS)
-    file = tmp_path / SUITE_FILE
+    file = tmp_path / RESULTS
     lines = file.read_text().split("\n")
     others = (None, True, "x", -1, 2.5, [], {}, [None], {"a": 1}, 10**30)
     refused = 0

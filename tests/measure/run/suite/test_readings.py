@@ -19,6 +19,7 @@ from lengthwise.measure.run.suite.suites import Suite
 from lengthwise.measure.tasks import Passkey
 from lengthwise.measure.tasks.loss import in_window_losses, losses_by_position
 from lengthwise.measure.tasks.readings import Loss, Speed
+from lengthwise.names import RESULTS
 
 from ...conftest import TEXT, make_model
 
@@ -46,7 +47,7 @@ def carry_out(tokenizer, tmp_path):
         return measure(reader, suite, methods, lengths, folder=call.folder, console=console, **more)
 
     call.folder = tmp_path / "out"
-    call.file = call.folder / ResultsFile.NAME
+    call.file = call.folder / RESULTS
     return call
 
 
@@ -119,6 +120,9 @@ def test_a_loss_that_was_cut_off_goes_on_from_its_blocks(carry_out, monkeypatch,
     carry_out.file.unlink()
     original, said = ResultsFile.keep, []
 
+    def kept():
+        return b'\n{"block":' in carry_out.file.read_bytes()
+
     def cut_off(file, key, blocks):
         if len(said) == adds:
             raise KeyboardInterrupt
@@ -132,7 +136,8 @@ def test_a_loss_that_was_cut_off_goes_on_from_its_blocks(carry_out, monkeypatch,
             results = carry_out(**words)
             break
         except KeyboardInterrupt:
-            assert "and the blocks of a loss that is not; run the same" in carry_out.said()
+            parts = "finished, and parts of one that is not; run the same" in carry_out.said()
+            assert parts == kept()
             interrupted, adds = interrupted + 1, adds + 5
     assert interrupted and comparable(results) == whole
     assert sum(map(len, said)) == 3 * 2 * 20

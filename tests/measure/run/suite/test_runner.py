@@ -11,10 +11,10 @@ from rich.console import Console
 import lengthwise as lw
 from lengthwise.measure.engines.base import Reply
 from lengthwise.measure.engines.local import LocalReader
-from lengthwise.measure.run.suite.file import SuiteResults
 from lengthwise.measure.run.suite.items import Items
 from lengthwise.measure.run.suite.parquet import write_parquet
-from lengthwise.measure.run.suite.runner import run_suite
+from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.suite.runner import measure
 from lengthwise.measure.run.suite.suites import Suite
 from lengthwise.measure.tasks import NIAH, Item, Lines, Passkey, TSort
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
@@ -47,13 +47,13 @@ class Scripted:
 
 def carry_out(
     reader: object, folder: Path, suite: Suite = SMALL, lengths: Sequence[int] = (512, 700), **more
-) -> SuiteResults:
+) -> Results:
     console = Console(file=io.StringIO())
     methods = more.pop("methods", {"plain": ()})
-    return run_suite(reader, suite, methods, lengths, folder=folder, console=console, **more)
+    return measure(reader, suite, methods, lengths, folder=folder, console=console, **more)
 
 
-def content(results: SuiteResults) -> list[object]:
+def content(results: Results) -> list[object]:
     """Rows without what may differ between two runs."""
     blank = {"first_token": None, "seconds": 0, "held": 0, "peak": 0, "session": 0}
     return [replace(row, **blank) for row in results.rows]
@@ -62,7 +62,7 @@ def content(results: SuiteResults) -> list[object]:
 def test_every_item_has_a_row(tmp_path: Path) -> None:
     reader = Scripted(lambda item: item.length == 512)
     results = carry_out(reader, tmp_path)
-    assert SuiteResults.load(tmp_path) == results
+    assert Results.load(tmp_path) == results
     keys = {(row.task, row.length, row.index) for row in results.rows}
     assert keys == {(t, n, i) for t in ("niah", "lines") for n in (512, 700) for i in range(3)}
     assert [row.score for row in results.rows] == [float(row.length == 512) for row in results.rows]
@@ -115,18 +115,18 @@ def test_what_had_no_answer_is_asked_again(tmp_path: Path) -> None:
     reader = Failing()
     first = carry_out(reader, tmp_path)
     assert [row.again for row in first.rows] == [True, False, False] * 4
-    assert SuiteResults.load(tmp_path) == first
+    assert Results.load(tmp_path) == first
     assert first.scores("plain", "niah", 512) == [1.0]
     reader.down, reader.asked = False, []
     second = carry_out(reader, tmp_path)
     assert len(reader.asked) == 4 and {row.index for row in second.rows if row.session == 1} == {0}
-    assert SuiteResults.load(tmp_path) == second
+    assert Results.load(tmp_path) == second
     assert len({row.key for row in second.rows}) == len(second.rows) == 12
     assert second.scores("plain", "niah", 512) == [1.0, 1.0]
     assert [r.refused for r in second.cell("plain", "niah", 512)] == ["", "filtered", ""]
-    before = (tmp_path / "suite.jsonl").read_bytes()
+    before = (tmp_path / "results.jsonl").read_bytes()
     assert carry_out(reader, tmp_path) == second and len(reader.asked) == 4
-    assert (tmp_path / "suite.jsonl").read_bytes() == before
+    assert (tmp_path / "results.jsonl").read_bytes() == before
 
 
 def test_an_adaptive_suite_goes_on_where_no_answer_came(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_answers_are_written_as_they_come(tmp_path: Path) -> None:
     reader.stop = 2
     with pytest.raises(KeyboardInterrupt):
         carry_out(reader, tmp_path)
-    assert [row.index for row in SuiteResults.load(tmp_path).rows] == [2, 1]
+    assert [row.index for row in Results.load(tmp_path).rows] == [2, 1]
     reader.stop = None
     results = carry_out(reader, tmp_path)
     assert {row.score for row in results.rows} == {1.0} and len(reader.asked) == 12
@@ -173,9 +173,9 @@ def hash_of(item: Item) -> int:
 def test_a_finished_suite_is_left_as_it_is(tmp_path: Path) -> None:
     reader = Scripted()
     first = carry_out(reader, tmp_path)
-    before = (tmp_path / "suite.jsonl").read_bytes()
+    before = (tmp_path / "results.jsonl").read_bytes()
     assert carry_out(Scripted(), tmp_path) == first
-    assert (tmp_path / "suite.jsonl").read_bytes() == before
+    assert (tmp_path / "results.jsonl").read_bytes() == before
     more = carry_out(reader, tmp_path, lengths=(900,))
     assert {row.session for row in more.rows} == {0, 1} and len(more.rows) == 18
 
@@ -230,7 +230,7 @@ def test_a_reader_that_refuses_is_written_down_and_one_that_is_gone_is_raised(
 
     with pytest.raises(ValueError, match="does not answer any more"):
         carry_out(Gone(), tmp_path / "gone")
-    assert len(SuiteResults.load(tmp_path / "gone").rows) == 2
+    assert len(Results.load(tmp_path / "gone").rows) == 2
 
 
 def test_methods_are_compared_on_the_same_items(tmp_path: Path) -> None:

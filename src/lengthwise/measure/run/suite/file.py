@@ -20,7 +20,7 @@ from lengthwise.files import write_text
 from lengthwise.measure.run.appending import append, begin, is_a, is_row, line, parsed
 from lengthwise.measure.run.suite.results import Results
 from lengthwise.measure.run.suite.rows import REFERENCE, ItemRow, ReadingRow
-from lengthwise.names import SUITE_FILE
+from lengthwise.names import RESULTS
 
 FORMAT = 2
 _ITEM, _READING, _BLOCK, _SESSION = "item", "reading", "block", "session"
@@ -48,7 +48,7 @@ Key = tuple[str, str, int, int]  # method, task, length, and which item or sampl
 
 def load(path: Path) -> Results:
     """Read a file, or the file in a folder; see `Results.load`."""
-    return _read(path / SUITE_FILE if path.is_dir() else path)[0]
+    return _read(path / RESULTS if path.is_dir() else path)[0]
 
 
 def _read(path: Path) -> tuple[Results, dict[Key, list[float]], int]:
@@ -172,15 +172,13 @@ class ResultsFile:
         file.add(row)
     """
 
-    NAME = SUITE_FILE
-
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
         """Open or begin the file; the folder must be held.
 
         Raises:
             ValueError: The file belongs to another plan, or is no file of results.
         """
-        self.path = folder / SUITE_FILE
+        self.path = folder / RESULTS
         self.results = Results({"lengthwise_results": FORMAT, **plan})
         self._blocks: dict[Key, list[float]] = {}
         self._open()
@@ -199,7 +197,12 @@ class ResultsFile:
     @property
     def count(self) -> int:
         """Items and readings that are finished."""
-        return len(self.results.rows) + len(self.results.readings)
+        return len(self.results.finished)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there are parts of a reading that is not finished."""
+        return bool(self._blocks)
 
     def check(self, session: Mapping[str, Any]) -> None:
         """Refuse a run that calls another thing by a name that the file has.
@@ -295,7 +298,3 @@ def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> N
             f"{path} belongs to another measurement: its {key.replace('_', ' ')} is {before!r}, "
             f"now it is {value!r}; choose another directory or add --force"
         )
-
-
-SuiteFile = ResultsFile
-SuiteResults = Results

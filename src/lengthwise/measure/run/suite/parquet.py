@@ -4,12 +4,12 @@ import json
 import os
 from pathlib import Path
 
-from lengthwise.measure.run.suite.file import SuiteResults
+from lengthwise.measure.run.suite.results import Results
 
-PARQUET = "suite.parquet"
+PARQUET = "results.parquet"
 
 
-def write_parquet(results: SuiteResults, folder: Path) -> Path:
+def write_parquet(results: Results, folder: Path) -> Path:
     """Write one row an item; the plan and the sessions are JSON in the table's metadata.
 
     Raises:

@@ -81,10 +81,14 @@ class Results:
         return merged
 
     @property
+    def finished(self) -> list[ItemRow | ReadingRow]:
+        """Items and readings."""
+        return [*self.rows, *self.readings]
+
+    @property
     def methods(self) -> list[str]:
         """Names of the methods that have rows or readings; the reference is none of them."""
-        measured = [row.method for row in self.rows] + [row.method for row in self.readings]
-        names = dict.fromkeys(name for name in measured if name != REFERENCE)
+        names = dict.fromkeys(row.method for row in self.finished if row.method != REFERENCE)
         return _in_order(names, self.specs)
 
     @property

@@ -178,8 +178,8 @@ class _Run:
         except KeyboardInterrupt:
             words = (
                 f"\nInterrupted. {self.file.path} keeps the {self.file.count} measurements that "
-                "are finished, and the blocks of a loss that is not; run the same command again to "
-                "go on from there."
+                f"are finished{', and parts of one that is not' if self.file.unfinished else ''}; "
+                "run the same command again to go on from there."
             )
             self.console.print(escape(words), soft_wrap=True)
             raise
@@ -389,6 +389,3 @@ def _ends(prompt: str) -> str:
         return prompt
     left_out = len(prompt) - _HEAD - _TAIL
     return f"{prompt[:_HEAD]}\n[… {left_out:,} characters …]\n{prompt[-_TAIL:]}"
-
-
-run_suite = measure
