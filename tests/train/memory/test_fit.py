@@ -107,6 +107,9 @@ def test_attention_that_streambp_does_not_cover():
     model = lw.adapt(tiny_model("llama"), lw.InfLLM(pages=2, page_size=4, window=16))
     with pytest.raises(ValueError, match="StreamBP does not cover InfLLM"):
         fit(model, StreamBP()).__enter__()
+    model = lw.adapt(tiny_model("llama"), lw.H2O(heavy=4, recent=4, every=4))
+    with pytest.raises(ValueError, match="StreamBP does not cover H2O, which drops keys"):
+        fit(model, StreamBP()).__enter__()
 
 
 def test_a_loss_that_is_not_per_token():

@@ -126,6 +126,11 @@ def _refuse(model: PreTrainedModel, asked: dict[type[Memory], Memory]) -> None:
                     f"StreamBP does not cover {type(axes.selector).__name__}, whose choice of "
                     "pages has no gradient by chunks; use Offload, or adapt without it"
                 )
+            if axes.store.every:
+                raise ValueError(
+                    f"StreamBP does not cover {type(axes.store).__name__}, which drops keys while "
+                    "a text is read and has no gradient; adapt without it"
+                )
     elif kind not in ("eager", "sdpa"):
         raise ValueError(
             f"StreamBP brings its own attention for 'eager' and 'sdpa' and does not cover "
