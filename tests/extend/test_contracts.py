@@ -42,14 +42,14 @@ def infllm_pages(bench, axes, tensors):
     rows, heads, length, d = q.shape
     group = heads // bench.kv_heads
     s = axes.selector
-    f, _, _ = bench.angles(axes, length)
+    f, factor, _ = bench.angles(axes, length)
     half = bench.rotary_dim // 2
     shown = bench.window or length  # by the model itself
 
     def turn(x, p):
         a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        c, n = torch.cos(p * f), torch.sin(p * f)
-        return torch.cat([a * c - b * n, b * c + a * n, rest], -1) * 1.0
+        c, n = factor**2 * torch.cos(p * f), factor**2 * torch.sin(p * f)
+        return torch.cat([a * c - b * n, b * c + a * n, rest], -1)
 
     def capped(logits):
         return logits if bench.softcap is None else bench.softcap * (logits / bench.softcap).tanh()
@@ -77,7 +77,7 @@ def infllm_pages(bench, axes, tensors):
                     kv = h // group
                     top = mass[kv, first : first + s.page_size].topk(4).indices + first
                     total += sum(score(row, h, i, k[row, kv, j], j) for j in top.tolist())
-                values.append(float(total))
+                values.append(round(1024 * float(total) / 4 / d**0.5))
             last_seen = [p for p in done if i - ends[p] < shown]
             best = sorted(last_seen, key=lambda p: -values[p])[: s.pages]
             for j in range(i + 1):
@@ -123,7 +123,8 @@ def longheads_pages(bench, axes, tensors):
                 mine = range(kv * group, (kv + 1) * group)
 
                 def wanted(number, mine=mine, row=row, i=i, known=known):
-                    return float(sum(q[row, h, i] @ known[h, number] for h in mine))
+                    total = float(sum(q[row, h, i] @ known[h, number] for h in mine))
+                    return round(1024 * total / d**0.5)
 
                 last_seen = [n for n in range(1, own - 1) if i - (n * size + size - 1) < shown]
                 best = sorted(last_seen, key=lambda number: -wanted(number))

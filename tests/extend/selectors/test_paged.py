@@ -4,6 +4,8 @@ import torch
 
 import lengthwise as lw
 from lengthwise.core.keys import KeyBlock
+from lengthwise.extend.selectors.paged import largest
+from lengthwise.testing.bench import Bench
 
 
 def test_slots_of_each_head_are_gathered_from_any_block():
@@ -28,3 +30,26 @@ def test_slots_of_each_head_are_gathered_from_any_block():
                         if slot >= 0:
                             assert torch.equal(got.keys[b, h, i], keys[b, h, slot])
                             assert torch.equal(got.values[b, h, i], values[b, h, slot])
+
+
+def test_of_equal_pages_the_first_are_read():
+    for row, count, wanted in (
+        ([1.0, 3, 3, 2, 3], 2, [0, 1, 1, 0, 0]),
+        ([2.0, 2, 2, 2, 5], 3, [1, 1, 0, 0, 1]),
+    ):
+        wide = torch.tensor([row + [0.5] * 500, row + [-9.0] * 500])  # where topk takes others
+        assert largest(wide, count)[:, :5].long().tolist() == [wanted] * 2
+        assert largest(wide, count).sum().item() == 2 * count
+    # Pages hold the same keys and other values: rounding, which chunks change, must not choose.
+    bench = Bench()
+    q, k, v = bench.tensors(1, 120)
+    k = k[:, :, :4].repeat(1, 1, 30, 1)
+    engine = bench.engine(lw.InfLLM(pages=3, page_size=4, sinks=4, window=8))
+    state, reads = engine.new_state(0), []
+    whole = bench.run(engine, (q, k, v), [120], state=state)
+    parts = bench.run(engine, (q, k, v), [53, *[1] * 67])
+    assert (whole - parts).abs().max() < 1e-10
+    gather = state.store.gather
+    state.store.gather = lambda slots: reads.append(slots) or gather(slots)
+    bench.run(engine, bench.tensors(1, 1), [1], state=state, start=120)
+    assert reads[-1].flatten().tolist() == [*range(4, 16)]

@@ -30,9 +30,7 @@ def step(model, **inputs):
 @pytest.mark.parametrize("value", [0, -1, 2.5, True, "2048"])
 def test_sizes_are_whole_numbers_of_at_least_one(value):
     for method, name in ((StreamBP, "chunk"), (TiledMLP, "tokens"), (TiledLoss, "tokens")):
-        with pytest.raises(
-            ValueError, match=rf"{method.__name__}\({name}=…\) must be .* at least 1"
-        ):
+        with pytest.raises(ValueError, match=rf"{method.__name__}: {name} must be .* at least 1"):
             method(**{name: value})
 
 

@@ -36,8 +36,9 @@ class InfLLM(Paged):
     Differs from the source: a representative's score is the attention probability that it drew,
         as in the authors' code (the paper writes mean products); the probability is that of the
         softmax over the window alone, and every query chooses for itself, where the code lets
-        512 queries choose together. So what is read never depends on chunks: decoding equals
-        prefill.
+        512 queries choose together, and of pages whose scores differ by less than 1/1024, times
+        the scale of the softmax, the oldest counts. So what is read never depends on chunks:
+        decoding equals prefill.
     Reduces to: its layout with every key read, when `pages` covers all pages.
 
     Args:
@@ -110,7 +111,8 @@ class InfLLMState(PagedState):
 
     def sum_up(self, read: Read, noted: Tensor, pages: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
         kv = noted.shape[1]
-        top = noted.topk(REPRESENTATIVES, dim=-1).indices.sort(dim=-1).values
+        order = noted.sort(dim=-1, descending=True, stable=True).indices  # of equals, the first
+        top = order[..., :REPRESENTATIVES].sort(dim=-1).values
         best = slots[:, None].expand(-1, kv, -1, -1).gather(3, top)
         keys = read.store.gather(best.flatten(2)).keys.unflatten(2, best.shape[2:])
         starts = self.paging.first + pages * self.paging.size

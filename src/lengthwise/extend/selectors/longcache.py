@@ -18,12 +18,9 @@ from lengthwise.core.regions import ByRank, Fixed, Region
 from lengthwise.extend.layouts.far_as_one import FarAsOne
 from lengthwise.extend.method import Method, Selector, SelectorState, whole
 from lengthwise.extend.read import Read
-from lengthwise.extend.selectors.paged import LONG, mapped_slots
+from lengthwise.extend.selectors.paged import EQUAL, LONG, mapped_slots
 
 SCORES = 1 << 23  # of queries and keys that are held together
-# Keys whose scores differ by less than one part in so many of a nat are equal. In the first layer
-# every repeated token has the same un-rotated key, and rounding would choose among them.
-EQUAL = 1024
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """What selectors with pages share: where pages begin, summaries of them, and the choice.
 
 The sinks, the local window and what is not yet a page are read exactly; of the pages behind them
-every query reads those with the best scores. A new selector says what it notes of a page's tokens
-while they arrive, what it makes of them once the page is closed, and how it scores that.
+every query reads those with the best scores, of equal ones the oldest. A new selector says what it
+notes of a page's tokens while they arrive, what it makes of them once the page is closed, and how
+it scores that.
 """
 
 from abc import abstractmethod
@@ -21,6 +22,9 @@ from lengthwise.extend.method import Selector, SelectorState
 from lengthwise.extend.read import Read
 
 NOTE_TILE = 256  # queries that are noted together, and room for tokens of the next
+# Scores that differ by less than one part in so many of a nat are equal. A repeated token has equal
+# keys in the first layer, and rounding, which chunks change, would choose among them.
+EQUAL = 1024
 LONG = 8  # bytes of a position
 
 
@@ -30,6 +34,13 @@ def mapped_slots(ends: Sequence[int]) -> int:
     for end in ends:
         places = max(end, 2 * places) if end > places else places
     return places
+
+
+def largest(score: Float[Tensor, "*n m"], count: int) -> Bool[Tensor, "*n m"]:
+    """The `count` largest of each row; of equals the first, which `topk` does not promise."""
+    last = score.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    above, equal = score > last, score == last
+    return above | (equal & (equal.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
 
 
 class Paged(Selector):
@@ -244,10 +255,8 @@ class PagedState(SelectorState):
             return None
         if self.config.choose >= pages:
             return far
-        score = self.score(read, paged, last)
-        score = score.masked_fill(~far, float("-inf"))
-        top = score.topk(self.config.choose, dim=-1).indices
-        return torch.zeros_like(score, dtype=torch.bool).scatter_(3, top, True) & far
+        score = (self.score(read, paged, last) * (read.scale * EQUAL)).round()
+        return largest(score.masked_fill(~far, float("-inf")), self.config.choose) & far
 
     def _held(self) -> list[Tensor]:
         held = (self.seen, self.count, self.noted, *self.made)
