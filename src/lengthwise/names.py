@@ -46,3 +46,7 @@ def suite_names(words: str) -> list[str]:
             "fixed number; measure them into directories of their own"
         )
     return names
+
+
+# Of the study of extension methods; the loss of a task's right answers is `answer of` that task.
+PERPLEXITY, NEEDLE, ANSWER = "perplexity", "needle", "answer of "

@@ -1,7 +1,9 @@
 """`lengthwise probe study`: extension methods on the same base, text and items."""
 
+import math
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,19 +17,20 @@ from lengthwise.cli.inputs import (
     Text,
     check_inputs,
     read_text,
-    say,
-)  # fmt: skip
+)
 from lengthwise.cli.interrupt import STATUS, work_begins
+from lengthwise.files import hold
 from lengthwise.hf.files import find_checkpoint
 
 if TYPE_CHECKING:
-    from lengthwise.measure.run.results import Results
+    from lengthwise.measure.run.suite.results import Results
 
 STUDY_HELP = "Once for each candidate: plain, yarn:factor=8, selfextend:group=8,window=128 …"
 TUNED_HELP = "A tuned checkpoint as NAME=DIRECTORY, measured as it is."
 
 
 def study(
+    context: typer.Context,
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR")],
     method: Annotated[
@@ -48,78 +51,50 @@ def study(
 
     Prints how the three go together. What is finished is kept, and not measured again.
     """
-    from lengthwise.cli.measure import RESULTS, check_folder, read_lengths
+    from lengthwise.cli.measure import REPORT, RESULTS, check_folder, read_lengths, write_out
 
     check_folder(output, force)
     check_inputs(model, method or [], dtype, together=False)
     words = None if text is None else read_text(text)
     read_lengths(lengths, 1)
+    methods = [spec.strip() for spec in method or [PLAIN]]
     folders: dict[str, str] = {}
     for pair in tuned or []:
         name, equals, folder = pair.partition("=")
-        if not equals or not Path(folder).is_dir() or name in folders:
+        if not equals or not Path(folder).is_dir() or name in [*folders, *methods]:
             raise ValueError(f"--tuned: write NAME=DIRECTORY with a new name, got {pair!r}")
         folders[name] = find_checkpoint(folder)
 
+    from rich.console import Console
+
     from lengthwise.cli.inputs import open_model, read_methods
     from lengthwise.measure.engines.reading import trained_window
-    from lengthwise.measure.probes.study import Entry
-    from lengthwise.measure.probes.study import study as run
+    from lengthwise.measure.probes.study import Checkpoint, StudyReader, study_suite
+    from lengthwise.measure.run.suite.runner import measure
     from lengthwise.measure.tasks.text import held_out_text
 
-    entries = {spec.strip(): Entry(read_methods([spec])) for spec in method or [PLAIN]}
-    for name, folder in folders.items():
-        if name in entries:
-            raise ValueError(f"--tuned: write NAME=DIRECTORY with a new name, got {name!r}")
-        entries[name] = Entry(
-            checkpoint=lambda folder=folder: open_model(folder, device, dtype)  # type: ignore[misc]
-        )
-    loaded, tokenizer = open_model(model, device, dtype)
-    if force:
-        (output / RESULTS).unlink(missing_ok=True)
     words = words or held_out_text()
+    suite = study_suite(words, [one.strip() for one in tasks.split(",")], samples, items, seed)
+    chosen: dict[str, Any] = {spec: read_methods([spec]) for spec in methods}
+    chosen |= {name: [Checkpoint.of(folder)] for name, folder in folders.items()}
+    loaded, tokenizer = open_model(model, device, dtype)
     wanted = read_lengths(lengths, trained_window(loaded))
-    names = [name.strip() for name in tasks.split(",")]
-    total = len(entries) * len(wanted) * (len(names) + 1)
+    reader = StudyReader(loaded, tokenizer, name=model)
+    command = shlex.join(["lengthwise", *context.obj])
+    if force and (output / RESULTS).exists():
+        with hold(output):
+            (output / RESULTS).unlink()
     work_begins()
     try:
-        with _Counted(total) as shown:
-            results = run(
-                loaded, tokenizer, entries, wanted, text=words, output=output / RESULTS,
-                tasks=names, samples=samples, items=items, seed=seed, progress=shown,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        say(f"Interrupted. {output / RESULTS} keeps what is finished; run the same command again.")
-        raise typer.Exit(STATUS) from None
-    _show(results)
-    print(f"\nNumbers: {output / RESULTS}")
-
-
-class _Counted:
-    """Progress over a number of cells, with the time that is left."""
-
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._shown = Progress(
-            TextColumn("{task.description:<48}", markup=False), BarColumn(), TimeRemainingColumn(),
+        results = measure(
+            reader, suite, chosen, wanted, folder=output, seed=seed, text=words, command=command,
             console=Console(stderr=True),
         )  # fmt: skip
-        self._task = self._shown.add_task("", total=total)
-        self._begun = False
-
-    def __enter__(self) -> "_Counted":
-        return self
-
-    def __call__(self, words: str) -> None:
-        self._shown.start()  # not before there is something to do; again it does nothing
-        self._shown.update(self._task, description=words, advance=int(self._begun))
-        self._begun = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._begun:
-            self._shown.stop()
+    except KeyboardInterrupt:
+        raise typer.Exit(STATUS) from None  # `measure` has said what is kept
+    write_out(results, output, command)
+    _show(results)
+    print(f"\nReport: {output / REPORT}\nNumbers: {output / RESULTS}")
 
 
 def _show(results: "Results") -> None:
@@ -128,26 +103,25 @@ def _show(results: "Results") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lengthwise.measure.probes.study import PERPLEXITY, correlations
+    from lengthwise.measure.report.study import correlations, score_and_nats, sentences
+    from lengthwise.names import ANSWER, PERPLEXITY
 
     console = Console()
-    by_cell = {(row.method, row.task, row.length): row for row in results.rows}
-    for task in dict.fromkeys(row.task for row in results.rows):
-        lengths = sorted({row.length for row in results.rows if row.task == task})
-        title = "perplexity" if task == PERPLEXITY else f"{task}: score (nats of the answer)"
+    asked = [task for task in results.settings if ANSWER + task in results.settings]
+    lengths = sorted({row.length for row in results.readings})
+    for task in (PERPLEXITY, *asked):
+        title = PERPLEXITY if task == PERPLEXITY else f"{task}: score (nats of the answer)"
         table = Table("", *(f"{length:,}" for length in lengths), title=title, title_justify="left")
-        for name in dict.fromkeys(row.method for row in results.rows):
+        for name in results.methods:
             cells = []
             for length in lengths:
-                row = by_cell.get((name, task, length))
-                if row is None:
-                    cells.append("")
-                elif row.refused:
-                    cells.append("refused")
-                elif task == PERPLEXITY:
-                    cells.append(f"{row.values['perplexity']:.2f}")
+                if task == PERPLEXITY:
+                    nats = [x["nats"] for x in results.values(name, task, length)]
+                    words = f"{math.exp(sum(nats) / len(nats)):.2f}" if nats else "refused"
                 else:
-                    cells.append(f"{row.values['score']:.2f} ({row.values['answer_nats']:.2f})")
+                    pair = score_and_nats(results, name, task, length)
+                    words = "refused" if pair is None else f"{pair[0]:.2f} ({pair[1]:.2f})"
+                cells.append(words)
             table.add_row(Text(name), *cells)
         console.print(table)
     table = Table("", "cells", "Pearson", "Spearman", "Spearman at each length")
@@ -156,3 +130,5 @@ def _show(results: "Results") -> None:
         lengths_said = ", ".join(f"{n:,}: {x:+.2f}" for n, x in one.at_length.items())
         table.add_row(f"{one.one} and {one.other}", str(one.cells), *numbers, lengths_said or "–")
     console.print(table)
+    for sentence in sentences(results):
+        console.print(Text("• " + sentence))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -15,7 +16,7 @@ from lengthwise.extend.layouts.code_units import hirope_positions
 from lengthwise.hf.prompts import closing, encode_prompt, encode_prompts
 from lengthwise.measure.engines.local import LocalReader
 from lengthwise.measure.probes.capacity import information_capacity
-from lengthwise.measure.probes.study import Entry, study
+from lengthwise.measure.probes.study import StudyReader, study_suite
 from lengthwise.measure.published import LongBench
 from lengthwise.measure.run.suite.runner import measure
 from lengthwise.measure.run.suite.suites import Suite
@@ -76,11 +77,11 @@ def measured(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Any:
 
 
 def studied(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Any:
-    found = study(
-        tiny_model("llama"), tokenizer, {"plain": Entry()}, [150], text=TEXT * 20,
-        output=folder / "study.jsonl", tasks=("needle",), items=1,
+    found = measure(
+        StudyReader(tiny_model("llama"), tokenizer), study_suite(TEXT * 20, ("needle",), items=1),
+        {"plain": ()}, [150], folder=folder, console=Console(quiet=True),
     )  # fmt: skip
-    return [row.values for row in found.rows]
+    return [row.reply for row in found.rows], [row.values for row in found.readings]
 
 
 def answered(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Any:

@@ -1,30 +1,31 @@
 """The controlled study: every candidate on the same items, kept as it comes, and correlated."""
 
 import inspect
+import io
 import json
 import textwrap
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 import lengthwise as lw
-from lengthwise.measure.probes.study import (
-    NEEDLE,
-    PERPLEXITY,
-    Entry,
-    columns,
-    correlations,
-    study,
-)
-from lengthwise.measure.run.results import Cell, Results, Row
+from lengthwise.measure.probes import study
+from lengthwise.measure.probes.study import Checkpoint, StudyReader, study_suite
+from lengthwise.measure.report import findings
+from lengthwise.measure.report.study import columns, correlations, score_and_nats, sentences
+from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.suite.rows import Cell, ItemRow, ReadingRow
+from lengthwise.measure.run.suite.runner import measure
+from lengthwise.names import ANSWER, NEEDLE, PERPLEXITY
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 
 TEXT = inspect.getsource(textwrap)
-ENTRIES = {
-    "plain": Entry(),
-    "pi": Entry((lw.PI(factor=2),)),
-    "stream": Entry((lw.StreamingLLM(sinks=2, window=32),)),
+METHODS: dict[str, Any] = {
+    "plain": (),
+    "pi": (lw.PI(factor=2),),
+    "stream": (lw.StreamingLLM(sinks=2, window=32),),
 }
-SMALL = {"text": TEXT, "tasks": (NEEDLE, "lines"), "items": 1, "chunk": 64}
 
 
 @pytest.fixture(scope="module")
@@ -32,70 +33,86 @@ def base():
     return tiny_model("llama"), tiny_tokenizer()
 
 
-def test_every_entry_meets_the_same_texts_and_items(base, tmp_path):
+def studied(base, folder, methods, lengths, seed=0) -> Results:
+    suite = study_suite(TEXT, (NEEDLE, "lines"), items=1, seed=seed)
+    reader, quiet = StudyReader(*base, chunk=64), Console(file=io.StringIO())
+    return measure(reader, suite, methods, lengths, folder=folder, seed=seed, console=quiet)
+
+
+def numbers(results: Results, method: str, length: int) -> list[Any]:
+    read = [results.values(method, name, length) for name in (PERPLEXITY, ANSWER + NEEDLE)]
+    return [*read, [row.reply for row in results.cell(method, NEEDLE, length)]]
+
+
+def test_every_candidate_meets_the_same_texts_and_items(base, tmp_path, monkeypatch):
     model, tokenizer = base
-    calls = []
-    tuned = Entry(checkpoint=lambda: (calls.append(1) or model, tokenizer))
-    entries = {**ENTRIES, "tuned": tuned}
-    said = []
-    results = study(
-        model, tokenizer, entries, [240, 200], output=tmp_path / "r.jsonl", progress=said.append,
-        **SMALL,
-    )  # fmt: skip
-    cells = {row.cell for row in results.rows}
-    assert cells == {Cell(e, t, n) for e in entries for t in (PERPLEXITY, NEEDLE, "lines")
-                     for n in (200, 240)}  # fmt: skip
-    assert not [row.refused for row in results.rows if row.refused]
-    assert len(said) == len(cells) == 24 and calls == [1]
-    by = {row.cell: row.values for row in results.rows}
-    # A checkpoint that is the base itself measures what the base does.
-    for task in (PERPLEXITY, NEEDLE, "lines"):
-        assert by[Cell("plain", task, 200)] == by[Cell("tuned", task, 200)]
-    assert by[Cell("plain", PERPLEXITY, 200)] != by[Cell("pi", PERPLEXITY, 200)]
-    assert "_lengthwise" not in vars(model)
+    lw.save(model, tokenizer, tmp_path / "tuned")
+    loads = []
+    monkeypatch.setattr(study, "load", lambda *a, **k: loads.append(a) or lw.load(*a, **k))
+    tuned = Checkpoint.of(str(tmp_path / "tuned"))
+    results = studied(base, tmp_path / "r", METHODS | {"tuned": (tuned,)}, [240, 200])
+    cells = {row.cell for row in (*results.rows, *results.readings)}
+    tasks = (PERPLEXITY, NEEDLE, ANSWER + NEEDLE, "lines", ANSWER + "lines")
+    names = (*METHODS, "tuned")
+    assert cells == {Cell(m, t, n) for m in names for t in tasks for n in (200, 240)}
+    assert not [row for row in (*results.rows, *results.readings) if row.refused]
+    # A checkpoint that is the base itself measures what the base does, and is loaded once.
+    for length in (200, 240):
+        assert numbers(results, "plain", length) == numbers(results, "tuned", length)
+        assert numbers(results, "plain", length) != numbers(results, "pi", length)
+    assert len(loads) == 1 and "_lengthwise" not in vars(model)
+    assert "tuned" in results.specs["tuned"] and tuned.fingerprint in results.specs["tuned"]
+    (tmp_path / "tuned" / "config.json").write_text("{ }")
+    assert Checkpoint.of(str(tmp_path / "tuned")) != tuned
 
 
 def test_what_is_there_is_not_measured_again(base, tmp_path):
-    model, tokenizer = base
-    file = tmp_path / "r.jsonl"
-    study(model, tokenizer, {"plain": Entry()}, [200], output=file, **SMALL)
+    studied(base, tmp_path, {"plain": ()}, [200])
+    (file,) = tmp_path.glob("*.jsonl")
     lines = file.read_bytes().split(b"\n")
-    file.write_bytes(b"\n".join(lines[:-2]) + b'\n{"method": "pla')  # killed while writing
-    said = []
-    results = study(
-        model, tokenizer, {"plain": Entry(), "pi": ENTRIES["pi"]}, [200], output=file,
-        progress=said.append, **SMALL,
-    )  # fmt: skip
-    assert len(results.rows) == 6 and len(said) == 4
+    file.write_bytes(b"\n".join(lines[:-2]) + b'\n{"reading": {"method": "pla')  # killed
+    results = studied(base, tmp_path, {"plain": (), "pi": METHODS["pi"]}, [200])
+    assert len(results.rows) + len(results.readings) == 10
+    assert [row.session for row in (*results.rows, *results.readings)].count(1) == 6
     assert all(json.loads(line) for line in file.read_text().splitlines())
     with pytest.raises(ValueError, match="its seed is 0, now it is 1"):
-        study(model, tokenizer, ENTRIES, [200], output=file, seed=1, **SMALL)
+        studied(base, tmp_path, METHODS, [200], seed=1)
 
 
-def test_a_cell_that_cannot_be_is_refused_and_the_rest_goes_on(base, tmp_path):
-    model, tokenizer = base
-    results = study(
-        model, tokenizer, {"plain": Entry()}, [30, 200], output=tmp_path / "r.jsonl", **SMALL
-    )
-    refused = {row.cell: row.refused for row in results.rows if row.refused}
-    assert set(refused) == {Cell("plain", NEEDLE, 30), Cell("plain", "lines", 30)}
+def test_a_length_that_cannot_be_is_refused_and_the_rest_goes_on(base, tmp_path):
+    results = studied(base, tmp_path, {"plain": ()}, [30, 200])
+    refused = {r.cell: r.refused for r in (*results.rows, *results.readings) if r.refused}
+    assert {cell.task for cell in refused} == {NEEDLE, "lines", ANSWER + NEEDLE, ANSWER + "lines"}
+    assert {cell.length for cell in refused} == {30}
     assert all("too short" in words for words in refused.values())
     assert columns(results)["- loss"].keys() == {("plain", 30), ("plain", 200)}
     assert columns(results)["tasks"].keys() == {("plain", 200)}
+    assert score_and_nats(results, "plain", NEEDLE, 30) is None
 
 
 def made(table):
     """Results from {method: [(nats, needle, task), …]} at lengths 100, 200, …"""
-    rows = []
+    session = {
+        "methods": dict.fromkeys(table, ""), "suite": "study", "lengths": [],
+        "tasks": dict.fromkeys((PERPLEXITY, NEEDLE, ANSWER + NEEDLE, "vt", ANSWER + "vt"), ""),
+        "items": {PERPLEXITY: 1, NEEDLE: 1, ANSWER + NEEDLE: 1, "vt": 1, ANSWER + "vt": 1},
+    }  # fmt: skip
+    plan = {"adaptive": False, "threshold": 0.85, "reader": {"name": "made", "window": 100}}
+    results = Results(plan, [session])
     for method, values in table.items():
-        for i, (nats, needle, task) in enumerate(values, 1):
-            found = {
-                PERPLEXITY: {"nats": nats, "perplexity": 1.0},
-                NEEDLE: {"score": needle, "answer_nats": 1 - needle},
-                "vt": {"score": task, "answer_nats": 1 - task},
-            }
-            rows += [Row(method, "", t, 100 * i, v, "", 0.0, 0, {}, {}) for t, v in found.items()]
-    return Results({}, rows)
+        for i, (nats, *scores) in enumerate(values, 1):
+            read = {PERPLEXITY: nats}
+            for task, score in zip((NEEDLE, "vt"), scores, strict=True):
+                read[ANSWER + task] = 1 - score
+                results.rows.append(
+                    ItemRow(method, task, 100 * i, 0, score, 0.0, (), "?", "", "", 1, None, 0.1,
+                            None, None, "", 0)
+                )  # fmt: skip
+            results.readings.extend(
+                ReadingRow(method, task, 100 * i, 0, {"nats": x}, "", 0.1, 0)
+                for task, x in read.items()
+            )
+    return results
 
 
 def test_correlations_of_known_columns():
@@ -117,15 +134,24 @@ def test_correlations_of_known_columns():
     assert none.pearson is None and none.at_length == {}
 
 
+def test_findings_say_how_the_loss_goes_with_the_rest():
+    table = {"a": [(1.0, 0.9, 0.1)], "b": [(2.0, 0.6, 0.3)], "c": [(3.0, 0.2, 0.4)]}
+    said = sentences(made(table))
+    assert said == [
+        "Where the loss is lower, more needles are found (Spearman +1.00 over 3 methods and "
+        "lengths).",
+        "Where the loss is lower, less of the tasks is right (Spearman -1.00 over 3 methods and "
+        "lengths).",
+    ]
+    assert set(said) < set(findings(made(table)))
+
+
 def test_bad_arguments(base, tmp_path):
-    model, tokenizer = base
     with pytest.raises(ValueError, match="unknown task 'nothing': choose from needle"):
-        study(model, tokenizer, ENTRIES, [100], text=TEXT, output=tmp_path / "r",
-              tasks=["nothing"])  # fmt: skip
-    with pytest.raises(ValueError, match="needs entries"):
-        study(model, tokenizer, {}, [100], text=TEXT, output=tmp_path / "r")
-    with (
-        lw.adapted(model),
-        pytest.raises(ValueError, match=r"lengthwise\.restore"),
-    ):
-        study(model, tokenizer, ENTRIES, [100], text=TEXT, output=tmp_path / "r")
+        study_suite(TEXT, ["nothing"])
+    with pytest.raises(ValueError, match="needs samples and items"):
+        study_suite(TEXT, items=0)
+    with lw.adapted(base[0]), pytest.raises(ValueError, match=r"lengthwise\.restore"):
+        studied(base, tmp_path, METHODS, [100])
+    with pytest.raises(ValueError, match="tokens, but the plan reads"):
+        studied(base, tmp_path, METHODS, [10**6])

@@ -1,265 +1,198 @@
 """The controlled study of extension methods: one base, one text, the same items for all."""
 
 import hashlib
-import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lengthwise.extend.adapt import is_adapted
+from lengthwise.extend.checkpoint import load
 from lengthwise.extend.method import Method
-from lengthwise.files import hold
-from lengthwise.hf.weights import fingerprint
-from lengthwise.measure import tasks as all_tasks
-from lengthwise.measure.engines.greedy import answers, with_answers
-from lengthwise.measure.engines.reading import CHUNK, first_token, with_methods
-from lengthwise.measure.run.environment import hardware, versions
-from lengthwise.measure.run.results import Cell, Results, ResultsFile, Row
-from lengthwise.measure.tasks.base import Item, Task
+from lengthwise.measure.engines.greedy import with_answers
+from lengthwise.measure.engines.local import LocalReader
+from lengthwise.measure.run.suite.suites import Suite
+from lengthwise.measure.tasks import RULER, Lines, LongICL, Passkey, Threads
+from lengthwise.measure.tasks.base import Reading, Task
 from lengthwise.measure.tasks.loss import losses_by_position
-
-PERPLEXITY, NEEDLE = "perplexity", "needle"
-
-
-def tasks_by_name(text: str) -> dict[str, Task]:
-    """What a study can measure beside perplexity; `needle` is a passkey in the text."""
-    return {
-        NEEDLE: all_tasks.Passkey(text),
-        **all_tasks.RULER,
-        "lines": all_tasks.Lines(),
-        "threads": all_tasks.Threads(steps=2),
-        "longicl": all_tasks.LongICL(labels=8),
-    }
+from lengthwise.measure.tasks.readings import check_text, stretch
+from lengthwise.names import ANSWER, NEEDLE, PERPLEXITY
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One candidate.
-
-    Attributes:
-        methods: That `adapt` takes together; none is the model as it is.
-        checkpoint: Loads a tuned checkpoint and its tokenizer; None is the base of the study.
-    """
-
-    methods: Sequence[Method] = ()
-    checkpoint: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]] | None = None
-
-
-class _Bench:
-    """The text and the items, which are the same for every entry."""
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, text: str, settings: Mapping[str, int]
-    ) -> None:
-        self.tokenizer, self.settings = tokenizer, settings
-        self.tasks = tasks_by_name(text)
-        self.ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        self._items: dict[tuple[str, int], list[Item]] = {}
-
-    def texts(self, length: int) -> Tensor:
-        """`[samples, length]`: stretches that do not overlap, each with the tokenizer's head."""
-        head = first_token(self.tokenizer)
-        lead = [] if head is None else [head]
-        samples = self.settings["samples"]
-        if samples * length > len(self.ids):
-            raise ValueError(
-                f"the text has {len(self.ids):,} tokens and {samples} samples of {length:,} are "
-                "wanted; give a longer text or a shorter length"
-            )
-        step = len(self.ids) // samples
-        rows = [lead + self.ids[i * step : i * step + length - len(lead)] for i in range(samples)]
-        return torch.tensor(rows)
-
-    def items(self, task: str, length: int) -> list[Item]:
-        key = task, length
-        if key not in self._items:
-            count, seed = self.settings["items"], self.settings["seed"]
-            self._items[key] = self.tasks[task].build(self.tokenizer, length, count, seed)
-        return self._items[key]
-
-    def measure(self, model: PreTrainedModel, task: str, length: int) -> dict[str, Any]:
-        chunk = self.settings["chunk"]
-        if task == PERPLEXITY:
-            nats = [
-                float(losses_by_position(model, row[None], chunk).double().mean())
-                for row in self.texts(length)
-            ]
-            mean = sum(nats) / len(nats)
-            return {"nats": mean, "by_text": nats, "perplexity": math.exp(mean)}
-        items = self.items(task, length)
-        replies = answers(model, self.tokenizer, items, chunk)
-        scores = [self.tasks[task].score(*pair) for pair in zip(replies, items, strict=True)]
-        # Nats per token of the right answers: they say something where no reply is right.
-        nats = [
-            float(losses_by_position(model, ids[None], chunk)[:, -size:].double().mean())
-            for ids, size in with_answers(self.tokenizer, items)
-        ]
-        return {
-            "score": sum(scores) / len(scores),
-            "scores": scores,
-            "answer_nats": sum(nats) / len(nats),
-        }
-
-
-def study(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    entries: Mapping[str, Entry],
-    lengths: Sequence[int],
-    *,
+def study_suite(
     text: str,
-    output: Path,
     tasks: Sequence[str] = (NEEDLE, "niah_single_1", "vt"),
     samples: int = 1,
     items: int = 10,
     seed: int = 0,
-    chunk: int = CHUNK,
-    progress: Callable[[str], None] = lambda words: None,
-) -> Results:
-    """Perplexity, needles and tasks of every entry, at every length, on the same texts and items.
+) -> Suite:
+    """Perplexity, needles and tasks, and with each task the loss of its right answers.
 
     Source: Lu et al. 2024 (arXiv:2409.12181): extension methods on one base, with the same data
     and budget, judged by perplexity, needle retrieval and tasks, and how the three go together.
-    Differs from the source: untuned methods, unless an entry brings a checkpoint.
+    Differs from the source: untuned methods, unless a `Checkpoint` is one of them.
 
     Args:
-        model: The base, not adapted.
-        entries: Candidates by name.
-        lengths: Tokens.
         text: Read for the perplexity, and hides the needle.
-        output: JSON lines; what it holds is not measured again.
-        tasks: Of `tasks_by_name`, beside perplexity; a needle among them.
+        tasks: A needle among them; beside `needle` those of RULER, lines, threads and longicl.
         samples: Texts for the perplexity.
         items: Of every task and length.
-        progress: Is told what comes next.
+        seed: That of the measurement.
 
     Raises:
-        ValueError: An adapted model, an unknown task, or an output of another study. A cell that
-            raises ValueError is recorded as refused.
+        ValueError: An unknown task, or no item.
     """
-    if is_adapted(model):
-        raise ValueError("a study adapts the model itself; call lengthwise.restore(model) first")
-    if not entries or not lengths or min(lengths) < 2 or min(samples, items) < 1:
-        raise ValueError("a study needs entries, lengths of 2 tokens at least, samples and items")
-    counts = {"samples": samples, "items": items, "seed": seed, "chunk": chunk}
-    bench = _Bench(tokenizer, text, counts)
-    for task in tasks:
-        if task not in bench.tasks:
-            raise ValueError(f"unknown task {task!r}: choose from {', '.join(bench.tasks)}")
-    plan = {"study": "extension", "fingerprint": fingerprint(model), **counts}
-    plan |= {"text": hashlib.sha256(text.encode()).hexdigest()[:12]}
-    with hold(output.parent):
-        file = ResultsFile(output, plan)
-        finished = {row.cell for row in file.results.rows}
-        for name, entry in entries.items():
-            wanted = [Cell(name, task, n) for n in sorted(lengths) for task in (PERPLEXITY, *tasks)]
-            left = [cell for cell in wanted if cell not in finished]
-            if not left:
-                continue
-            candidate = model if entry.checkpoint is None else entry.checkpoint()[0]
-            for cell in left:
-                progress(f"{cell.task} {cell.length:,} · {name}")
-                file.add(_measured(bench, candidate, entry, cell))
-        return file.results
-
-
-def _measured(bench: _Bench, model: PreTrainedModel, entry: Entry, cell: Cell) -> Row:
-    began, values, refused = time.perf_counter(), dict[str, Any](), ""
-    try:
-        with with_methods(model, entry.methods):
-            values = bench.measure(model, cell.task, cell.length)
-    except ValueError as error:
-        refused = str(error)
-    except torch.OutOfMemoryError:
-        refused = f"out of memory on {model.device}"
-    return Row(
-        method=cell.method,
-        spec=" + ".join(map(repr, entry.methods)),
-        task=cell.task,
-        length=cell.length,
-        values=values,
-        refused=refused,
-        seconds=round(time.perf_counter() - began, 3),
-        seed=bench.settings["seed"],
-        versions=versions(),
-        hardware=hardware(model.device),
-    )
+    known: dict[str, Task] = {
+        NEEDLE: Passkey(text),
+        **RULER,
+        "lines": Lines(),
+        "threads": Threads(steps=2),
+        "longicl": LongICL(labels=8),
+    }
+    if min(samples, items) < 1:
+        raise ValueError(f"a study needs samples and items, got {samples} and {items}")
+    found: dict[str, Task | Reading] = {PERPLEXITY: MeanLoss(text, samples)}
+    for name in tasks:
+        if name not in known:
+            raise ValueError(f"unknown task {name!r}: choose from {', '.join(known)}")
+        found |= {name: known[name], ANSWER + name: AnswerLoss(known[name], items, seed)}
+    return Suite(name="study", tasks=found, items=items)
 
 
 @dataclass(frozen=True)
-class Correlation:
-    """How two columns of the study go together.
+class MeanLoss:
+    """Mean nats per token of a text of every length; the perplexity is e to that.
 
-    Attributes:
-        cells: Entries and lengths at which both were measured.
-        pearson, spearman: Over all of them; None where one column does not vary.
-        at_length: Spearman's over the entries at each length, where both vary.
+    Args:
+        text: What is read.
+        samples: Stretches of it.
     """
 
-    one: str
-    other: str
-    cells: int
-    pearson: float | None
-    spearman: float | None
-    at_length: Mapping[int, float]
+    text: str = field(repr=False)
+    samples: int = 1
+    longest: ClassVar[bool] = False
+    reference: ClassVar[None] = None
+
+    def check(self, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+        """See `check_text`."""
+        check_text(tokenizer, self.text, length, self.samples)
+
+    def measure(
+        self,
+        reader: LocalReader,
+        length: int,
+        sample: int,
+        known: Sequence[float],
+        keep: Callable[[Sequence[float]], None],
+    ) -> Mapping[str, Any]:
+        """The nats of one stretch.
+
+        Raises:
+            ValueError: A loss that is not a number.
+        """
+        ids = stretch(reader.tokenizer, self.text, length, self.samples, sample)
+        losses = losses_by_position(reader.model, ids, reader.chunk)
+        return {"nats": float(losses.double().mean())}
 
 
-def columns(results: Results) -> dict[str, dict[tuple[str, int], float]]:
-    """What is correlated, higher is better: minus the nats, the needle, the mean of the tasks."""
-    tasks = [
-        t for t in dict.fromkeys(r.task for r in results.rows) if t not in (PERPLEXITY, NEEDLE)
-    ]
-    found: dict[str, dict[tuple[str, int], float]] = {}
-    parts: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for row in results.rows:
-        if row.refused:
-            continue
-        key = row.method, row.length
-        if row.task == PERPLEXITY:
-            found.setdefault("- loss", {})[key] = -row.values["nats"]
-        elif row.task == NEEDLE:
-            found.setdefault(NEEDLE, {})[key] = row.values["score"]
-            found.setdefault("needle: - answer loss", {})[key] = -row.values["answer_nats"]
+@dataclass(frozen=True)
+class AnswerLoss:
+    """Nats per token of the right answers: they say something where no reply is right.
+
+    Args:
+        task: Whose items are read.
+        items, seed: As they are asked.
+    """
+
+    task: Task
+    items: int
+    seed: int
+    samples: ClassVar[int] = 1
+    longest: ClassVar[bool] = False
+    reference: ClassVar[None] = None
+
+    def check(self, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+        """A length that is too short for the task is refused when it is read, like its items."""
+
+    def measure(
+        self,
+        reader: LocalReader,
+        length: int,
+        sample: int,
+        known: Sequence[float],
+        keep: Callable[[Sequence[float]], None],
+    ) -> Mapping[str, Any]:
+        """The mean over all items.
+
+        Raises:
+            ValueError: A length that holds no item, or a loss that is not a number.
+        """
+        nats = [
+            losses_by_position(reader.model, ids[None], reader.chunk)[:, -size:].double().mean()
+            for ids, size in _answered(self, reader.tokenizer, length)
+        ]
+        return {"nats": float(sum(nats)) / len(nats)}
+
+
+@lru_cache(maxsize=8)
+def _answered(
+    reading: AnswerLoss, tokenizer: PreTrainedTokenizerBase, length: int
+) -> list[tuple[Tensor, int]]:
+    items = reading.task.build(tokenizer, length, reading.items, reading.seed)
+    return with_answers(tokenizer, items)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A tuned checkpoint in the place of the base; it stands where methods stand.
+
+    Args:
+        folder: Where it lies.
+        fingerprint: Of what it holds, so that another one there is noticed.
+    """
+
+    folder: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, folder: str) -> "Checkpoint":
+        """The checkpoint that lies there, known by its files."""
+        digest = hashlib.sha256()
+        for file in sorted(path for path in Path(folder).iterdir() if path.is_file()):
+            digest.update(f"{file.name}\0".encode())
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return cls(folder, digest.hexdigest()[:12])
+
+
+class StudyReader(LocalReader):
+    """A reader that takes checkpoints like methods; one of them is kept at a time."""
+
+    _base: PreTrainedModel | None = None
+    _loaded: tuple[Checkpoint, PreTrainedModel] | None = None
+
+    def adapt(self, *methods: Method | Checkpoint) -> None:
+        """Fit methods in, or read with a checkpoint instead.
+
+        Raises:
+            ValueError: The checkpoint cannot be read.
+        """
+        (first, *others) = methods
+        if not isinstance(first, Checkpoint):
+            super().adapt(first, *(one for one in others if not isinstance(one, Checkpoint)))
+            return
+        if self._loaded is None or self._loaded[0] != first:
+            self._loaded = None  # two at a time may be too many
+            model, _ = load(first.folder, dtype=self.model.dtype)
+            self._loaded = first, model.to(self.model.device).eval()
+        self._base, self.model = self.model, self._loaded[1]
+
+    def restore(self) -> None:
+        """Take them out again."""
+        if self._base is not None:
+            self.model, self._base = self._base, None
         else:
-            pair = row.values["score"], -row.values["answer_nats"]
-            parts.setdefault(key, []).append(pair)
-    for key, pairs in parts.items():
-        if len(pairs) == len(tasks):  # a mean over fewer tasks would be another one
-            means = [sum(values) / len(pairs) for values in zip(*pairs, strict=True)]
-            found.setdefault("tasks", {})[key] = means[0]
-            found.setdefault("tasks: - answer loss", {})[key] = means[1]
-    return found
-
-
-def correlations(results: Results) -> list[Correlation]:
-    """Of every two columns of the study."""
-    from scipy.stats import pearsonr, spearmanr
-
-    def of(measure: Callable[..., Any], x: Sequence[float], y: Sequence[float]) -> float | None:
-        if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
-            return None
-        return float(measure(x, y)[0])
-
-    found, table = [], columns(results)
-    names = list(table)
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            if one.split(":")[0] == other.split(":")[0]:
-                continue
-            keys = [key for key in table[one] if key in table[other]]
-            x, y = ([table[name][key] for key in keys] for name in (one, other))
-            by_length = {}
-            for length in sorted({length for _, length in keys}):
-                at = [k for k, key in enumerate(keys) if key[1] == length]
-                value = of(spearmanr, [x[k] for k in at], [y[k] for k in at])
-                if value is not None:
-                    by_length[length] = value
-            pair = of(pearsonr, x, y), of(spearmanr, x, y)
-            found.append(Correlation(one, other, len(keys), *pair, by_length))
-    return found
+            super().restore()

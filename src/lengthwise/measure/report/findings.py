@@ -1,6 +1,7 @@
 """What was seen, in plain words."""
 
 from lengthwise.measure.report.readings import CLOSE, Span, excess_spans, plain_name, speeds, told
+from lengthwise.measure.report.study import sentences as study_sentences
 from lengthwise.measure.report.table import Table, refusals
 from lengthwise.measure.report.words import joined, rate, seconds, share, signed, size, windows
 from lengthwise.measure.run.suite.results import Results
@@ -26,7 +27,7 @@ def findings(results: Results) -> list[str]:
         sentences.append(scores)
     if not table.too_few:
         sentences += [_reach(table, method) for method in table.methods]
-    sentences += [*_answers(table), *_speed(results)]
+    sentences += [*study_sentences(results), *_answers(table), *_speed(results)]
     if refused := sum(refusals(results).values()):
         both = (("items", results.rows), ("readings", results.readings))
         kinds = " and ".join(name for name, rows in both if rows)
