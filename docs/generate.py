@@ -22,10 +22,10 @@ from tuning_page import tuning_pages
 from lengthwise import catalogue, rooms
 from lengthwise.extend.layouts import CacheSlots, FarAsOne
 from lengthwise.extend.scaling import OwnScaling
-from lengthwise.html import style
 from lengthwise.lab.evidence import Evidence
 from lengthwise.lab.status import Row, rows
 from lengthwise.measure import REFERENCE, Results
+from lengthwise.measure.report import svg
 from lengthwise.measure.report.charts import loss_chart
 from lengthwise.measure.report.findings import findings
 from lengthwise.measure.report.readings import loss_spans
@@ -276,46 +276,35 @@ def _evidence_row(row: Row) -> str:
 def extension_figure() -> str:
     """Two maps side by side: loss above the reference, and passkeys found."""
     records = extension_records()
-    ends, keys = (1, 2, 4, 8, 16), ("1", "2", "4", "8", "16")
+    ends = (1, 2, 4, 8, 16)
     cell, row, left, top = 58, 24, 150, 62
     gap = left + len(ends) * cell + 30
-    width, height = gap + len(keys) * cell + 16, top + row * len(records) + 16
 
     def square(x: float, y: float, share: float, words: str) -> str:
-        ink = "#ffffff" if share > 0.55 else "#1b2733"
-        fill = f"rgb({255 - 204 * share:.0f},{255 - 153 * share:.0f},{255 - 85 * share:.0f})"
-        return (
-            f'<rect x="{x}" y="{y}" width="{cell - 2}" height="{row - 2}" fill="{fill}"/>'
-            f'<text x="{x + cell / 2 - 1}" y="{y + 15}" text-anchor="middle" fill="{ink}">{words}'
-            "</text>"
-        )
+        return svg.rectangle(
+            x, y, cell - 2, row - 2, "heat", f'fill-opacity="{0.07 + 0.93 * share:.2f}"'
+        ) + svg.text(x + cell / 2, y + 15, words, "share strong" * (share > 0.55), "middle")
 
-    parts = [
-        f'<text x="{left}" y="22">loss above the reference (dark is low)</text>',
-        f'<text x="{gap}" y="22">passkeys found (dark is many)</text>',
-    ]
-    for column, n in enumerate(ends):
-        for at in (left, gap):
-            x = at + column * cell + cell / 2
-            parts.append(f'<text x="{x}" y="48" text-anchor="middle">{n}×</text>')
+    parts = [svg.text(left, 22, "loss above the reference (dark is low)")]
+    parts.append(svg.text(gap, 22, "passkeys found (dark is many)"))
+    for at in (left, gap):
+        parts += [
+            svg.text(at + (column + 0.5) * cell, 48, f"{n}×", "axis", "middle")
+            for column, n in enumerate(ends)
+        ]
     for line, record in enumerate(records):
         y = top + line * row
-        parts.append(f'<text x="{left - 10}" y="{y + 15}" text-anchor="end">{record.system}</text>')
-        spans = _spans(record)
+        parts.append(svg.text(left - 10, y + 15, record.system, "", "end"))
+        spans, found = _spans(record), _found(record)
         for column, n in enumerate(ends):
             if n in spans:
                 share = max(0.0, 1 - max(0.0, spans[n]) / 1.5)
                 parts.append(square(left + column * cell, y, share, signed(spans[n])))
-        for column, n in enumerate(keys):
-            found = _found(record)[n]
-            if found is not None:
-                parts.append(square(gap + column * cell, y, found, f"{found:.0%}"))
-    card = '<rect width="100%" height="100%" fill="#ffffff" rx="10"/>'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" font-family="system-ui, sans-serif" font-size="13" '
-        f'fill="#1b2733">{card}{"".join(parts)}</svg>\n'
-    )
+            if found[str(n)] is not None:
+                words = f"{found[str(n)]:.0%}"
+                parts.append(square(gap + column * cell, y, found[str(n)], words))
+    width, height = gap + len(ends) * cell + 16, top + row * len(records) + 16
+    return svg.alone(svg.picture(width, height, "Losses and passkeys of every method", parts))
 
 
 def memory_record() -> dict:
@@ -443,15 +432,7 @@ def linked(text: str) -> str:
 
 def loss_figure() -> str:
     results = Results.load(DEMO)
-    drawing = loss_chart(results, results.read_lengths("loss")[-1])
-    # The report's rules for light pages, on a card that is legible on any page.
-    light, dark = style().split("@media (prefers-color-scheme: dark)", 1)
-    rules = [line for line in dark.splitlines() if line.startswith("svg")]
-    styles = "\n".join([light.replace("light dark", "light"), *rules])
-    opening = drawing.index(">") + 1
-    head = drawing[:opening].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    card = '<rect width="100%" height="100%" fill="#ffffff" rx="10"/>'
-    return f"{head}<style>{styles}</style>{card}{drawing[opening:]}\n"
+    return svg.alone(loss_chart(results, results.read_lengths("loss")[-1]))
 
 
 PARTS = {

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from lengthwise.html import style
 from lengthwise.lab.evidence import Evidence
 from lengthwise.measure.report import svg
 from lengthwise.train.tuning.coverage import coverage, coverage_picture
@@ -133,9 +132,8 @@ def figure(found: list[Evidence]) -> str:
         parts.append(svg.mark(x(after), y, 0, "mark c1", f"{name} after: {after:.3f}"))
     words = "nats a token at 2,048 tokens; diamonds: new frequencies untuned, circles: tuned"
     parts.append(svg.text((LEFT + WIDTH - RIGHT) / 2, bottom + 40, words, "axis", "middle"))
-    parts.append(f"<style>{style()}</style>")
     drawing = svg.picture(WIDTH, bottom + 54, "Loss at 2,048 tokens by recipe", parts)
-    return drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
+    return svg.alone(drawing)
 
 
 def tuning_pages(docs: Path, found: list[Evidence]) -> dict[Path, str]:

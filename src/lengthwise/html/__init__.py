@@ -42,9 +42,11 @@ def page(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
-def style() -> str:
-    """The style sheet of all pages, for drawings that stand alone."""
-    return page("html/style.css")
+def drawing_style() -> str:
+    """The rules of the style sheet that drawings need, in light colours."""
+    light, dark = page("html/style.css").split("@media (prefers-color-scheme: dark)", 1)
+    rules = [line for line in dark.splitlines() if line.startswith("svg")]
+    return "\n".join([light.replace("light dark", "light"), *rules])
 
 
 def write_page(path: Path, text: str) -> None:

@@ -45,7 +45,7 @@ def test_the_picture_shows_every_name_and_its_share():
         assert f"{name} {(counts > 0).double().mean():.0%}" in words
     assert "trained window: 64" in words
     lines = root.findall(".//{http://www.w3.org/2000/svg}path")
-    assert {line.get("stroke") for line in lines} == {"#0072b2", "#d55e00"}
+    assert {line.get("class") for line in lines} == {"curve c0", "curve c1"}
     with pytest.raises(ValueError, match="of one target"):
         coverage_picture({"a": torch.ones(4), "b": torch.ones(5)}, window=2)
     with pytest.raises(ValueError, match="1 to 8 coverages, got 0"):

@@ -93,7 +93,7 @@ def _names(
     places = svg.spread([end[1] for end in ends], 18, y.last + 4, y.first)
     for line, end, place, more in zip(lines, ends, places, words, strict=True):
         parts.append(svg.path([end, (edge - 6, place), (edge, place)], f"lead {line.kind}"))
-        name = f"{cut(line.name, 15)} {more}"
+        name = f"{cut(line.name, 21 - len(more))} {more}"  # as many as there is room for
         parts.append(svg.text(edge + 5, place + 4, name, f"name {line.kind}"))
     return parts
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from lengthwise.html import drawing_style
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -109,3 +111,11 @@ def picture(width: float, height: float, title: str, parts: Sequence[str]) -> st
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img" '
         f'aria-label="{escape(title, quote=True)}">{"".join(parts)}</svg>'
     )
+
+
+def alone(drawing: str) -> str:
+    """A picture as a file of its own: with its style, on a card that is legible on any page."""
+    head, rest = drawing.split(">", 1)
+    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    card = '<rect width="100%" height="100%" fill="#ffffff" rx="10"/>'
+    return f"{head}><style>{drawing_style()}</style>{card}{rest}\n"

@@ -11,13 +11,8 @@ from lengthwise.measure.report import svg
 from lengthwise.train.tuning.rows import PositionSynthesis
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 380, 64, 210, 44, 46
-COLOURS = ("#0072b2", "#d55e00", "#00875f", "#a0438f", "#a87400", "#2f8fd0", "#7a4b1e", "#4b5563")
 BINS = 64
-STYLE = (
-    "text{font:13px system-ui,sans-serif;fill:#5c6675}.strong{font-weight:600;fill:#1c2330}"
-    ".grid{stroke:#e4e6ea}.edge{stroke:#7d8896;stroke-dasharray:4 4}"
-    ".curve{fill:none;stroke-width:2}"
-)
+MOST = 8  # colours
 
 
 def coverage(
@@ -70,8 +65,8 @@ def coverage_picture(curves: Mapping[str, Tensor], window: int) -> str:
     Raises:
         ValueError: For no curve, more than eight, or curves of different targets.
     """
-    if not 1 <= len(curves) <= len(COLOURS):
-        raise ValueError(f"a picture takes 1 to {len(COLOURS)} coverages, got {len(curves)}")
+    if not 1 <= len(curves) <= MOST:
+        raise ValueError(f"a picture takes 1 to {MOST} coverages, got {len(curves)}")
     targets = {len(counts) for counts in curves.values()}
     if len(targets) > 1:
         raise ValueError(f"coverages must be of one target, got {sorted(targets)}")
@@ -82,19 +77,14 @@ def coverage_picture(curves: Mapping[str, Tensor], window: int) -> str:
     high = 10.0 ** math.ceil(math.log10(float(seen.max())) + 1e-9)
     x = svg.Scale(0, target, LEFT, WIDTH - RIGHT)
     y = svg.Scale(low, high, HEIGHT - BOTTOM, TOP, log=True)
-    paper = '<rect width="100%" height="100%" fill="#ffffff" rx="10"/>'
-    parts = [f"<style>{STYLE}</style>", paper, *_axes(x, y, window, target)]
+    parts = _axes(x, y, window, target)
     for number, (name, mean) in enumerate(means.items()):
-        parts += _curve(mean, x, y, COLOURS[number])
+        parts += _curve(mean, x, y, f"curve c{number}")
         share = float((curves[name] > 0).double().mean())
         place = TOP + 14 + 20 * number
-        parts.append(
-            f'<rect x="{WIDTH - RIGHT + 14}" y="{place - 9}" width="10" height="10" rx="2" '
-            f'fill="{COLOURS[number]}"/>'
-        )
+        parts.append(svg.rectangle(WIDTH - RIGHT + 14, place - 9, 10, 10, f"mark c{number}"))
         parts.append(svg.text(WIDTH - RIGHT + 30, place, f"{name} {share:.0%}"))
-    drawing = svg.picture(WIDTH, HEIGHT, "Pairs per row by relative distance", parts)
-    return drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return svg.alone(svg.picture(WIDTH, HEIGHT, "Pairs per row by relative distance", parts))
 
 
 def _binned(counts: Tensor) -> Tensor:
@@ -110,27 +100,22 @@ def _axes(x: svg.Scale, y: svg.Scale, window: int, target: int) -> list[str]:
     while 10.0**power <= y.high * 1.001:
         value = 10.0**power
         parts.append(svg.line(LEFT, y(value), WIDTH - RIGHT, y(value), "grid"))
-        parts.append(svg.text(LEFT - 8, y(value) + 4, f"{value:g}", "", "end"))
+        parts.append(svg.text(LEFT - 8, y(value) + 4, f"{value:g}", "axis", "end"))
         power += 1
     for value in svg.round_steps(0, target, 6):
-        parts.append(svg.text(x(value), HEIGHT - BOTTOM + 18, f"{value:,.0f}", "", "middle"))
+        parts.append(svg.text(x(value), HEIGHT - BOTTOM + 18, f"{value:,.0f}", "axis", "middle"))
     parts.append(svg.line(x(window), TOP - 8, x(window), HEIGHT - BOTTOM, "edge"))
     parts.append(svg.text(x(window) + 5, TOP - 8, f"trained window: {window:,}"))
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(svg.text(middle, HEIGHT - 8, "relative distance, tokens", "", "middle"))
+    parts.append(svg.text(middle, HEIGHT - 8, "relative distance, tokens", "axis", "middle"))
     return parts
 
 
-def _curve(mean: Tensor, x: svg.Scale, y: svg.Scale, colour: str) -> list[str]:
-    runs: list[list[str]] = [[]]
+def _curve(mean: Tensor, x: svg.Scale, y: svg.Scale, kind: str) -> list[str]:
+    runs: list[list[tuple[float, float]]] = [[]]
     for i, value in enumerate(mean.tolist()):
         if value > 0:
-            middle = (i + 0.5) * x.high / len(mean)
-            runs[-1].append(f"{x(middle):.1f} {y(value):.1f}")
+            runs[-1].append((x((i + 0.5) * x.high / len(mean)), y(value)))
         elif runs[-1]:
             runs.append([])
-    return [
-        f'<path d="M{" L".join(run)}" class="curve" stroke="{colour}"/>'
-        for run in runs
-        if len(run) > 1
-    ]
+    return [svg.path(run, kind) for run in runs if len(run) > 1]
