@@ -6,7 +6,8 @@ import torch
 import lengthwise as lw
 from lengthwise.core import native
 from lengthwise.extend.adapt import binding_of
-from lengthwise.extend.explain import cache_bytes, implementations, keys_turned, read_facts
+from lengthwise.extend.explain import cache_bytes, implementations, read_facts
+from lengthwise.extend.selectors.infllm import InfLLMState
 from lengthwise.hf.families import FAMILIES
 from lengthwise.hf.release import CACHE
 from lengthwise.testing.models import tiny_model
@@ -78,7 +79,7 @@ def test_predicted_bytes_are_what_the_cache_holds():
 )
 def test_keys_that_are_turned_to_be_read_are_counted(methods, turned):
     model = lw.adapt(tiny_model("llama"), *methods)
-    assert keys_turned(binding_of(model).engine, 0, 200) == turned
+    assert binding_of(model).engine.keys_turned(0, 200) == turned
     assert f"  {'turned to read':>14}" in lw.explain(model)
 
 
@@ -127,6 +128,15 @@ def test_what_is_named_is_what_runs(monkeypatch):
         (native, "decode", "C"),
     ):
         watch(module, name, title)
+    noted = InfLLMState.note
+
+    def note(*args):  # what a selector looks up for itself is no attention of the layer
+        before, whole[0] = whole[0], False
+        found = noted(*args)
+        whole[0] = before
+        return found
+
+    monkeypatch.setattr(InfLLMState, "note", note)
     cases = [(family, lw.adapt, methods) for family in FAMILIES for methods in METHODS]
     cases += [
         ("gemma2", fit_pattern, (MASFormer(full=1, block=32),)),
@@ -166,8 +176,7 @@ def test_what_is_named_is_what_runs(monkeypatch):
             }
             named |= {"C" for line in lines if "(C with" in line}
             where = (family, methods, tokens.shape[1], lines, ran)
-            ranges = any(region.range_of for layer in engine.regions for region in layer)
-            assert named <= ran if ranges else named == ran, where
+            assert named == ran, where
 
 
 def test_caps_sinks_and_numbers_are_named():
@@ -180,15 +189,36 @@ def test_caps_sinks_and_numbers_are_named():
     assert ("(C with" in half) == native.why(16, 16).startswith("C with")
 
 
-def test_what_runs_without_a_cache_is_named():
+def test_what_trains_is_named(monkeypatch):
+    """Torch's fused kernel for plain causal attention and groups of tokens; tiles for others."""
+    from lengthwise.core import attention
     from lengthwise.train.patterns import ShiftedSparse, fit_pattern
 
+    ran: set[str] = set()
+    for name in ("triangle", "chunked"):
+        original = getattr(attention, name)
+
+        def spy(*args, name=name, original=original, **kwargs):
+            ran.add(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(attention, name, spy)
+    window = lw.LMInfinite(sinks=2, window=16)
+    for family, change, names in (
+        ("llama", lw.adapt, {"triangle"}),
+        ("llama", lambda model: fit_pattern(model, ShiftedSparse(group=16)), {"triangle"}),
+        ("llama", lambda model: lw.adapt(model, window), {"chunked"}),
+        ("gemma2", lambda model: fit_pattern(model, ShiftedSparse(group=16)), {"chunked"}),
+    ):
+        model = tiny_model(family)
+        change(model)
+        ran.clear()
+        model.train()(torch.arange(3, 103)[None]).logits.sum().backward()
+        lines = [x for x in lw.explain(model).splitlines() if x.startswith("  training on")]
+        named = {name for name in ("triangle", "chunked") for x in lines if f", {name}:" in x}
+        assert named == ran == names, (family, lines, ran)
     words = lw.explain(fit_pattern(tiny_model("llama"), ShiftedSparse(group=16)))
     assert "heads 0-2: 1 region" in words and "heads 3-5: 1 region" in words
-    assert "without a cache    torch's fused kernel, group by group" in words
-    assert "without a cache" not in lw.explain(
-        fit_pattern(tiny_model("gemma2"), ShiftedSparse(group=16))
-    )
 
 
 def test_explain_says_what_computes_attention_here_and_why(monkeypatch):

@@ -12,6 +12,7 @@ from lengthwise.core.geometry import Geometry
 from lengthwise.extend.adapt import binding_of
 from lengthwise.extend.engine import Engine
 from lengthwise.extend.explain import cache_bytes
+from lengthwise.extend.scores import ScoreEngine
 from lengthwise.measure.report.words import size
 
 SPARE = 0.1  # of the free memory stays free
@@ -36,7 +37,9 @@ class Need:
         return self.cache + self.work
 
 
-def need(engine: Engine, config: Any, length: int, chunk: int, every_logit: bool) -> Need:
+def need(
+    engine: Engine | ScoreEngine, config: Any, length: int, chunk: int, every_logit: bool
+) -> Need:
     """What reading `length` tokens will take, one row, from the shapes alone.
 
     Args:
@@ -75,7 +78,7 @@ def check_memory(
     Raises:
         ValueError: With the bytes needed and free, and the length that would fit.
     """
-    engine: Engine = binding_of(model).engine
+    engine = binding_of(model).engine
     free = int((1 - SPARE) * free_bytes(model.device))
 
     def fits(tokens: int) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lengthwise.extend.engine import Engine
+    from lengthwise.extend.scores import ScoreEngine
 
 PROMPT_HELP = "A text in UTF-8; - is the standard input."
 CHAT_HELP = "Whether to use the tokenizer's chat template [default: if it has one]"
@@ -107,7 +108,7 @@ def run(
         )
 
 
-def note_reach(engine: "Engine", length: int) -> None:
+def note_reach(engine: "Engine | ScoreEngine", length: int) -> None:
     """Say that a text is too long, where nothing but a scaling could help with it."""
     from lengthwise.extend.adapt import compose
 

@@ -11,11 +11,12 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from lengthwise.extend.engine import Axes, Engine
+from lengthwise.extend.engine import Engine
 from lengthwise.extend.layouts import Causal
 from lengthwise.extend.method import AXES, Layout, Method, Scaling, Selector, Store, by_axis
+from lengthwise.extend.plan import Axes
 from lengthwise.extend.scaling import OwnScaling
-from lengthwise.extend.scores import bind_scores, check_fit
+from lengthwise.extend.scores import ScoreEngine, bind_scores, check_fit
 from lengthwise.extend.selectors import AllPages
 from lengthwise.extend.stores import FullStore
 from lengthwise.extend.words import write_methods, write_words
@@ -202,7 +203,7 @@ def unwrapped(model: Any) -> Any:
     return model
 
 
-def binding_of(model: nn.Module) -> Binding | HookBinding:
+def binding_of(model: nn.Module) -> Binding[Engine] | HookBinding[ScoreEngine]:
     """What ties an adapted model, or the one inside wrappers, to its engine.
 
     Raises:

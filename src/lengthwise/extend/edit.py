@@ -84,7 +84,7 @@ def edit(
     return cache
 
 
-def _owner(cache: LengthwiseCache) -> Binding:
+def _owner(cache: LengthwiseCache) -> Binding[Engine]:
     if not isinstance(cache, LengthwiseCache) or not isinstance(cache.owner, Binding):
         raise ValueError(
             f"edit takes the cache of an adapted model, got {type(cache).__name__}; start with "
@@ -103,7 +103,7 @@ def _checked(span: tuple[int, int], length: int) -> tuple[int, int]:
     return span
 
 
-def _ids(binding: Binding, cache: LengthwiseCache, new_tokens: Any) -> Tensor:
+def _ids(binding: Binding[Engine], cache: LengthwiseCache, new_tokens: Any) -> Tensor:
     words = binding.decoder.get_input_embeddings()  # type: ignore[operator]
     rows = 1 if cache.lengths is None else len(cache.lengths)
     ids = torch.as_tensor(new_tokens, dtype=torch.long, device=words.weight.device)

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lengthwise.core import native
-from lengthwise.core.attention import Choice, choice_for, in_runs, reachable, settled, splits
+from lengthwise.core.attention import Choice, attend_blocks, recording
 from lengthwise.core.attention.choice import choice_for_pages
-from lengthwise.core.attention.decode import Part, in_c
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.extend.adapt import binding_of, unwrapped
 from lengthwise.extend.engine import Engine
-from lengthwise.extend.scores import explain_scores
+from lengthwise.extend.plan import Plan
+from lengthwise.extend.scores import ScoreEngine, explain_scores
 from lengthwise.hf.families import has_sinks, read_softcap
 from lengthwise.hf.other import HookBinding
 
@@ -30,8 +29,8 @@ def explain(model: PreTrainedModel) -> str:
     """
     binding = binding_of(model)
     if isinstance(binding, HookBinding):
-        return explain_scores(binding)
-    engine: Engine = binding.engine
+        return explain_scores(binding.engine)
+    engine = binding.engine
     geometry = engine.geometry
     lines = [
         f"{geometry.family}: {len(geometry.layers)} layers, {geometry.heads} heads over "
@@ -53,12 +52,13 @@ def explain(model: PreTrainedModel) -> str:
         )
     facts = read_facts(unwrapped(model))
     lines += ["", "implementation"]
-    for what, queries in (("prefill of 8,192", LENGTH), ("decoding at 8,192", 1)):
-        lines += [f"  {what:<18} {words}" for words in implementations(engine, facts, queries)]
-    altered = facts.softcap is not None or facts.sinks
-    whole = [i for i in range(len(geometry.layers)) if not geometry.local(i)]
-    apart = dict.fromkeys(engine.without_cache(i, altered=altered) for i in whole)
-    lines += [f"  {'without a cache':<18} {words}" for words in apart if words]
+    for what, queries, training in (
+        (f"prefill of {LENGTH:,}", LENGTH, False),
+        (f"decoding at {LENGTH:,}", 1, False),
+        (f"training on {LENGTH:,}", LENGTH, True),
+    ):
+        named = implementations(engine, facts, queries, training=training)
+        lines += [f"  {what:<18} {words}" for words in named]
     lines += [
         "",
         f"  {'tokens':>10}  {'keys per query':>14}  {'turned to read':>14}  {'cache bytes':>14}  "
@@ -67,7 +67,7 @@ def explain(model: PreTrainedModel) -> str:
     layers = range(len(geometry.layers))
     for length in (geometry.window * times for times in LENGTHS):
         reads = sum(engine.keys_read(i, length) for i in layers) / len(layers)
-        turned = sum(keys_turned(engine, i, length) for i in layers) / len(layers)
+        turned = sum(engine.keys_turned(i, length) for i in layers) / len(layers)
         held = cache_bytes(engine, length)
         lines.append(
             f"  {length:>10,}  {reads:>14,.0f}  {turned:>14,.0f}  {held:>14,}  {held / length:,.0f}"
@@ -105,125 +105,70 @@ def read_facts(model: PreTrainedModel) -> Facts:
     return Facts(like, read_softcap(model), has_sinks(model))
 
 
-@torch.no_grad()
-def implementations(engine: Engine, facts: Facts, queries: int, length: int = LENGTH) -> list[str]:
+def implementations(
+    engine: Engine, facts: Facts, queries: int, length: int = LENGTH, *, training: bool = False
+) -> list[str]:
     """What computes the layers without a window of their own, for the last of so many tokens.
 
-    The same functions are asked that choose when a layer runs, about a text without padding.
+    Attention itself is called, about a text without padding, and notes what it would do.
     """
-    geometry = engine.geometry
     lines: list[str] = []
-    for layer in range(len(geometry.layers)):
-        if geometry.local(layer):
-            continue
-        for words, heads, part in engine.parts(layer):
-            for count, choice in _choices(part, layer, heads, facts, queries, length):
+    for mine in engine.plans:
+        for plan in mine if not engine.geometry.local(mine[0].layer) else ():
+            for count, choice in _choices(plan, facts, queries, length, training):
                 regions = f"{count} region{'s' if count > 1 else ''}, "
-                lines.append(f"{words}{regions}{choice.name}: {choice.reason}")
+                lines.append(f"{plan.words}{regions}{choice.name}: {choice.reason}")
     return list(dict.fromkeys(lines))
 
 
 def _choices(
-    engine: Engine, layer: int, heads: int, facts: Facts, queries: int, length: int
+    plan: Plan, facts: Facts, queries: int, length: int, training: bool
 ) -> list[tuple[int, Choice]]:
-    """Implementations of one layer's regions, and how many of them each computes."""
-    store = engine.layers[layer].store
+    """Implementations of one plan's regions, and how many of them each computes."""
+    store, shape = plan.axes.store, plan.shape
     if store.every:  # a forward is read in pieces, behind what was kept
         queries = min(queries, store.every)
         length = store.kept(length - queries) + queries
-    d = engine.geometry.head_dim
-    q = facts.like.expand(1, 1, 1, 1).repeat(1, 1, 1, d).expand(1, heads, queries, d)
-    blocks = [
-        replace(block, keys=wide, values=wide)
-        for block in _stored(engine, layer, facts, queries, length)
-        for wide in [q[:, :1, :1].expand(1, 1, len(block), d)]
-    ]
     first = length - queries
-    places = torch.arange(first, length, device=q.device)[None]
-    asked = Queries(q, places, None, first)
-    regions = [settled(region, asked) for region in engine.regions[layer]]
-    exact = [region for region in regions if not region.paged]
-    parts: list[list[Part]] = []
-    for region in exact:
-        reached = [reachable(region, asked, block) for block in blocks]
-        parts.append([(region, asked, keys) for keys in reached if keys is not None])
-    together = [part for of_region in parts for part in of_region]
-    alone = len(together) == 1 == len(regions) and not facts.sinks
-    counted: Counter[Choice] = Counter()
-    for of_region in parts:
-        runs = [_longest(part) for part in of_region]
-        counted.update({_choice(run, facts, alone, together) for run in runs if run is not None})
-    for _ in range(len(regions) - len(exact)):
-        counted[choice_for_pages(queries)] += 1
+    with torch.set_grad_enabled(training):
+        like = facts.like.new_empty(1, 1, 1, shape.head_dim).requires_grad_(training)
+        blocks = [
+            replace(block, keys=wide, values=wide)
+            for block in _stored(plan, facts, queries, length, training)
+            for wide in [like.expand(1, shape.kv_heads, len(block), -1)]
+        ]
+        places = torch.arange(first, length, device=like.device)[None]
+        asked = Queries(like.expand(1, shape.heads, queries, -1), places, None, first)
+        merged = facts.sinks or plan.pages
+        with recording() as found:
+            attend_blocks(
+                asked, blocks, plan.exact, rotary=None, softcap=facts.softcap, need_lse=merged
+            )
+        by_region = {(id(region), choice): choice for region, choice in found}
+        counted = Counter(by_region.values())
+        for _ in range(len(plan.regions) - len(plan.exact)):
+            counted[choice_for_pages(queries)] += 1
     return [(count, choice) for choice, count in counted.items()]
 
 
-def _stored(engine: Engine, layer: int, facts: Facts, queries: int, length: int) -> list[KeyBlock]:
-    """Blocks as the store hands them out to the last queries, with vectors of one number."""
-    store, done = engine.new_state(layer).store, 0
+def _stored(plan: Plan, facts: Facts, queries: int, length: int, training: bool) -> list[KeyBlock]:
+    """Blocks as the store hands them out to the last queries, with vectors of one number.
+
+    Training keeps no cache.
+    """
+    store, done = plan.axes.store.state(plan.layer, len(plan.geometry.layers)), 0
     blocks: list[KeyBlock] = []
     for count in (length - queries, queries):
         if count:
             vectors = facts.like.expand(1, 1, count, 1)
             places = torch.arange(done, done + count, device=vectors.device)[None, None]
-            blocks = store.extend(KeyBlock(vectors, vectors, places, None, done))
+            new = KeyBlock(vectors, vectors, places, None, done)
+            blocks = [new] if training else store.extend(new)
             done += count
     return blocks
 
 
-def _longest(part: Part) -> Part | None:
-    """A part; of one that is read in runs, such a run as most queries are in."""
-    if not splits(*part) or len(part[1]) == 1:
-        return part
-    runs = [(band, run, keys) for band, run, keys in in_runs(*part) if keys is not None]
-    lengths = Counter(n for _, run, _ in runs for n in [len(run)] * len(run))
-    usual = max(lengths, key=lengths.__getitem__, default=0)
-    return next((run for run in runs if len(run[1]) == usual), None)
-
-
-def _choice(part: Part, facts: Facts, alone: bool, together: list[Part]) -> Choice:
-    """The choice for one part, with who carries it out on a CPU.
-
-    Args:
-        together: All parts of the layer, which a few queries read in one softmax.
-    """
-    region, queries, block = part
-    choice = choice_for(region, queries, block, facts.softcap, alone)
-    if choice.name not in ("decode", "sdpa") or facts.like.device.type != "cpu":
-        return choice
-    d = block.values.shape[-1]
-    x, k, v = (t[..., :1, :].contiguous() for t in (queries.vectors, block.keys, block.values))
-    if choice.name == "sdpa":
-        by_c, by = native.takes_band(x, k, v), native.why(d, d, band=True)
-    else:
-        few = together if queries is together[0][1] else [part]  # a run is by itself
-        by_c, by = in_c(few, facts.softcap), native.why(d, d)
-    if not by_c and facts.like.dtype != torch.float32:
-        by = f"torch: {str(facts.like.dtype).removeprefix('torch.')}"
-    elif not by_c and not by.startswith("torch"):
-        by = "torch: scores are changed or keys hidden"
-    return replace(choice, reason=f"{choice.reason} ({by})")
-
-
-def keys_turned(engine: Engine, layer: int, length: int) -> int:
-    """Keys that the last of `length` tokens reads elsewhere than where the cache holds them."""
-    axes = engine.layers[layer]
-    if engine.geometry.layers[layer].rotary is None:
-        return 0
-    stored = engine.stored_at(layer)
-    positions, zero = torch.arange(length), torch.zeros((), dtype=torch.long)
-    moved = [region for region in engine.regions[layer] if region.k_place != stored]
-    exact = sum(
-        int(region.visible(zero, zero, positions[-1], positions).sum())
-        for region in moved
-        if not region.paged
-    )
-    paged = any(region.paged for region in moved)
-    exact = min(exact, axes.store.kept(length))
-    return min(length, exact + axes.selector.keys_read(length)) if paged else exact
-
-
-def cache_bytes(engine: Engine, length: int) -> int:
+def cache_bytes(engine: Engine | ScoreEngine, length: int) -> int:
     """Bytes of keys and values that one row holds after `length` tokens, over all layers."""
     geometry = engine.geometry
     token = 2 * geometry.kv_heads * geometry.head_dim * geometry.dtype_bytes

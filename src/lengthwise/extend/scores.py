@@ -6,13 +6,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lengthwise.core.geometry import Geometry
-from lengthwise.extend.engine import Axes
 from lengthwise.extend.layouts import Causal
+from lengthwise.extend.plan import Axes
 from lengthwise.extend.scaling import OwnScaling
 from lengthwise.extend.scaling.scores import ScoreScaling
 from lengthwise.extend.selectors import AllPages
 from lengthwise.extend.stores import FullStore
-from lengthwise.hf.other import AlibiBinding, EncoderBinding, HookBinding, read_other_geometry
+from lengthwise.hf.other import AlibiBinding, EncoderBinding, read_other_geometry
 
 LENGTHS = (1, 2, 4, 8, 16)  # trained windows
 
@@ -52,6 +52,11 @@ class ScoreEngine:
     def layers(self) -> list[Axes]:
         """The axes of every layer: the same, and all keys are kept."""
         return [self.axes] * len(self.geometry.layers)
+
+    @property
+    def name(self) -> str:
+        """Of the method, for people."""
+        return type(self.axes.scaling).__name__
 
     @property
     def static(self) -> bool:
@@ -102,9 +107,8 @@ def bind_scores(model: PreTrainedModel, kind: str, axes: Axes) -> None:
     binding(model, engine)
 
 
-def explain_scores(binding: HookBinding) -> str:
+def explain_scores(engine: ScoreEngine) -> str:
     """What is multiplied by how much, at a few lengths."""
-    engine: ScoreEngine = binding.engine
     geometry, scaling = engine.geometry, engine.axes.scaling
     lines = [
         f"{geometry.family}: {len(geometry.layers)} layers, {geometry.heads} heads of "

@@ -1,22 +1,22 @@
 """What one layer remembers between forwards, and what it reads one with."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from lengthwise.core.keys import KeyBlock, Queries
-from lengthwise.core.regions import Region
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.method import SelectorState, StoreState
+from lengthwise.extend.plan import Plan
 from lengthwise.extend.read import Read, Tokens
+from lengthwise.hf.engine import Memory
 from lengthwise.hf.positions import Step
 
 
 @dataclass
-class LayerState:
-    """What one layer remembers between forwards.
+class LayerState(Memory):
+    """What one plan remembers between forwards.
 
     Attributes:
         forgot: Whether the store holds keys that somebody could have differentiated through: it
@@ -41,47 +41,76 @@ class LayerState:
         return self.store.extend(new)
 
     def select_rows(self, index: Tensor) -> None:
-        """Keep the rows `index` of the batch, in that order."""
         self.store.select_rows(index)
         if self.selector is not None:
             self.selector.select_rows(index)
 
     @property
     def croppable(self) -> bool:
-        """Whether tokens can be taken back."""
         return self.selector is None and self.store.croppable
 
     def crop(self, tokens: int) -> None:
-        """Forget the newest `tokens` tokens."""
         self.store.crop(tokens)
 
     @property
     def held(self) -> int:
-        """Tokens held of every row, padding too; where `croppable`."""
         return self.store.held
 
     def hide(self, hidden: Tensor) -> None:
-        """Make padding of tokens held; see `StoreState.hide`."""
         self.store.hide(hidden)
 
     def bytes(self) -> int:
-        """Bytes allocated."""
         return self.store.bytes() + (0 if self.selector is None else self.selector.bytes())
+
+
+class SeveralStates(Memory):
+    """What the plans of one layer remember."""
+
+    def __init__(self, parts: list[LayerState]) -> None:
+        self.parts = parts
+
+    def select_rows(self, index: Tensor) -> None:
+        for part in self.parts:
+            part.select_rows(index)
+
+    def told(self, tokens: Tokens, due: Tensor) -> None:
+        """As that of each."""
+        for part in self.parts:
+            part.told(tokens, due)
+
+    @property
+    def croppable(self) -> bool:
+        return all(part.croppable for part in self.parts)
+
+    def crop(self, tokens: int) -> None:
+        for part in self.parts:
+            part.crop(tokens)
+
+    @property
+    def held(self) -> int:
+        return self.parts[0].held
+
+    def hide(self, hidden: Tensor) -> None:
+        for part in self.parts:
+            part.hide(hidden)
+
+    def bytes(self) -> int:
+        return sum(part.bytes() for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What stays the same for all pieces in which one layer reads one forward."""
+    """What stays the same for all pieces in which one plan reads one forward."""
 
-    layer: int
+    plan: Plan
     step: Step
     rotary: Rotary | None
     state: LayerState | None
     learned_sink: Tensor | None
     kw: dict[str, Any]
 
-    def of(self, queries: Queries, regions: Sequence[Region]) -> Read:
+    def of(self, queries: Queries, rotary: Rotary | None) -> Read:
         """What those choose by who choose: see `Read`."""
         assert self.state is not None
-        lengths, store = self.step.lengths, self.state.store
-        return Read(self.layer, queries, lengths, store, regions, rotary=self.rotary, **self.kw)
+        plan, lengths, store = self.plan, self.step.lengths, self.state.store
+        return Read(plan.layer, queries, lengths, store, plan.regions, rotary=rotary, **self.kw)

@@ -16,10 +16,12 @@ import transformers
 
 from lengthwise.core.geometry import RotaryBase
 from lengthwise.extend import layouts, scaling, selectors, stores
-from lengthwise.extend.engine import Axes, Engine
+from lengthwise.extend.engine import Engine
 from lengthwise.extend.layouts import Causal
 from lengthwise.extend.method import Method, Scaling
+from lengthwise.extend.plan import Axes
 from lengthwise.extend.scaling.frequencies import longrope_parameters
+from lengthwise.extend.scores import ScoreEngine
 from lengthwise.extend.selectors import AllPages
 from lengthwise.extend.stores import FullStore
 from lengthwise.hf.binding import Binding
@@ -41,7 +43,7 @@ MOVES = (
 
 
 def write_words(
-    binding: Binding | HookBinding | None,
+    binding: Binding[Engine] | HookBinding[ScoreEngine] | None,
     config_file: Path,
     *,
     window: int = 0,
@@ -99,14 +101,14 @@ def write_words(
 
 
 def _plain(
-    config: dict[str, Any], binding: Binding, axes: Axes, window: int, both: bool
+    config: dict[str, Any], binding: Binding[Engine], axes: Axes, window: int, both: bool
 ) -> tuple[dict[str, Any], bool] | None:
     """The configuration with this scaling in transformers' words, if that is all there is.
 
     Returns:
         As `older_words`.
     """
-    engine: Engine = binding.engine
+    engine = binding.engine
     geometry = engine.geometry
     if (axes.layout, axes.selector, axes.store) != (Causal(), AllPages(), FullStore()):
         return None
@@ -241,7 +243,9 @@ def _temperature(factor: float, window: int) -> float:
     return math.sqrt(1 + math.log(factor) / math.log(window)) if factor > 1 else 1.0
 
 
-def write_tokenizer_words(binding: Binding | HookBinding | None, folder: Path) -> None:
+def write_tokenizer_words(
+    binding: Binding[Engine] | HookBinding[ScoreEngine] | None, folder: Path
+) -> None:
     """Let a saved tokenizer not cut at the old window, and be found by version 4 too.
 
     What only lengthwise applies, or follows the length, has no end that the file could name.

@@ -10,7 +10,7 @@ tests/hf/test_transformers_facts.py.
 import inspect
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from lengthwise.hf.cache import LengthwiseCache
+from lengthwise.hf.engine import AttentionEngine
 from lengthwise.hf.families import decoder
 from lengthwise.hf.methods import OwnMethods
 from lengthwise.hf.positions import Past, Step, make_step, read_mask
@@ -40,7 +41,7 @@ NO_GRAPH = (
 class Call:
     """What one forward hands to every layer; it travels as the keyword `lengthwise`."""
 
-    engine: Any
+    engine: AttentionEngine
     step: Step
     cache: LengthwiseCache | None
     binding: "Binding"
@@ -51,19 +52,18 @@ class Call:
         return replace(self, step=step, cache=cache)
 
 
-class Binding:
-    """What ties one model to one engine, and how to untie it.
+E = TypeVar("E", bound=AttentionEngine)
 
-    Args:
-        engine: Has `new_state(layer)` and `attend(layer, q, k, v, step, state, scale=…,
-            softcap=…, learned_sink=…)`; see `lengthwise.extend.engine.Engine`.
+
+class Binding(Generic[E]):
+    """What ties one model to one engine, and how to untie it.
 
     Raises:
         ValueError: If the model shares its configuration with an adapted one, or the installed
             transformers is not known.
     """
 
-    def __init__(self, model: PreTrainedModel, engine: Any) -> None:
+    def __init__(self, model: PreTrainedModel, engine: E) -> None:
         refuse_unknown_release()
         if model.config._attn_implementation == NAME:
             raise ValueError(
@@ -235,7 +235,7 @@ def _cache_in(args: Any, kwargs: Any) -> LengthwiseCache | None:
 
 def generate(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
     """transformers' `generate` with the cache of the adapted model, unless one is passed."""
-    binding: Binding = self.__dict__["_lengthwise"]
+    binding: Binding[AttentionEngine] = self.__dict__["_lengthwise"]
     config = args[1] if len(args) > 1 else kwargs.get("generation_config")
 
     def setting(name: str) -> Any:
@@ -263,7 +263,7 @@ def generate(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
     return binding.methods.before("generate")(*args, **kwargs)
 
 
-def _check_prompt(engine: Any, given: dict[str, Any], cached: bool) -> None:
+def _check_prompt(engine: AttentionEngine, given: dict[str, Any], cached: bool) -> None:
     """Raise for prompts that `generate` reads otherwise than we would."""
     mask, positions = given.get("attention_mask"), given.get("position_ids")
     padded = False
@@ -305,7 +305,9 @@ def attention(
         )
     if dropout:
         raise ValueError(f"an adapted model has no attention dropout, got {dropout}; set it to 0")
-    cache, layer = lengthwise.cache, module.layer_idx
+    cache = lengthwise.cache
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    own: float = module.scaling  # type: ignore[assignment]
     # Out of inference mode: what is remembered beyond a forward must serve outside of it too.
     modes = (torch.inference_mode(False), torch.no_grad())
     with ExitStack() as stack:
@@ -318,7 +320,7 @@ def attention(
             value,
             lengthwise.step,
             None if cache is None else cache.layers[layer].state,
-            scale=module.scaling if scaling is None else scaling,
+            scale=own if scaling is None else scaling,
             softcap=softcap,
             learned_sink=s_aux,
         )

@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from lengthwise.hf.engine import AttentionEngine, Memory
 from lengthwise.hf.positions import Past
 
 REMEMBERS = "a layer drops old keys or summarises pages"
@@ -23,7 +24,7 @@ class StateLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, state: Any) -> None:
+    def __init__(self, state: Memory) -> None:
         super().__init__()
         self.state = state
         self.seen = 0  # tokens of forwards that have ended
@@ -33,7 +34,7 @@ class StateLayer(CacheLayerMixin):
     @property
     def is_croppable(self) -> bool:
         """Whether tokens can be taken back (assisted decoding)."""
-        return bool(self.state.croppable)
+        return self.state.croppable
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to allocate before keys arrive."""
@@ -68,18 +69,25 @@ class StateLayer(CacheLayerMixin):
         self.seen += tokens_to_remove
 
 
+class Owner(Protocol):
+    """The binding of a model."""
+
+    @property
+    def engine(self) -> AttentionEngine:
+        """Makes memories."""
+
+
 class LengthwiseCache(Cache):
     """Pass it as transformers' cache; `generate` and a plain forward make one by themselves.
 
     `copy.deepcopy` forks it: copies go on by themselves, on the same model.
 
     Args:
-        states: One memory per layer, with `select_rows`, `crop`, `croppable`, `held`, `hide` and
-            `bytes`.
+        states: One memory per layer.
         owner: The binding that it belongs to; another model refuses it.
     """
 
-    def __init__(self, states: list[Any], owner: Any) -> None:
+    def __init__(self, states: list[Memory], owner: Owner) -> None:
         super().__init__(layers=[StateLayer(state) for state in states])
         self.owner = owner
         self.past = Past()  # what forwards that have ended left

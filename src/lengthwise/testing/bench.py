@@ -10,11 +10,12 @@ from torch import Tensor
 
 from lengthwise.core.geometry import Geometry, LayerGeometry, RotaryBase
 from lengthwise.extend.adapt import compose
-from lengthwise.extend.engine import Axes, Engine
+from lengthwise.extend.engine import Engine
 from lengthwise.extend.method import Method, Scaling
+from lengthwise.extend.plan import Axes
 from lengthwise.extend.read import Tokens
 from lengthwise.extend.scaling.own import OwnScaling
-from lengthwise.extend.state import LayerState
+from lengthwise.extend.state import LayerState, SeveralStates
 from lengthwise.hf.positions import Step
 
 WINDOW = 64  # trained window of the imaginary model
@@ -113,7 +114,7 @@ class Bench:
         tensors: tuple[Tensor, Tensor, Tensor],
         chunks: list[int] | None = None,
         padding: list[int] | None = None,
-        state: LayerState | None = None,
+        state: LayerState | SeveralStates | None = None,
         start: int = 0,
         documents: list[int] | None = None,
         layer: int = -1,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lengthwise.core.regions import disjoint
+from lengthwise.extend.engine import LayerState
 from lengthwise.extend.method import Layout, Scaling, Store
 from lengthwise.testing.bench import WINDOW, Bench
 from lengthwise.testing.case import Case, close
@@ -152,6 +153,7 @@ def check_bytes(case: Case) -> None:
     engine = bench.engine(*case.methods)
     length = 4 * case.window + 3
     state = engine.new_state(0)
+    assert isinstance(state, LayerState)
     bench.run(engine, bench.tensors(2, length), [length - 2, 1, 1], state=state)
     tensors = [
         t for part in (state.store, state.selector) if part is not None for t in _tensors(part)

@@ -8,6 +8,7 @@ import torch
 
 import lengthwise as lw
 from lengthwise.extend.adapt import binding_of, compose
+from lengthwise.extend.engine import Engine
 from lengthwise.extend.layouts import FarAsOne
 from lengthwise.hf.positions import Step
 from lengthwise.measure.probes import PositionalHeads, theoretical_field
@@ -23,7 +24,6 @@ from lengthwise.train.patterns import (
     ShiftedSparse,
     fit_pattern,
 )
-from lengthwise.train.patterns.fit import PatternEngine
 from lengthwise.train.patterns.pattern import Pattern, whole_layers
 
 LAYERS = 6
@@ -33,7 +33,7 @@ def engine_of(bench, pattern, layers=LAYERS):
     geometry = bench.engine().geometry
     geometry = type(geometry)(**{**vars(geometry), "layers": geometry.layers * layers})
     parts = pattern.parts(layers, bench.heads)
-    return PatternEngine(geometry, compose(()), parts)
+    return Engine(geometry, compose(()), parts)
 
 
 def dense(bench, tensors, weight):
@@ -281,7 +281,7 @@ def test_refusals():
         assert "\n" not in str(error.value)
         assert "_lengthwise" not in model.__dict__  # a refusal leaves the model alone
     fit_pattern(model, ShiftedSparse(8))
-    assert isinstance(binding_of(model).engine, PatternEngine)
+    assert binding_of(model).engine.for_training
 
 
 def test_a_cache_is_edited_layer_by_layer_or_not_at_all():

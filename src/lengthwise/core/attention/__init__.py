@@ -8,15 +8,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lengthwise.core.attention.band import band
+from lengthwise.core.attention.band import band, triangle
 from lengthwise.core.attention.choice import (
     DECODE_QUERIES,
+    FEW,
     Choice,
     aligned,
+    carried_out,
     choice_for,
     choose,
     needs_grad,
     plain,
+    record,
+    recording,
+    triangular,
 )
 from lengthwise.core.attention.chunked import chunked, coverage
 from lengthwise.core.attention.decode import decode
@@ -32,17 +37,15 @@ __all__ = [
     "Choice",
     "attend",
     "attend_blocks",
-    "choice_for",
     "choose",
-    "in_runs",
     "place_keys",
     "place_queries",
     "reachable",
+    "recording",
     "settled",
-    "splits",
 ]
 
-IMPLEMENTATIONS = ("auto", "reference", "chunked", "sdpa", "flex", "decode")
+IMPLEMENTATIONS = ("auto", "reference", "chunked", "sdpa", "flex", "decode", "triangle")
 
 
 def attend(
@@ -142,6 +145,14 @@ def attend_blocks(
             for keys in [reachable(region, queries, block) for block in blocks]
             if keys is not None
         ]
+        if not seen:
+            return nothing(queries.vectors, blocks[0].values.shape[-1])
+        few = _decodes(queries, blocks, impl)
+        noted = record()
+        if noted is not None and few:
+            parts = [(region, queries, block) for region, block in seen]
+            noted += [(part[0], carried_out(FEW, part, parts, softcap)) for part in parts]
+            return nothing(queries.vectors, blocks[0].values.shape[-1])
         placed: dict[Place, Queries] = {}
         parts = []
         for region, block in seen:
@@ -149,13 +160,10 @@ def attend_blocks(
                 placed[region.q_place] = place_queries(queries, region, rotary)
             keys = place_keys(block, region, rotary, stored)
             parts.append((region, placed[region.q_place], keys))
-        if not parts:
-            whole = nothing(queries.vectors, blocks[0].values.shape[-1])
-        elif _decodes(queries, blocks, impl):
-            whole = decode(parts, scale=scale, softcap=softcap, need_lse=need_lse)
-        else:
-            alone = len(parts) == 1 and not need_lse
-            whole = merge([_through(*part, scale, softcap, impl, alone) for part in parts])
+        if few:
+            return decode(parts, scale=scale, softcap=softcap, need_lse=need_lse)
+        alone = len(parts) == 1 and not need_lse
+        whole = merge([_through(*part, scale, softcap, impl, alone) for part in parts])
     return whole
 
 
@@ -170,18 +178,53 @@ def _through(
 ) -> Partial:
     """One region; a range of keys becomes a plain band for each run of queries that share it."""
     if impl not in ("auto", "sdpa") or not splits(region, queries, block):
-        return _partial(region, queries, block, scale, softcap, impl, alone)
-    outs = []
-    for band_of_run, run, keys in in_runs(region, queries, block):
+        return _partial(region, region, queries, block, scale, softcap, impl, alone)
+    runs, outs = list(in_runs(region, queries, block)), []
+    while runs:
+        alike = _alike(runs, softcap) if alone and impl == "auto" else 1
+        taken, runs = runs[:alike], runs[alike:]
+        band_of_run, run, keys = taken[0]
         if keys is None:
             outs.append(nothing(run.vectors, block.values.shape[-1]))
-        elif _decodes(run, [keys], impl):
-            outs.append(decode([(band_of_run, run, keys)], scale=scale, softcap=softcap))
-        else:
-            outs.append(_partial(band_of_run, run, keys, scale, softcap, impl, False))
+            continue
+        if alike > 1:
+            size, first = len(run), run.start or 0
+            behind, at, of = first + alike * size, queries.start or 0, block.start or 0
+            whole = queries.times(first - at, behind - at), block.slots(first - of, behind - of)
+            run, keys = _stacked(*whole, size)
+        part = _partial(region, band_of_run, run, keys, scale, softcap, impl, alone)
+        if alike > 1:
+            part = Partial(
+                *(x.unflatten(0, (-1, alike)).transpose(1, 2).flatten(2, 3) for x in part)
+            )
+        outs.append(part)
     if len(outs) == 1:
         return outs[0]
     return Partial(torch.cat([x.out for x in outs], 2), torch.cat([x.lse for x in outs], 2))
+
+
+Run = tuple[Region, Queries, KeyBlock | None]
+
+
+def _alike(runs: Sequence[Run], softcap: float | None) -> int:
+    """How many of the first runs are triangles of one size, which can be rows of one batch."""
+    size = len(runs[0][1])
+    for count, (region, queries, block) in enumerate(runs):
+        choice = block and choice_for(region, queries, block, softcap, True)
+        if not choice or choice.name != "triangle" or len(queries) != size:
+            return max(1, count)
+    return len(runs)
+
+
+def _stacked(queries: Queries, block: KeyBlock, size: int) -> tuple[Queries, KeyBlock]:
+    """Pieces of `size` tokens as rows of a batch; all stand where the first of them does."""
+
+    def rows(x: Tensor) -> Tensor:
+        return x.unflatten(2, (-1, size)).transpose(1, 2).flatten(0, 1)
+
+    asked = Queries(rows(queries.vectors), queries.positions[:, :size], None, queries.start)
+    places = block.positions[:, :, :size]
+    return asked, KeyBlock(rows(block.keys), rows(block.values), places, None, block.start)
 
 
 def splits(region: Region, queries: Queries, block: KeyBlock) -> bool:
@@ -190,9 +233,7 @@ def splits(region: Region, queries: Queries, block: KeyBlock) -> bool:
     return region.range_of is not None and consecutive and queries.vectors.device.type == "cpu"
 
 
-def in_runs(
-    region: Region, queries: Queries, block: KeyBlock
-) -> Iterator[tuple[Region, Queries, KeyBlock | None]]:
+def in_runs(region: Region, queries: Queries, block: KeyBlock) -> Iterator["Run"]:
     """A range of keys as a plain band for each run of queries that share it."""
     assert region.range_of is not None
     for low, high in _runs(region.range_of, queries):
@@ -231,6 +272,7 @@ def _decodes(queries: Queries, blocks: Sequence[KeyBlock], impl: str) -> bool:
 
 
 def _partial(
+    whole: Region,
     region: Region,
     queries: Queries,
     block: KeyBlock,
@@ -239,10 +281,24 @@ def _partial(
     impl: str,
     alone: bool,
 ) -> Partial:
+    """One band; `whole` is the region that it was cut from."""
+    noted, few = record(), _decodes(queries, [block], impl)
+    if noted is not None:
+        choice = FEW if few else choice_for(region, queries, block, softcap, alone)
+        part = (region, queries, block)
+        noted.append((whole, carried_out(choice, part, [part], softcap)))
+        return nothing(queries.vectors, block.values.shape[-1])
+    if few:  # a short run of a longer text
+        return decode([(region, queries, block)], scale=scale, softcap=softcap)
     if impl == "auto":
         impl = choice_for(region, queries, block, softcap, alone).name
-    if impl == "decode":  # a short run of a longer text
-        return decode([(region, queries, block)], scale=scale, softcap=softcap)
+    if impl == "triangle":
+        if not (alone and triangular(region, queries, block)):
+            raise ValueError(
+                "impl='triangle' takes plain causal attention of tokens to themselves with "
+                "need_lse=False; use 'chunked'"
+            )
+        return triangle(queries, block, scale=scale)
     if impl == "sdpa":
         if needs_grad(queries, block):
             raise ValueError("impl='sdpa' has no gradient; use 'chunked'")

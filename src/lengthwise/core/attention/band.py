@@ -10,8 +10,10 @@ it all in one pass where a compiler was to be had (`native.py`).
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from lengthwise.core import native
+from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial, merge, nothing
 from lengthwise.core.regions import Region
@@ -98,6 +100,16 @@ def _tile(
         return nothing(q, v.shape[-1])
     whole = merge(parts)
     return Partial(whole.out.reshape(b, h, t, -1), whole.lse.reshape(b, h, t))
+
+
+def triangle(queries: Queries, block: KeyBlock, *, scale: float) -> Partial:
+    """Placed queries over the keys of the same tokens, by torch's fused kernel, with a backward.
+
+    It keeps the log-sum-exp to itself, so this cannot be merged.
+    """
+    q, k, v = queries.vectors, block.keys, block.values
+    out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+    return Partial(out, at_least_float32(out.detach()).new_full(q.shape[:3], float("nan")))
 
 
 def _side_by_side(x: Tensor, runs: list[tuple[int, int]]) -> Tensor:

@@ -1,9 +1,14 @@
 """Which implementation computes a call, and the facts that this follows from."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 
 import torch
 
+from lengthwise.core import native
+from lengthwise.core.attention.decode import Part, in_c
 from lengthwise.core.attention.flex import has_compiler
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.regions import Region
@@ -21,6 +26,28 @@ class Choice:
     reason: str
 
 
+FEW = Choice("decode", "few queries: one product that reads keys once per KV head")
+
+# Where somebody asks what a call chooses: which of its regions, and what for it.
+_record: ContextVar[list[tuple[Region, Choice]] | None] = ContextVar("record", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[list[tuple[Region, Choice]]]:
+    """Inside, calls of attention compute nothing and note what they would be computed by."""
+    found: list[tuple[Region, Choice]] = []
+    token = _record.set(found)
+    try:
+        yield found
+    finally:
+        _record.reset(token)
+
+
+def record() -> list[tuple[Region, Choice]] | None:
+    """Where a call notes its choices instead of carrying them out; None where it computes."""
+    return _record.get()
+
+
 def choose(
     *,
     device: str,
@@ -32,6 +59,7 @@ def choose(
     needs_grad: bool,
     compiler: bool,
     one_part: bool = False,
+    triangle: bool = False,
 ) -> Choice:
     """The fastest implementation proven for a call; a pure function of its arguments.
 
@@ -44,13 +72,16 @@ def choose(
         needs_grad: Whether anybody will differentiate.
         compiler: Whether torch.compile can build kernels here.
         one_part: Whether nothing will be merged, so that nobody reads the log-sum-exp.
+        triangle: Whether each query sees the keys of the same tokens up to itself, and no others.
     """
     if queries <= DECODE_QUERIES and not needs_grad:
-        return Choice("decode", "few queries: one product that reads keys once per KV head")
+        return FEW
     if device == "cpu" and aligned and plain and not needs_grad:
         return Choice(
             "sdpa", "consecutive positions: torch's fused kernel on rectangles and triangles"
         )
+    if aligned and plain and triangle and one_part and needs_grad and device == "cpu":
+        return Choice("triangle", "plain causal: torch's fused kernel, which has a backward")
     if device == "cuda" and compiler:
         return Choice("flex", "one fused kernel for any predicate, forward and backward")
     heavy = queries * heads * keys >= FLEX_CPU_PAIRS
@@ -77,7 +108,30 @@ def choice_for(
         needs_grad=needs_grad(queries, block),
         compiler=has_compiler(queries.vectors.device.type),
         one_part=alone,
+        triangle=triangular(region, queries, block),
     )
+
+
+def carried_out(
+    choice: Choice, part: Part, together: Sequence[Part], softcap: float | None
+) -> Choice:
+    """A choice for one part, with who carries it out on a CPU.
+
+    Args:
+        together: All parts that one softmax reads with it.
+    """
+    _, queries, block = part
+    q, k, v = queries.vectors, block.keys, block.values
+    if choice.name not in ("decode", "sdpa") or k.device.type != "cpu":
+        return choice
+    band = choice.name == "sdpa"
+    by_c = native.takes_band(q, k, v) if band else in_c(together, softcap)
+    by = native.why(k.shape[-1], v.shape[-1], band=band)
+    if not by_c and k.dtype != torch.float32:
+        by = f"torch: {str(k.dtype).removeprefix('torch.')}"
+    elif not by_c and not by.startswith("torch"):
+        by = "torch: scores are changed or keys hidden"
+    return replace(choice, reason=f"{choice.reason} ({by})")
 
 
 def choice_for_pages(queries: int) -> Choice:
@@ -97,6 +151,16 @@ def plain(region: Region, queries: Queries, block: KeyBlock, softcap: float | No
     only_a_band = region.also is None and region.score is None and softcap is None
     only_a_band = only_a_band and block.bias is None
     return only_a_band and block.values.shape[-1] == queries.vectors.shape[-1]
+
+
+def triangular(region: Region, queries: Queries, block: KeyBlock) -> bool:
+    """Whether each query sees the keys of the same tokens up to itself, and no others."""
+    n, start = len(queries), queries.start
+    if start is None or start != block.start or n != len(block) or region.range_of is not None:
+        return False
+    nobody_beyond = region.far is None or region.far >= n
+    nobody_beyond = nobody_beyond and (region.last is None or region.last >= start + n)
+    return region.near == 0 and region.first <= start and nobody_beyond
 
 
 def needs_grad(queries: Queries, *blocks: KeyBlock) -> bool:

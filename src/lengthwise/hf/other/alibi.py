@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lengthwise.hf.other.binding import HookBinding, times
+from lengthwise.hf.other.binding import E, HookBinding, times
 
 
-class AlibiBinding(HookBinding):
+class AlibiBinding(HookBinding[E]):
     """Hooks that scale the bias of every layer; keys hold no position, so the cache stays valid.
 
     Raises:
         ValueError: For a class of model without layers to bind.
     """
 
-    def __init__(self, model: PreTrainedModel, engine: Any) -> None:
+    def __init__(self, model: PreTrainedModel, engine: E) -> None:
         base: Any = model.base_model
         blocks = base.blocks if model.config.model_type == "mpt" else base.h
         hook = {"bloom": self._bloom, "mpt": partial(self._mpt, base), "falcon": self._falcon}

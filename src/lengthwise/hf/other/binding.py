@@ -4,13 +4,14 @@ import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, float32, nn, promote_types
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from lengthwise.hf.engine import ScoringEngine
 from lengthwise.hf.methods import OwnMethods
 from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache
 
@@ -37,17 +38,17 @@ class Forward:
 _RUNNING: ContextVar[Forward | None] = ContextVar("lengthwise_forward", default=None)
 
 
-class HookBinding:
+E = TypeVar("E", bound=ScoringEngine)
+
+
+class HookBinding(Generic[E]):
     """Hooks on one model that multiply a part of its scores by a number for every row.
 
     Args:
-        engine: Has `geometry`, `axes` and `factor(lengths)`: the number for rows of `lengths`
-            tokens `[b]`, or the same number for all where `lengths` is None. `static` says that
-            it never looks at lengths. See `lengthwise.extend.scores.ScoreEngine`.
         reader: The module whose forward sees the whole input and its mask.
     """
 
-    def __init__(self, model: PreTrainedModel, engine: Any, reader: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel, engine: E, reader: nn.Module) -> None:
         refuse_unknown_release()
         self.engine = engine
         self._model_type = model.config.model_type
@@ -108,7 +109,7 @@ class HookBinding:
             return
         if module.training and getattr(module, "gradient_checkpointing", False):
             raise ValueError(
-                f"{type(self.engine.axes.scaling).__name__} follows the length of each input and "
+                f"{self.engine.name} follows the length of each input and "
                 "cannot run with gradient checkpointing, which runs layers again later; turn one "
                 "of them off"
             )

@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lengthwise.hf.other.binding import HookBinding, times
+from lengthwise.hf.other.binding import E, HookBinding, times
 from lengthwise.hf.other.kinds import T5
 
 
-class EncoderBinding(HookBinding):
+class EncoderBinding(HookBinding[E]):
     """Hooks on every self-attention layer of an encoder; a decoder beside it stays what it is."""
 
-    def __init__(self, model: PreTrainedModel, engine: Any) -> None:
+    def __init__(self, model: PreTrainedModel, engine: E) -> None:
         if model.config.model_type in T5:
             encoder: Any = model.get_encoder()
             layers = [block.layer[0].SelfAttention for block in encoder.block]

@@ -108,11 +108,12 @@ def store_bytes(engine: Engine, tokens: int, dtype: torch.dtype, chunk: int = CH
         chunk: Tokens of every forward but the last; `tokens` for one that reads all at once.
     """
     ends = [*range(chunk, tokens, chunk), tokens]
-    geometry = replace(engine.geometry, dtype_bytes=dtype.itemsize)
-    return sum(
-        axes.store.allocated(ends, geometry, layer) + axes.selector.noted_bytes(ends, geometry)
-        for layer, axes in enumerate(engine.layers)
-    )
+    total = 0
+    for plan in (plan for mine in engine.plans for plan in mine):
+        shape = replace(plan.shape, dtype_bytes=dtype.itemsize)
+        total += plan.axes.store.allocated(ends, shape, plan.layer)
+        total += plan.axes.selector.noted_bytes(ends, shape)
+    return total
 
 
 def prefill_flops(geometry: Geometry, weights: Weights, tokens: int) -> int:

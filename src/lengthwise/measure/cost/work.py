@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from lengthwise.core.geometry import Geometry
 from lengthwise.extend.engine import Engine
-from lengthwise.extend.explain import keys_turned
 from lengthwise.hf.families import read_geometry
 from lengthwise.measure.cost.plan import Weights, count_weights
 from lengthwise.measure.engines.reading import CHUNK
@@ -108,7 +107,7 @@ def count_read(
             moved += count * 2 * sum(copied)
             renewed += count * 2 * sum(size for size in copied if size >= LARGE)
         else:
-            turned = _sampled(tokens, lambda n, at=layer: keys_turned(engine, at, n))
+            turned = _sampled(tokens, lambda n, at=layer: engine.keys_turned(at, n))
             moved += count * key * _area(turned, tokens) / chunk
     config: Any = model.config
     width = 4 * config.hidden_size + 3 * config.intermediate_size
@@ -145,7 +144,7 @@ def count_step(model: PreTrainedModel, engine: Engine | None, tokens: int, item:
             moved += count * 2 * key * exact
             renewed += count * 2 * key * exact if key * exact >= LARGE else 0.0
         else:
-            moved += count * key * keys_turned(engine, layer, tokens)
+            moved += count * key * engine.keys_turned(layer, tokens)
     return Step(
         weights=float(_read_weights(weights) * item),
         keys=keys,

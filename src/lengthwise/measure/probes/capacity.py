@@ -115,17 +115,12 @@ def flops_per_token(model: PreTrainedModel, length: int) -> float:
         raise ValueError(f"length must be at least 1 token, got {length}")
     weights = count_weights(model)
     lengths = torch.linspace(1, length, min(length, _LENGTHS)).round().long().tolist()
-    if kind_of(model) is not None or (
-        is_adapted(model) and isinstance(binding_of(model), HookBinding)
-    ):
+    binding = binding_of(model) if is_adapted(model) else None
+    if kind_of(model) is not None or isinstance(binding, HookBinding):
         geometry = read_other_geometry(model)
         read = len(geometry.layers) * sum(lengths)
     else:
-        engine = (
-            binding_of(model).engine
-            if is_adapted(model)
-            else Engine(read_geometry(model), compose(()))
-        )
+        engine = binding.engine if binding else Engine(read_geometry(model), compose(()))
         geometry = engine.geometry
         read = sum(engine.keys_read(i, n) for i in range(len(geometry.layers)) for n in lengths)
     attention = 4 * geometry.heads * geometry.head_dim * read / len(lengths)

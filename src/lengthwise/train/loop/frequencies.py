@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 from lengthwise.catalogue import parse_many
 from lengthwise.extend.adapt import adapt, binding_of, restore
-from lengthwise.extend.engine import Axes
 from lengthwise.extend.layouts import Causal
 from lengthwise.extend.method import Method, Scaling
+from lengthwise.extend.plan import Axes
 from lengthwise.extend.scaling import LongRoPE2
 from lengthwise.extend.scaling.frequencies import unscaled
 from lengthwise.extend.selectors import AllPages

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from lengthwise.core.regions import Region
 from lengthwise.extend.method import Layout, whole
+from lengthwise.extend.plan import Groups as HeadGroups
 from lengthwise.train.patterns.blocks import InGroup
-from lengthwise.train.patterns.pattern import Parts, Pattern
+from lengthwise.train.patterns.pattern import Pattern
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class LongNet(Pattern):
     def __post_init__(self) -> None:
         check_dilation("LongNet", self.segments, self.rates)
 
-    def parts(self, layers: int, heads: int) -> list[Parts]:
+    def parts(self, layers: int, heads: int) -> list[HeadGroups]:
         alike: dict[tuple[int, ...], list[int]] = {}
         for head in range(heads):
             alike.setdefault(tuple(head % rate for rate in self.rates), []).append(head)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from lengthwise.extend.layouts import Causal
 from lengthwise.extend.method import Layout, whole
+from lengthwise.extend.plan import Groups as HeadGroups
 from lengthwise.train.patterns.blocks import BlockLocal, SinkWindow, StridedBlocks
-from lengthwise.train.patterns.pattern import Parts, Pattern, whole_layers
+from lengthwise.train.patterns.pattern import Pattern, whole_layers
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class MASFormer(Pattern):
         whole("MASFormer", "full", self.full, 0)
         whole("MASFormer", "block", self.block, 1)
 
-    def parts(self, layers: int, heads: int) -> list[Parts]:
+    def parts(self, layers: int, heads: int) -> list[HeadGroups]:
         if self.full > layers:
             raise ValueError(f"MASFormer: full is at most the {layers} layers, got {self.full}")
         local: Layout = BlockLocal(self.block)
@@ -64,7 +65,7 @@ class LongGen(Pattern):
         for name, least in (("sinks", 0), ("window", 1), ("stride", 0), ("block", 1)):
             whole("LongGen", name, getattr(self, name), least)
 
-    def parts(self, layers: int, heads: int) -> list[Parts]:
+    def parts(self, layers: int, heads: int) -> list[HeadGroups]:
         if layers < 3:
             raise ValueError(f"LongGen splits layers into thirds, got {layers}")
         sparse: Layout = SinkWindow(self.sinks, self.window)

@@ -4,16 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from lengthwise.extend.method import Layout
-
-# Which query heads share a layout. The parts of a layer hold every head once.
-Parts = Sequence[tuple[tuple[int, ...], Layout]]
+from lengthwise.extend.plan import Groups
 
 
 class Pattern(ABC):
     """Which layout every layer and head of a decoder is trained with."""
 
     @abstractmethod
-    def parts(self, layers: int, heads: int) -> list[Parts]:
+    def parts(self, layers: int, heads: int) -> list[Groups]:
         """For every layer, the layouts and their heads.
 
         Raises:
@@ -21,7 +19,7 @@ class Pattern(ABC):
         """
 
 
-def whole_layers(layouts: Sequence[Layout], heads: int) -> list[Parts]:
+def whole_layers(layouts: Sequence[Layout], heads: int) -> list[Groups]:
     """One layout for all heads of each layer."""
     everyone = tuple(range(heads))
     return [[(everyone, layout)] for layout in layouts]

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from lengthwise.extend.method import whole
+from lengthwise.extend.plan import Groups as HeadGroups
 from lengthwise.train.patterns.blocks import Groups
-from lengthwise.train.patterns.pattern import Parts, Pattern
+from lengthwise.train.patterns.pattern import Pattern
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ShiftedSparse(Pattern):
         if self.group % 2:
             raise ValueError(f"ShiftedSparse: group must be even, got {self.group}")
 
-    def parts(self, layers: int, heads: int) -> list[Parts]:
+    def parts(self, layers: int, heads: int) -> list[HeadGroups]:
         if heads < 2:
             raise ValueError(f"ShiftedSparse halves the heads of a layer, got {heads} head")
         half = heads // 2
