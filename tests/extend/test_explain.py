@@ -45,7 +45,7 @@ def test_stores_that_choose_are_explained():
             assert f"  store     {store}" in words and "prefill of 8,192   1 region" in words
             engine = binding_of(model).engine
             turned = 80 + 8192 % 128 if type(store) is lw.SirLLM else 0  # un-rotated
-            assert keys_turned(engine, 0, 8192) == turned
+            assert engine.keys_turned(0, 8192) == turned
 
 
 def test_infllm_reads_what_it_says():
