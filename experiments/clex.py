@@ -99,7 +99,7 @@ def main() -> None:
         model=described(results),
         seeds=(args.seed,),
         trained=True,
-        items={"texts": args.windows, "passkeys": results.plan["passkey_count"]},
+        items={"texts": args.windows, "passkeys": results.counts["passkey"]},
         numbers={
             **Numbers(results, "CLEX").record(),
             "control": Numbers(results, PLAIN).record(),

@@ -165,7 +165,7 @@ def main() -> None:
         seeds=(args.seed,),
         items={
             "texts": args.windows, "needles": args.windows,
-            "passkeys": results.plan["passkey_count"],
+            "passkeys": results.counts["passkey"],
         },
         numbers={
             **Numbers(results, "LongRoPE2").record(),

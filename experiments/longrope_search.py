@@ -156,7 +156,7 @@ def main() -> None:
         claims()["extend/longrope"],
         model=described(results),
         seeds=(args.seed,),
-        items={"texts": len(held.ids), "passkeys": results.plan["passkey_count"]},
+        items={"texts": len(held.ids), "passkeys": results.counts["passkey"]},
         numbers={
             **Numbers(results, "LongRoPE").record(),
             "control": Numbers(results, PLAIN).record(),

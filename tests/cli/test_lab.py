@@ -72,6 +72,15 @@ def test_evidence_holds_what_is_needed_to_judge_it_again(monkeypatch) -> None:
     assert judged(claim, more).command.endswith("extend/pi --passkeys 20 --samples 1")
 
 
+def test_published_evidence_follows_from_what_was_measured() -> None:
+    measured = Results.load(ROOT / "evidence" / "extend")
+    for name in MEASURED:
+        again, kept = judged(claims()[name], measured), load(ROOT / "evidence" / f"{name}.json")
+        assert (again.findings, again.premise) == (kept.findings, kept.premise), name
+        assert (again.numbers, again.verdict) == (kept.numbers, kept.verdict), name
+        assert (again.model, again.items, again.command) == (kept.model, kept.items, kept.command)
+
+
 def test_every_claim_has_an_experiment(call: Call) -> None:
     from lengthwise.catalogue import find as find_method
     from lengthwise.catalogue import parse_many

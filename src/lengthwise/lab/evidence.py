@@ -238,7 +238,7 @@ def of(
     made = {"hardware": hardware(torch.device("cpu")), "versions": versions()}
     return Evidence(
         claim.name, claim.system, claim.source, claim.claim, command or claim.command, model,
-        tuple(seeds), trained, items, numbers, findings, control, premise, claim.untested,
+        tuple(seeds), trained, items, numbers, tuple(findings), control, premise, claim.untested,
         claim.differences, {**details, **made, "date": date.today().isoformat()},
     )  # fmt: skip
 
