@@ -100,6 +100,18 @@ class InChunk:
 
 
 @dataclass(frozen=True)
+class Squeezed:
+    """Chunks count up to number `last`, and from then on every one seems to be that one."""
+
+    chunk: int
+    last: int
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        number = positions.div(self.chunk, rounding_mode="floor").clamp(max=self.last)
+        return number * self.chunk + positions % self.chunk
+
+
+@dataclass(frozen=True)
 class ByRank:
     """Where a key seems to stand depends on what is read with it: see `KeyBlock.places`."""
 
@@ -133,6 +145,19 @@ class ChunksBack:
         if self.far is None:
             return torch.zeros_like(last), last
         return (own - self.far + 1) * self.chunk, last
+
+
+@dataclass(frozen=True)
+class AllWhileFew:
+    """The keys before the last two chunks, for queries in the first `chunks` chunks alone."""
+
+    chunk: int
+    chunks: int
+
+    def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        own = q.div(self.chunk, rounding_mode="floor")
+        last = torch.where(own < self.chunks, (own - 1) * self.chunk, 0)
+        return torch.zeros_like(last), last
 
 
 OWN = Own()

@@ -10,36 +10,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from lengthwise.core.attention import place_keys
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
-from lengthwise.core.regions import OWN, ByRank, InChunk, Region
+from lengthwise.core.regions import OWN, AllWhileFew, ByRank, InChunk, Region, Squeezed
 from lengthwise.extend.layouts.far_as_one import FarAsOne
 from lengthwise.extend.method import Method, whole
 from lengthwise.extend.read import Read
 from lengthwise.extend.selectors.paged import LONG, Paged, PagedState, mapped_slots
-
-
-@dataclass(frozen=True)
-class Squeezed:
-    """Chunks count up to number `last`, and from then on every one seems to be that one."""
-
-    chunk: int
-    last: int
-
-    def __call__(self, positions: Tensor) -> Tensor:
-        number = positions.div(self.chunk, rounding_mode="floor").clamp(max=self.last)
-        return number * self.chunk + positions % self.chunk
-
-
-@dataclass(frozen=True)
-class AllWhileFew:
-    """The keys before the last two chunks, for queries in the first `chunks` chunks alone."""
-
-    chunk: int
-    chunks: int
-
-    def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        own = q.div(self.chunk, rounding_mode="floor")
-        last = torch.where(own < self.chunks, (own - 1) * self.chunk, 0)
-        return torch.zeros_like(last), last
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ its budget.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -232,3 +233,30 @@ class EvictingState(StoreState):
 
     def bytes(self) -> int:
         return sum(getattr(self, name).nbytes for name in self._tensors())
+
+
+class InCacheState(EvictingState):
+    """Keys whose positions are their places among those that are held.
+
+    They are counted anew whenever some were dropped, so keys must not be stored rotated.
+    """
+
+    def inside(self, step: Step) -> Step:
+        real = step.positions >= 0
+        before = step.lengths.new_zeros(len(real)) if self.seen is None else self.seen
+        ends = before[:, None] + real.cumsum(1)
+        agreed = bool(real.all()) and bool((before == before[0]).all())
+        start = int(before[0]) if agreed else None
+        return Step(torch.where(real, ends - 1, -1), step.segments, start, ends[:, -1])
+
+    def after(self, read: Read) -> None:
+        super().after(read)
+        assert self.positions is not None and self.seen is not None
+        held = self.positions[:, :, : self.used] >= 0
+        self.positions[:, :, : self.used] = torch.where(held, held.cumsum(-1) - 1, -1)
+        self.seen = held.sum(-1)[:, 0]
+        self._highest = self.used - 1
+
+    def _fresh(self) -> KeyBlock:
+        block = super()._fresh()
+        return replace(block, start=0) if self._whole else block

@@ -1,16 +1,13 @@
 """SirLLM: keep what was surprising when it was read, turn after turn."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.method import at_least, whole
 from lengthwise.extend.read import Read
-from lengthwise.extend.stores.evicting import Evicting, EvictingState
-from lengthwise.hf.positions import Step
+from lengthwise.extend.stores.evicting import Evicting, EvictingState, InCacheState
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class SirLLM(Evicting):
     def budget(self, layer: int, layers: int) -> int:
         return self.tokens
 
-    def state(self, layer: int = 0, layers: int = 1) -> "InCacheState":
+    def state(self, layer: int = 0, layers: int = 1) -> InCacheState:
         return InCacheState(self, self.tokens)
 
     def note(self, read: Read, state: EvictingState) -> None:
@@ -80,30 +77,3 @@ class SirLLM(Evicting):
 
     def score(self, read: Read, state: EvictingState) -> Tensor:
         return state.numbers()
-
-
-class InCacheState(EvictingState):
-    """Keys whose positions are their places among those that are held.
-
-    They are counted anew whenever some were dropped, so keys must not be stored rotated.
-    """
-
-    def inside(self, step: Step) -> Step:
-        real = step.positions >= 0
-        before = step.lengths.new_zeros(len(real)) if self.seen is None else self.seen
-        ends = before[:, None] + real.cumsum(1)
-        agreed = bool(real.all()) and bool((before == before[0]).all())
-        start = int(before[0]) if agreed else None
-        return Step(torch.where(real, ends - 1, -1), step.segments, start, ends[:, -1])
-
-    def after(self, read: Read) -> None:
-        super().after(read)
-        assert self.positions is not None and self.seen is not None
-        held = self.positions[:, :, : self.used] >= 0
-        self.positions[:, :, : self.used] = torch.where(held, held.cumsum(-1) - 1, -1)
-        self.seen = held.sum(-1)[:, 0]
-        self._highest = self.used - 1
-
-    def _fresh(self) -> KeyBlock:
-        block = super()._fresh()
-        return replace(block, start=0) if self._whole else block

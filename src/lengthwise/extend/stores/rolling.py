@@ -1,0 +1,178 @@
+"""The first tokens and the newest ones, in a ring that never grows."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lengthwise.core.keys import KeyBlock
+from lengthwise.extend.method import StoreState
+
+
+class RollingState(StoreState):
+    """Sinks in slots 0 .. sinks - 1; position p in slot sinks + (p - sinks) % window.
+
+    A slot follows from the position alone, so rows with left padding need no care of their own.
+    Of packed documents a row holds the newest one: no later token sees another, and the numbers of
+    documents hide what they have left in the slots.
+    """
+
+    def __init__(self, sinks: int, window: int) -> None:
+        self.sinks, self.window = sinks, window
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self.positions: Tensor | None = None
+        self.segments: Tensor | None = None
+        self.next: int | None = 0  # the next position, while all rows agree on it
+        self.newest: list[int | None] = []  # the document that every row holds
+        self.over: list[set[int]] = []  # and those that it held before
+
+    def extend(self, new: KeyBlock) -> list[KeyBlock]:
+        # One new token only pushes out what it cannot see itself: write first, read one buffer.
+        live = new.keys.requires_grad or new.values.requires_grad
+        if len(new) == 1 and not live:
+            self._write(new)
+            return self._ring()
+        # A longer chunk still needs what its last token pushes out.
+        older = [] if self.keys is None else [self._copy(block) for block in self._held()]
+        self._write(new)
+        return [*older, new]
+
+    def _ring(self) -> list[KeyBlock]:
+        """What is kept, as sinks and one ring, for a token that sees all or most of it."""
+        if self.next is None or self.segments is not None or self.next <= self.sinks + self.window:
+            return self._held()
+        assert self.keys is not None and self.values is not None and self.positions is not None
+        buffer = KeyBlock(self.keys, self.values, self.positions, start=0)
+        ring = replace(
+            buffer.slots(self.sinks, self.sinks + self.window),
+            start=None,
+            span=(self.next - self.window, self.next - 1),
+        )
+        return [buffer.slots(0, self.sinks), ring] if self.sinks else [ring]
+
+    def _held(self) -> list[KeyBlock]:
+        """What is kept, as runs of consecutive positions where all rows agree."""
+        assert self.keys is not None and self.values is not None and self.positions is not None
+        whole_buffer = KeyBlock(self.keys, self.values, self.positions, self.segments)
+        if self.next is None or self.segments is not None:
+            return [whole_buffer]
+        runs = []
+        if self.sinks:
+            runs.append((0, min(self.next, self.sinks), 0))
+        newest = self.next - self.sinks  # tokens that went through the ring
+        if newest > 0:
+            turn, at = divmod(newest, self.window)
+            if turn:
+                runs.append((at, self.window, self.next - self.window))
+            runs.append((0, at, self.next - at))
+        blocks = []
+        for i, (low, high, start) in enumerate(runs):
+            base = 0 if self.sinks and i == 0 else self.sinks
+            if high > low:
+                block = whole_buffer.slots(base + low, base + high)
+                blocks.append(KeyBlock(block.keys, block.values, block.positions, None, start))
+        return blocks
+
+    @staticmethod
+    def _copy(block: KeyBlock) -> KeyBlock:
+        return KeyBlock(
+            block.keys.clone(),
+            block.values.clone(),
+            block.positions.clone(),
+            None if block.segments is None else block.segments.clone(),
+            block.start,
+        )
+
+    @torch.no_grad()
+    def _write(self, new: KeyBlock) -> None:
+        if self.keys is None:
+            self._allocate(new)
+        assert self.keys is not None and self.values is not None and self.positions is not None
+        agreed = self.next is not None and new.start == self.next
+        count = len(new)
+        self.next = self.next + count if agreed and self.next is not None else None
+        if agreed and new.start is not None and new.segments is None:
+            for low, high in self._pieces(new.start, count):
+                at = self._slot(new.start + low)
+                into = slice(at, at + high - low)
+                self.keys[:, :, into] = new.keys[:, :, low:high]
+                self.values[:, :, into] = new.values[:, :, low:high]
+                self.positions[:, :, into] = new.positions[:, :1, low:high]
+            return
+        p = new.positions[:, 0]
+        if new.segments is not None:
+            p = p.masked_fill(~self._of_the_newest(new.segments, p >= 0), -1)
+        newest = p.amax(dim=1, keepdim=True)
+        keep = (p >= 0) & ((p < self.sinks) | (p > newest - self.window))
+        slot = torch.where(p < self.sinks, p, self.sinks + (p - self.sinks) % self.window)
+        rows, times = keep.nonzero(as_tuple=True)
+        slots = slot[rows, times]
+        self.keys[rows, :, slots] = new.keys[rows, :, times]
+        self.values[rows, :, slots] = new.values[rows, :, times]
+        self.positions[rows, 0, slots] = p[rows, times]
+        if self.segments is not None and new.segments is not None:
+            self.segments[rows, slots] = new.segments[rows, times]
+
+    def _of_the_newest(self, segments: Tensor, real: Tensor) -> Tensor:
+        """Which of the new tokens `[b, t]` belong to the document that their row ends with."""
+        rows = len(segments)
+        newest, over = self.newest or [None] * rows, self.over or [set() for _ in range(rows)]
+        found = []
+        for row, (numbers, shown) in enumerate(zip(segments, real, strict=True)):
+            here: list[int] = numbers[shown].tolist()
+            back = over[row].intersection(here)
+            if back:
+                raise ValueError(
+                    f"document {min(back)} of row {row} comes back after another one, and this "
+                    "cache has dropped its keys; read every document to its end, or pass the whole "
+                    "row at once"
+                )
+            held = newest[row]
+            last = here[-1] if here else held
+            past = {*over[row], *here, *([] if held is None else [held])}
+            found.append((last, past - {last}))
+        self.newest, self.over = [last for last, _ in found], [past for _, past in found]
+        ends = [-1 if last is None else last for last in self.newest]
+        return segments == torch.tensor(ends, device=segments.device)[:, None]
+
+    def _slot(self, position: int) -> int:
+        if position < self.sinks:
+            return position
+        return self.sinks + (position - self.sinks) % self.window
+
+    def _pieces(self, start: int, count: int) -> list[tuple[int, int]]:
+        """Runs of the new tokens that are kept and lie side by side in the buffer."""
+        stop = start + count
+        pieces = []
+        if start < self.sinks:
+            pieces.append((start, min(stop, self.sinks)))
+        low = max(start, self.sinks, stop - self.window)
+        while low < stop:
+            high = min(stop, low + self.window - (low - self.sinks) % self.window)
+            pieces.append((low, high))
+            low = high
+        return [(low - start, high - start) for low, high in pieces]
+
+    def _allocate(self, new: KeyBlock) -> None:
+        b, kv, _, d = new.keys.shape
+        size = self.sinks + self.window
+        # Zeros, not whatever memory held: masked slots still enter products.
+        self.keys = new.keys.new_zeros(b, kv, size, d)
+        self.values = new.values.new_zeros(b, kv, size, new.values.shape[-1])
+        self.positions = new.positions.new_full((b, 1, size), -1)
+        if new.segments is not None:
+            self.segments = new.segments.new_full((b, size), -1)
+
+    def select_rows(self, index: Tensor) -> None:
+        for name in ("keys", "values", "positions", "segments"):
+            held = getattr(self, name)
+            if held is not None:
+                setattr(self, name, held.index_select(0, index))
+        if self.over:
+            self.newest = [self.newest[row] for row in index.tolist()]
+            self.over = [self.over[row] for row in index.tolist()]
+
+    def bytes(self) -> int:
+        named = (self.keys, self.values, self.positions, self.segments)
+        return sum(tensor.nbytes for tensor in named if tensor is not None)
