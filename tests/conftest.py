@@ -7,6 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import gc
 import ipaddress
 import random
 import resource
@@ -50,6 +51,12 @@ def refusing(connect: Any) -> Any:
         return connect(self, address)
 
     return connect_locally
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: collecting garbage need not look through all of it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -38,46 +38,23 @@ NOTHING_TO_DO = {"check_not_identity": "it is the identity of its axis"}
 
 def infllm_pages(bench, axes, tensors):
     """InfLLM's choice spelled out with loops: mass, representatives, scores, top pages."""
-    q, k, _ = (x.double() for x in tensors)
-    rows, heads, length, d = q.shape
-    group = heads // bench.kv_heads
-    s = axes.selector
-    f, factor, _ = bench.angles(axes, length)
-    half = bench.rotary_dim // 2
+    s, (rows, _, length, _) = axes.selector, tensors[0].shape
     shown = bench.window or length  # by the model itself
-
-    def turn(x, p):
-        a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        c, n = factor**2 * torch.cos(p * f), factor**2 * torch.sin(p * f)
-        return torch.cat([a * c - b * n, b * c + a * n, rest], -1)
-
-    def capped(logits):
-        return logits if bench.softcap is None else bench.softcap * (logits / bench.softcap).tanh()
-
-    def score(row, h, i, key, j):
-        _, distance = axes.layout.reference(torch.tensor(i), torch.tensor(j))
-        return turn(q[row, h, i], distance) @ key
-
+    products = bench.products_by_hand(axes, tensors).unflatten(1, (bench.kv_heads, -1))
+    ends = {p: s.sinks + (p + 1) * s.page_size - 1 for p in range(length)}
     read = torch.zeros(rows, length, length, dtype=torch.bool)
     for row in range(rows):
         mass = torch.zeros(bench.kv_heads, length).double()
         for i in range(length):
-            near = range(max(0, i - min(s.window, shown) + 1), i + 1)
-            for h in range(heads):
-                logits = torch.stack([score(row, h, i, k[row, h // group, j], j) for j in near])
-                weights = torch.softmax(capped(logits / d**0.5), 0)
-                mass[h // group, near.start : i + 1] += weights
-            ends = {p: s.sinks + (p + 1) * s.page_size - 1 for p in range(length)}
+            near = slice(max(0, i - min(s.window, shown) + 1), i + 1)
+            mass[:, near] += bench.capped(products[row, :, :, i, near]).softmax(-1).sum(1)
             done = [p for p, end in ends.items() if end <= i - s.window]
-            values = []
+            values = {}
             for p in done:
                 first = s.sinks + p * s.page_size
-                total = 0.0
-                for h in range(heads):
-                    kv = h // group
-                    top = mass[kv, first : first + s.page_size].topk(4).indices + first
-                    total += sum(score(row, h, i, k[row, kv, j], j) for j in top.tolist())
-                values.append(round(1024 * float(total) / 4 / d**0.5))
+                top = mass[:, first : first + s.page_size].topk(4).indices + first
+                total = sum(products[row, kv, :, i, best].sum() for kv, best in enumerate(top))
+                values[p] = round(1024 * float(total) / 4)
             last_seen = [p for p in done if i - ends[p] < shown]
             best = sorted(last_seen, key=lambda p: -values[p])[: s.pages]
             for j in range(i + 1):
@@ -96,44 +73,39 @@ def longheads_pages(bench, axes, tensors):
     f, factor, _ = bench.angles(axes, length)
     half, shown = bench.rotary_dim // 2, bench.window or length
 
-    def turn(x, p):
-        a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        c, n = factor * torch.cos(p * f), factor * torch.sin(p * f)
+    def turn(x):  # a chunk, by the places in it
+        a, b, rest = x[:, :half], x[:, half : 2 * half], x[:, 2 * half :]
+        angle = torch.arange(size)[:, None] * f
+        c, n = factor * angle.cos(), factor * angle.sin()
         return torch.cat([a * c - b * n, b * c + a * n, rest], -1)
 
-    def pooled(query, keys, values):
-        weights = torch.softmax(torch.stack([query @ key for key in keys]) / d**0.5, 0)
-        return sum(w * value for w, value in zip(weights, values, strict=True))
+    def pooled(queries, keys, values):
+        return torch.softmax(queries @ keys.T / d**0.5, -1) @ values
 
     read = torch.zeros(rows, heads, length, length, dtype=torch.bool)
     distance = torch.arange(length)[:, None] - torch.arange(length)[None]
     distance = distance.expand(rows, heads, -1, -1).clone()
     for row in range(rows):
-        known = {}
+        wanted = {}  # of a KV head and a chunk, by every query
         for number in range(length // size):
-            inside = range(number * size, (number + 1) * size)
+            inside = slice(number * size, (number + 1) * size)
             for h in range(heads):
-                keys = [turn(k[row, h // group, j], j % size) for j in inside]
-                values = [v[row, h // group, j] for j in inside]
-                got = [pooled(turn(q[row, h, j], j % size), keys, values) for j in inside]
-                known[h, number] = pooled(sum(got) / size, keys, keys)
+                keys, values = turn(k[row, h // group, inside]), v[row, h // group, inside]
+                mean = pooled(turn(q[row, h, inside]), keys, values).mean(0)
+                scores = q[row, h] @ pooled(mean, keys, keys) / d**0.5
+                wanted[h // group, number] = wanted.get((h // group, number), 0) + scores
         for i in range(length):
             own = i // size
             for kv in range(bench.kv_heads):
-                mine = range(kv * group, (kv + 1) * group)
-
-                def wanted(number, mine=mine, row=row, i=i, known=known):
-                    total = float(sum(q[row, h, i] @ known[h, number] for h in mine))
-                    return round(1024 * total / d**0.5)
-
+                mine = slice(kv * group, (kv + 1) * group)
                 last_seen = [n for n in range(1, own - 1) if i - (n * size + size - 1) < shown]
-                best = sorted(last_seen, key=lambda number: -wanted(number))
+                best = sorted(last_seen, key=lambda n: -round(1024 * float(wanted[kv, n][i])))
                 chosen = sorted({0, max(own - 1, 0), own, *best[: most - 3]})
                 for rank, number in enumerate(chosen):
-                    for j in range(number * size, min((number + 1) * size, i + 1)):
-                        place = (len(chosen) - 1) * size + i % size - (rank * size + j % size)
-                        read[row, kv * group : (kv + 1) * group, i, j] = True
-                        distance[row, kv * group : (kv + 1) * group, i, j] = place
+                    j = torch.arange(number * size, min((number + 1) * size, i + 1))
+                    place = (len(chosen) - 1) * size + i % size - (rank * size + j % size)
+                    read[row, mine, i, j] = True
+                    distance[row, mine, i, j] = place
     return read, distance
 
 

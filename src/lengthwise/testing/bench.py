@@ -228,14 +228,31 @@ class Bench:
         Args:
             distances: Of every pair of every head, of that shape; None for the layout's.
         """
+        rows, _, length, _ = tensors[0].shape
+        i, j = torch.arange(length)[:, None], torch.arange(length)[None]
+        seen = axes.layout.reference(i, j)[0] & axes.store.reference(i, j) & (j <= i)
+        if self.window is not None and not axes.store.in_cache:  # there the window counts places
+            seen = seen & (i - j < self.window)
+        scores = self.capped(self.products_by_hand(axes, tensors, distances))
+        return scores, seen.expand(rows, 1, length, length)
+
+    def capped(self, scores: Tensor) -> Tensor:
+        """Scores under the soft cap, if there is one."""
+        cap = self.softcap
+        return scores if cap is None else cap * torch.tanh(scores / cap)
+
+    def products_by_hand(
+        self,
+        axes: Axes,
+        tensors: tuple[Tensor, Tensor, Tensor],
+        distances: Tensor | None = None,
+    ) -> Tensor:
+        """Scores of all pairs before the soft cap, `[rows, heads, length, length]`."""
         q, k, _ = (x.double() for x in tensors)
         rows, _, length, _ = q.shape
         k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        i, j = torch.arange(length)[:, None], torch.arange(length)[None]
-        seen, distance = axes.layout.reference(i, j)
-        seen = seen & axes.store.reference(i, j) & (j <= i)
-        if self.window is not None and not axes.store.in_cache:  # there the window counts places
-            seen = seen & (i - j < self.window)
+        place = torch.arange(length)
+        distance = axes.layout.reference(place[:, None], place[None])[1]
         inv_freq, factor, sharpness = self.angles(axes, length)
         by = distance if distances is None else distances
         turn = turns(by, inv_freq, axes.layout.blends and distances is None)
@@ -249,10 +266,7 @@ class Bench:
         of_layout = axes.layout.sharpness(0, WINDOW, torch.arange(length).expand(rows, -1))
         if of_layout is not None:
             scores = scores * of_layout.double()[..., None]
-        scores = scores / math.sqrt(self.head_dim)
-        if self.softcap is not None:
-            scores = self.softcap * torch.tanh(scores / self.softcap)
-        return scores, seen.expand(rows, 1, length, length)
+        return scores / math.sqrt(self.head_dim)
 
 
 def turns(distance: Tensor, inv_freq: Tensor, blend: bool) -> Tensor:

@@ -36,9 +36,8 @@ def kept_by_hand(choose, budget, every, recent, shared, sinks=0):
                 for i in range(length):
                     held.append(i)
                     shown = [j for j in held if seen[row, 0, i, j]]
-                    for n, h in enumerate(mine):
-                        read[row, h, i, held] = True
-                        weights[n, i, shown] = softmax(bench, scores[row, h, i, shown], h)
+                    read[row, mine.start : mine.stop, i, held] = True
+                    weights[:, i, shown] = softmax(bench, scores[row], mine, i, shown)
                     if (i + 1) % every == 0 and len(held) > budget:
                         worth = choose(weights, held, i)
                         safe = [j for j in held if j < sinks or j > i - recent]
@@ -50,8 +49,9 @@ def kept_by_hand(choose, budget, every, recent, shared, sinks=0):
     return pages
 
 
-def softmax(bench, scores, head):
-    return bench.softmax(scores[None, None], [head])[0, 0]
+def softmax(bench, scores, heads, i, keys):
+    """Weights `[heads, keys]` of the query number i."""
+    return bench.softmax(scores[heads.start : heads.stop, i : i + 1, keys], heads)[:, 0]
 
 
 def last_query(weights, held, i):
@@ -87,10 +87,11 @@ def ada(tokens, recent, kernel, every, safe):
                 for kv, mine in enumerate(held):
                     mine.append(i)
                     shown = [j for j in mine if seen[row, 0, i, j]]
-                    for h in range(kv * group, (kv + 1) * group):
-                        read[row, h, i, mine] = True
-                        weights[row, h, i, shown] = softmax(bench, scores[row, h, i, shown], h)
-                    of_head = rule(weights[row, kv * group : (kv + 1) * group], mine, i)
+                    heads_of = range(kv * group, (kv + 1) * group)
+                    here = slice(heads_of.start, heads_of.stop)
+                    read[row, here, i, mine] = True
+                    weights[row, here, i, shown] = softmax(bench, scores[row], heads_of, i, shown)
+                    of_head = rule(weights[row, here], mine, i)
                     worth += [
                         (-w, kv, j) for w, j in zip(of_head, mine, strict=True) if j <= i - recent
                     ]
