@@ -3,7 +3,9 @@
 import inspect
 import io
 import json
+import math
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from lengthwise.measure.run.suite.runner import measure
 from lengthwise.names import ANSWER, NEEDLE, PERPLEXITY
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 
+ROOT = Path(__file__).parents[3]
 TEXT = inspect.getsource(textwrap)
 METHODS: dict[str, Any] = {
     "plain": (),
@@ -144,6 +147,19 @@ def test_findings_say_how_the_loss_goes_with_the_rest():
         "lengths).",
     ]
     assert set(said) < set(findings(made(table)))
+
+
+def test_the_published_study_says_what_the_documentation_says():
+    results = Results.load(ROOT / "evidence" / "measure" / "study.jsonl")
+    found = {(one.one, one.other): one for one in correlations(results)}
+    loss, answers = found["- loss", NEEDLE], found["needle: - answer loss", "tasks: - answer loss"]
+    words = " ".join((ROOT / "docs" / "probes.md").read_text(encoding="utf-8").split())
+    assert f"(Spearman {loss.at_length[2048]:.2f} over the nine candidates)" in words
+    assert f"follow those of the needles ({answers.at_length[2048]:.2f})" in words
+    for name in results.methods:
+        (read,) = results.values(name, PERPLEXITY, 2048)
+        score, nats = score_and_nats(results, name, NEEDLE, 2048)
+        assert f"| {math.exp(read['nats']):.2f} | {score:.0%} | {nats:.2f} |" in words
 
 
 def test_bad_arguments(base, tmp_path):
