@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from lengthwise.files import hold
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.runner import _Run
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.runner import _Run
 from lengthwise.names import RESULTS
 
 

@@ -156,6 +156,8 @@ def snapshot(folder: Path, volatile: frozenset[str] = frozenset()) -> dict[str, 
         elif path.suffix in (".md", ".html"):
             # For people: its numbers are those of the files beside it, and some are seconds.
             page = re.sub(r"<svg.*?</svg>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+            # As many runs are listed as it took.
+            page = re.sub(r"<dt>session .*(?=<dt>took)", "", page, flags=re.DOTALL)
             found[name] = re.sub(r"\d+(\.\d+)?", "0", page)
         else:
             found[name] = path.read_bytes()
@@ -326,14 +328,13 @@ def speak_at_the_end() -> None:
 
 def import_everything() -> None:
     import datasets  # noqa: F401
-    import lengthwise.measure.report.suite
     import peft  # noqa: F401
     import torch
 
     import lengthwise.cli.app
     import lengthwise.lab.extension
     import lengthwise.measure.report
-    import lengthwise.measure.run.suite.runner
+    import lengthwise.measure.run.runner
     import lengthwise.train.data.pipeline
     import lengthwise.train.loop  # noqa: F401
 

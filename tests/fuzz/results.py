@@ -174,8 +174,8 @@ def ask_set(name: str, file: Path, out: Path) -> Ended:
 
     from lengthwise.cli.app import _explain
     from lengthwise.measure.report import print_report, write_report
-    from lengthwise.measure.run.suite.runner import measure
-    from lengthwise.measure.run.suite.suites import Suite
+    from lengthwise.measure.run.runner import measure
+    from lengthwise.measure.run.suites import Suite
 
     said = io.StringIO()
     quiet = Console(file=io.StringIO())

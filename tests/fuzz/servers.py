@@ -491,7 +491,7 @@ def measure(url: str, folder: Path, chat: bool) -> str:
 
 
 def scores(folder: Path) -> list[float | None]:
-    from lengthwise.measure.run.suite.results import Results
+    from lengthwise.measure.run.results import Results
     from lengthwise.names import RESULTS
 
     return [row.score for row in Results.load(folder).rows] if (folder / RESULTS).exists() else []
@@ -587,7 +587,7 @@ def wrong_kill(rng: random.Random) -> list[str]:
 
 def rows(folder: Path) -> dict[Any, Any]:
     """The rows by their keys, without what the clock and the number of runs decide."""
-    from lengthwise.measure.run.suite.results import Results
+    from lengthwise.measure.run.results import Results
     from lengthwise.names import RESULTS
 
     if not (folder / RESULTS).exists():

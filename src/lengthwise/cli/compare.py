@@ -30,6 +30,6 @@ def compare(
     from rich.console import Console
 
     from lengthwise.measure.report.comparison import print_comparison
-    from lengthwise.measure.run.suite.results import Results
+    from lengthwise.measure.run.results import Results
 
     print_comparison([(path, Results.load(path)) for path in files], Console(), threshold)

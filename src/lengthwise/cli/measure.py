@@ -144,7 +144,7 @@ def measure(
         raise ValueError(f"--threshold must be between 0 and 1, got {threshold}")
 
     from lengthwise.cli.inputs import be_quiet, read_methods
-    from lengthwise.measure.run.suite.suites import suite as suite_of
+    from lengthwise.measure.run.suites import suite as suite_of
 
     be_quiet()
 
@@ -286,7 +286,7 @@ def carry_out(
 def write_out(results: "Results", folder: Path, command: str) -> None:
     """The report, and the Parquet file of what was answered."""
     from lengthwise.measure import write_report
-    from lengthwise.measure.run.suite.parquet import write_parquet
+    from lengthwise.measure.run.parquet import write_parquet
 
     write_report(results, folder / REPORT, command)
     if not results.rows:

@@ -23,7 +23,7 @@ from lengthwise.files import hold
 from lengthwise.hf.files import find_checkpoint
 
 if TYPE_CHECKING:
-    from lengthwise.measure.run.suite.results import Results
+    from lengthwise.measure.run.results import Results
 
 STUDY_HELP = "Once for each candidate: plain, yarn:factor=8, selfextend:group=8,window=128 …"
 TUNED_HELP = "A tuned checkpoint as NAME=DIRECTORY, measured as it is."
@@ -70,7 +70,7 @@ def study(
     from lengthwise.cli.inputs import open_model, read_methods
     from lengthwise.measure.engines.reading import trained_window
     from lengthwise.measure.probes.study import Checkpoint, StudyReader, study_suite
-    from lengthwise.measure.run.suite.runner import measure
+    from lengthwise.measure.run.runner import measure
     from lengthwise.measure.tasks.text import held_out_text
 
     words = words or held_out_text()

@@ -14,8 +14,8 @@ from lengthwise.lab import evidence
 from lengthwise.lab.claims import Claim, claims
 from lengthwise.lab.evidence import Evidence, Finding, at_least, at_most, share
 from lengthwise.measure.report.readings import excess_spans
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import REFERENCE, Cell
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import REFERENCE, Cell
 from lengthwise.measure.statistics.intervals import Interval
 from lengthwise.names import RESULTS
 

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from lengthwise.measure.report import headline as headline
     from lengthwise.measure.report import print_report as print_report
     from lengthwise.measure.report import write_report as write_report
-    from lengthwise.measure.run.suite.results import Results as Results
-    from lengthwise.measure.run.suite.rows import REFERENCE as REFERENCE
-    from lengthwise.measure.run.suite.rows import Cell as Cell
-    from lengthwise.measure.run.suite.rows import ItemRow as ItemRow
-    from lengthwise.measure.run.suite.rows import ReadingRow as ReadingRow
-    from lengthwise.measure.run.suite.runner import measure as measure
-    from lengthwise.measure.run.suite.suites import Suite as Suite
-    from lengthwise.measure.run.suite.suites import suite as suite
+    from lengthwise.measure.run.results import Results as Results
+    from lengthwise.measure.run.rows import REFERENCE as REFERENCE
+    from lengthwise.measure.run.rows import Cell as Cell
+    from lengthwise.measure.run.rows import ItemRow as ItemRow
+    from lengthwise.measure.run.rows import ReadingRow as ReadingRow
+    from lengthwise.measure.run.runner import measure as measure
+    from lengthwise.measure.run.suites import Suite as Suite
+    from lengthwise.measure.run.suites import suite as suite
     from lengthwise.measure.statistics.effective import effective_length as effective_length
     from lengthwise.measure.statistics.effective import paired as paired
     from lengthwise.measure.statistics.intervals import Interval as Interval
@@ -50,10 +50,10 @@ _HOMES = {
     "statistics.length_control": ("length_controlled_win_rate",),
     "tasks.loss": ("in_window_losses", "losses_by_position"),
     "report": ("findings", "headline", "print_report", "write_report"),
-    "run.suite.results": ("Results",),
-    "run.suite.rows": ("REFERENCE", "Cell", "ItemRow", "ReadingRow"),
-    "run.suite.runner": ("measure",),
-    "run.suite.suites": ("Suite", "suite"),
+    "run.results": ("Results",),
+    "run.rows": ("REFERENCE", "Cell", "ItemRow", "ReadingRow"),
+    "run.runner": ("measure",),
+    "run.suites": ("Suite", "suite"),
     "cost.speed": ("Cost", "reading_cost"),
     "statistics.intervals": ("Interval", "bootstrap_mean", "wilson"),
     "tasks": ("Item", "Passkey", "Task"),

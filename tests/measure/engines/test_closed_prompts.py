@@ -18,8 +18,8 @@ from lengthwise.measure.engines.local import LocalReader
 from lengthwise.measure.probes.capacity import information_capacity
 from lengthwise.measure.probes.study import StudyReader, study_suite
 from lengthwise.measure.published import LongBench
-from lengthwise.measure.run.suite.runner import measure
-from lengthwise.measure.run.suite.suites import Suite
+from lengthwise.measure.run.runner import measure
+from lengthwise.measure.run.suites import Suite
 from lengthwise.measure.tasks import Lines, Passkey
 from lengthwise.search.windows import needle_windows
 from lengthwise.testing.models import BOS, EOS, TEXT, tiny_model, tiny_tokenizer

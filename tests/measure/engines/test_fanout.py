@@ -20,8 +20,8 @@ from pathlib import Path
 import lengthwise as lw
 from lengthwise.measure.engines.fanout import RayReader
 from lengthwise.measure.engines.local import LocalReader
-from lengthwise.measure.run.suite.runner import measure
-from lengthwise.measure.run.suite.suites import Suite
+from lengthwise.measure.run.runner import measure
+from lengthwise.measure.run.suites import Suite
 from lengthwise.measure.tasks import Passkey
 from lengthwise.measure.tasks.text import held_out_text
 

@@ -16,9 +16,9 @@ from lengthwise.measure.probes import study
 from lengthwise.measure.probes.study import Checkpoint, StudyReader, study_suite
 from lengthwise.measure.report import findings
 from lengthwise.measure.report.study import columns, correlations, score_and_nats, sentences
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import Cell, ItemRow, ReadingRow
-from lengthwise.measure.run.suite.runner import measure
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import Cell, ItemRow, ReadingRow
+from lengthwise.measure.run.runner import measure
 from lengthwise.names import ANSWER, NEEDLE, PERPLEXITY
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 

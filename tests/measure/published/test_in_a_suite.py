@@ -19,8 +19,8 @@ from lengthwise.measure.published import (
     LongBenchWrite,
     PublishedLVEval,
 )
-from lengthwise.measure.run.suite.runner import measure
-from lengthwise.measure.run.suite.suites import Suite
+from lengthwise.measure.run.runner import measure
+from lengthwise.measure.run.suites import Suite
 from lengthwise.measure.tasks import DocumentQA, Item
 from lengthwise.testing.models import tiny_tokenizer
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lengthwise.measure.report import write_report
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import REFERENCE, ItemRow, ReadingRow
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import REFERENCE, ItemRow, ReadingRow
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), "")

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from lengthwise.measure.report.comparison import entries, over_lengths, pairs, print_comparison
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import REFERENCE, ItemRow, ReadingRow
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import REFERENCE, ItemRow, ReadingRow
 
 PLAN = {"seed": 0, "text": "", "adaptive": False, "threshold": 0.85}
 SESSION = {"methods": {}, "tasks": {"niah": "NIAH()"}, "items": {"niah": 20}}

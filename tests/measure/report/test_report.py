@@ -13,8 +13,8 @@ from lengthwise.measure.report.charts import cost_chart, score_chart
 from lengthwise.measure.report.maps import depth_map, reach_chart, task_map
 from lengthwise.measure.report.report import html
 from lengthwise.measure.report.table import Table
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import REFERENCE, ItemRow, ReadingRow
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import REFERENCE, ItemRow, ReadingRow
 from lengthwise.measure.statistics.effective import score_interval, sequential_interval
 
 NASTY = "</pre><script>alert('1')</script>\x00\x1b[31m \u202eright to left 你好 🙂 &amp; \ud800"

@@ -14,7 +14,7 @@ from lengthwise.extend.checkpoint import load
 from lengthwise.extend.method import Method
 from lengthwise.measure.engines.greedy import with_answers
 from lengthwise.measure.engines.local import LocalReader
-from lengthwise.measure.run.suite.suites import Suite
+from lengthwise.measure.run.suites import Suite
 from lengthwise.measure.tasks import RULER, Lines, LongICL, Passkey, Threads
 from lengthwise.measure.tasks.base import Reading, Task
 from lengthwise.measure.tasks.loss import losses_by_position

@@ -9,8 +9,8 @@ from lengthwise.measure.report import svg
 from lengthwise.measure.report.readings import Span, excess_spans, loss_spans, told
 from lengthwise.measure.report.table import Cell, Table
 from lengthwise.measure.report.words import cut, seconds, share, signed, size
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import REFERENCE
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import REFERENCE
 from lengthwise.measure.statistics.intervals import Interval
 
 WIDTH = 980

@@ -11,7 +11,7 @@ from rich.text import Text
 from lengthwise.measure.report.readings import LossCell, loss_table
 from lengthwise.measure.report.terminal import STYLES, grid
 from lengthwise.measure.report.words import signed
-from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.results import Results
 from lengthwise.measure.statistics.effective import paired
 from lengthwise.names import RESULTS
 

@@ -4,8 +4,8 @@ from lengthwise.measure.report.readings import CLOSE, Span, excess_spans, plain_
 from lengthwise.measure.report.study import sentences as study_sentences
 from lengthwise.measure.report.table import Table, refusals
 from lengthwise.measure.report.words import joined, rate, seconds, share, signed, size, windows
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import REFERENCE
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import REFERENCE
 
 
 def reader_name(results: Results) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import REFERENCE
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import REFERENCE
 from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
 
 CLOSE, FAR = 0.1, 1.0  # nats per token above the reference that count as no loss, and as much

@@ -7,7 +7,7 @@ from lengthwise.measure.report import charts, maps, words
 from lengthwise.measure.report.findings import findings, headline, reader_name
 from lengthwise.measure.report.readings import CLOSE, loss_table, speeds, told
 from lengthwise.measure.report.table import Table, refusals
-from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.results import Results
 
 EXAMPLES = 24
 OPEN_TASKS = 6  # more tasks than this are folded up

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.results import Results
 from lengthwise.names import ANSWER, NEEDLE, PERPLEXITY
 
 

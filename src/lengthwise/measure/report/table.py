@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import ItemRow
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import ItemRow
 from lengthwise.measure.statistics.effective import (
     EffectiveLength,
     effective_length,

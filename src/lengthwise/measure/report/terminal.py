@@ -12,8 +12,8 @@ from lengthwise.measure.report.findings import findings, headline, reader_name
 from lengthwise.measure.report.readings import CLOSE, loss_table, speeds
 from lengthwise.measure.report.table import Cell, Table, refusals
 from lengthwise.measure.report.words import bounds, rate, seconds, size
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import REFERENCE
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import REFERENCE
 
 STYLES = {"good": "green", "bad": "red", "": ""}
 

@@ -61,16 +61,12 @@ def parsed(words: bytes) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) else None
 
 
-def is_row(entry: Any, kind: type, without: str = "") -> bool:
-    """Whether an entry has the fields of a dataclass, and values of their types.
-
-    Args:
-        without: A field that may be missing.
-    """
+def is_row(entry: Any, kind: type) -> bool:
+    """Whether an entry has the fields of a dataclass, and values of their types."""
     hints = _hints(kind)
     return (
         isinstance(entry, dict)
-        and {*entry, without} - {""} == {*hints}
+        and entry.keys() == hints.keys()
         and all(is_a(value, hints[key]) for key, value in entry.items())
     )
 

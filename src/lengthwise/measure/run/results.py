@@ -1,267 +1,163 @@
-"""The file of results: one JSON line for the plan, then one for every finished cell."""
+"""What a measurement has found: the plan, the runs of the command, the items and the readings."""
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lengthwise.measure.run.appending import append, begin, is_a, is_row, line, parsed
-from lengthwise.measure.run.suite.results import Results as Measurement
-from lengthwise.measure.run.suite.rows import ItemRow, ReadingRow
-
-FORMAT = 1
-PARTIAL = ".part"  # behind the name of the results: blocks of a loss that is not finished
-# The loss of the untouched model with a context inside its window: what others are judged against.
-REFERENCE = "inside the window"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One thing to measure: a method, a task ("loss", "passkey", "speed") and a length (tokens)."""
-
-    method: str
-    task: str
-    length: int
-
-
-def grid(task: str, methods: Iterable[str], lengths: Iterable[int]) -> list[Cell]:
-    """Every method at every length, shortest first."""
-    names = list(methods)
-    return [Cell(name, task, length) for length in sorted(set(lengths)) for name in names]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A finished cell.
-
-    Attributes:
-        spec: The methods as Python writes them; empty for the plain model.
-        values: What was measured; empty where the cell was refused.
-        refused: Why nothing could be measured, or the empty string.
-        seconds: What the cell took.
-    """
-
-    method: str
-    spec: str
-    task: str
-    length: int
-    values: Mapping[str, Any]
-    refused: str
-    seconds: float
-    seed: int
-    versions: Mapping[str, str]
-    hardware: Mapping[str, Any]
-
-    @property
-    def cell(self) -> Cell:
-        return Cell(self.method, self.task, self.length)
+from lengthwise.measure.run.rows import REFERENCE, Cell, ItemRow, ReadingRow
+from lengthwise.measure.statistics.effective import (
+    EffectiveLength,
+    effective_length,
+    score_interval,
+    sequential_interval,
+)
+from lengthwise.measure.statistics.intervals import Interval
 
 
 @dataclass(frozen=True)
 class Results:
-    """A plan's settings and its finished cells.
+    """What `results.jsonl` holds.
+
+    Two kinds of task: those that ask leave a row for each item (`rows`, looked up by `cell`,
+    `scores`, `interval` and `effective`), and readings of the model itself leave one for each
+    stretch of text (`readings`, looked up by `reading` and `values`). The values of `loss` are
+    `block` (positions) and `losses` (mean nats of every block); those of `speed` are
+    `first_token_seconds`, `tokens_per_second`, `cache_bytes` and `peak_bytes` (may be None).
 
     Attributes:
-        plan: What every cell has in common: the model, the text, the seed, counts.
-        rows: In the order in which they were finished.
+        plan: What all rows have in common: `reader` (what answered: name, window, fingerprint or
+            URL …), `seed`, `text` (a hash of what things are hidden in), `adaptive` (whether items
+            were spent where the answer was open), `batch` and `threshold` (the score that counts
+            as still reading).
+        sessions: Of each run: `command`, `started` (UTC), `versions`, `hardware`, `suite` (its
+            name), `methods` (from a name to how Python writes it, empty for the plain model),
+            `tasks` (from a name to how it is set), `items` (from a task's name to how many of each
+            length at most) and `lengths` (tokens).
+        rows: Items in the order in which they were answered.
+        readings: In the order in which they were finished.
     """
 
-    plan: Mapping[str, Any]
-    rows: list[Row] = field(default_factory=list)
+    plan: dict[str, Any]
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[ItemRow] = field(default_factory=list)
+    readings: list[ReadingRow] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path) -> "Results":
-        """Read a file of results; a last line that was cut off is left out.
+        """Read a file, or the file in a folder; a damaged last line is left out.
 
         Raises:
-            ValueError: Not such a file, or a damaged line before the last.
+            ValueError: Not such a file, one of another version, or a damaged line before the last.
         """
-        # What follows the last line break was never finished.
-        lines = path.read_bytes().split(b"\n")[:-1]
-        plan = parsed(lines[0]) if lines else None
-        if plan is None or plan.get("lengthwise_results") != FORMAT:
-            raise ValueError(f"{path} is no file of results of this version of lengthwise")
-        rows = []
-        for number, words in enumerate(lines[1:], start=2):
-            entry = parsed(words)
-            if entry is None or not _is_sound(entry, plan):
-                raise ValueError(
-                    f"{path}: line {number} is damaged; delete that line to measure it again"
-                )
-            rows.append(Row(**entry))
-        return cls(plan, rows)
+        from lengthwise.measure.run.file import load
 
-    def methods(self, task: str) -> list[str]:
-        """Names of the methods that were measured on a task, in the order of their first cells."""
-        return list(dict.fromkeys(r.method for r in self.rows if r.task == task and not r.refused))
+        return load(path)
 
-    def lengths(self, task: str) -> list[int]:
-        """Lengths that were measured on a task."""
-        return sorted({r.length for r in self.rows if r.task == task and not r.refused})
+    @property
+    def suite(self) -> str:
+        """The name of what was carried out; of several, all of them."""
+        return ", ".join(dict.fromkeys(session["suite"] for session in self.sessions))
 
-    def values(self, method: str, task: str, length: int) -> Mapping[str, Any] | None:
-        """What a cell measured, or None if it is missing or was refused."""
-        for row in self.rows:
-            if row.cell == Cell(method, task, length) and not row.refused:
-                return row.values
-        return None
+    @property
+    def specs(self) -> dict[str, str]:
+        """From a method's name to how Python writes it, empty for the plain model."""
+        return self._merged("methods")
 
-    def as_measurement(self) -> Measurement:
-        """The same as items and readings, of which reports are made."""
-        plan, tasks = self.plan, dict.fromkeys(row.task for row in self.rows)
-        reader = {"name": plan["model"], **{k: plan[k] for k in _READER if k in plan}}
-        counts = {"loss": plan.get("loss_samples", 1), "passkey": plan.get("passkey_count", 1)}
-        session = {
-            "command": "", "started": "", "suite": "measured", "tasks": {t: t for t in tasks},
-            "methods": {row.method: row.spec for row in self.rows if row.method != REFERENCE},
-            "items": {task: counts.get(task, 1) for task in tasks},
-            "lengths": sorted({row.length for row in self.rows}),
-            "versions": self.rows[0].versions if self.rows else {},
-            "hardware": self.rows[0].hardware if self.rows else {},
-        }  # fmt: skip
-        known = {"text": plan.get("text", ""), "seed": plan["seed"], "threshold": 0.85}
-        made = Measurement({"reader": reader, "adaptive": False, **known}, [session])
-        for row in self.rows:
-            cell = (row.method, row.task, row.length)
-            if row.task == "passkey":
-                for i, depth in enumerate(row.values.get("depths", [0.0])):
-                    score, answer, reply = (
-                        row.values[key][i] if row.values else None
-                        for key in ("scores", "answers", "replies")
-                    )
-                    seconds = row.seconds / counts["passkey"]
-                    made.rows.append(
-                        ItemRow(
-                            *cell, i, score, 0.0, (depth,), "", answer or "", reply or "", 0, None,
-                            seconds, None, None, row.refused, 0,
-                        )
-                    )  # fmt: skip
-                continue
-            each = row.values.get("losses", [None])
-            for i, losses in enumerate(each):
-                values = dict(row.values) if losses is None else {**row.values, "losses": losses}
-                seconds = row.seconds / len(each)
-                made.readings.append(ReadingRow(*cell, i, values, row.refused, seconds, 0))
-        return made
+    @property
+    def settings(self) -> dict[str, str]:
+        """From a task's name to how it is set."""
+        return self._merged("tasks")
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """From a task's name to how many items of each length it has at most."""
+        return self._merged("items")
 
-_READER = ("fingerprint", "parameters", "dtype", "window", "chunk")
-# What the values of the runner's own tasks are; other tasks have values of their own.
-_VALUES: Mapping[str, Mapping[str, Any]] = {
-    "loss": {"block": int, "losses": list[list[float]]},
-    "passkey": {
-        "score": float, "low": float, "high": float, "scores": list[float], "depths": list[float],
-        "answers": list[str], "replies": list[str],
-    },
-    "speed": {
-        "first_token_seconds": float, "tokens_per_second": float, "cache_bytes": int,
-        "peak_bytes": int | None,
-    },
-}  # fmt: skip
+    def _merged(self, key: str) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for session in self.sessions:
+            merged |= session[key]
+        return merged
 
+    @property
+    def finished(self) -> list[ItemRow | ReadingRow]:
+        """Items and readings."""
+        return [*self.rows, *self.readings]
 
-def _is_sound(entry: Any, plan: Mapping[str, Any]) -> bool:
-    """Whether a line is a row that a report can be made of."""
-    if not is_row(entry, Row) or entry["length"] < 1 or entry["seconds"] < 0:
-        return False
-    values, hints = entry["values"], _VALUES.get(entry["task"])
-    if entry["refused"] or hints is None:
-        return True
-    if values.keys() != hints.keys() or not all(is_a(values[k], h) for k, h in hints.items()):
-        return False
-    if entry["task"] == "loss":
-        count = plan.get("loss_samples", len(values["losses"]))
-        columns = -(-entry["length"] // max(values["block"], 1))
-        return bool(
-            values["block"] >= 1
-            and len(values["losses"]) == count >= 1
-            and all(len(row) == columns for row in values["losses"])
-        )
-    if entry["task"] == "passkey":
-        found = [values[key] for key in ("scores", "depths", "answers", "replies")]
-        shares = [values["score"], values["low"], values["high"], *found[0], *found[1]]
-        return len({*map(len, found)}) == 1 and bool(found[0]) and all(0 <= x <= 1 for x in shares)
-    return all(x is None or x >= 0 for x in values.values())
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods that have rows or readings; the reference is none of them."""
+        names = dict.fromkeys(row.method for row in self.finished if row.method != REFERENCE)
+        return _in_order(names, self.specs)
 
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks that have items."""
+        return _in_order(dict.fromkeys(row.task for row in self.rows), self.settings)
 
-class ResultsFile:
-    """Appends rows so that a kill at any moment loses the unfinished cell and nothing else."""
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths that have items, shortest first."""
+        return sorted({row.length for row in self.rows})
 
-    def __init__(self, path: Path, plan: Mapping[str, Any]) -> None:
-        """Open or begin the file.
+    def cell(self, method: str, task: str, length: int) -> list[ItemRow]:
+        """The items of one method, task and length by their index."""
+        wanted = Cell(method, task, length)
+        return sorted((r for r in self.rows if r.cell == wanted), key=lambda row: row.index)
 
-        Raises:
-            ValueError: The file belongs to another plan, or is no file of results.
+    def scores(self, method: str, task: str, length: int) -> list[float]:
+        """The scores of a cell by index, without what was refused."""
+        return [r.score for r in self.cell(method, task, length) if r.score is not None]
+
+    def interval(self, method: str, task: str, length: int) -> Interval | None:
+        """The mean score of a cell and its 95% interval; None where nothing was answered.
+
+        The interval allows for a number of items that depended on their scores, where it did.
         """
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            self.results = Results.load(path)
-            _check_same_plan(path, self.results.plan, plan)
-            os.truncate(path, path.read_bytes().rindex(b"\n") + 1)
-        else:
-            self.results = Results({"lengthwise_results": FORMAT, **plan})
-            begin(path, self.results.plan)
+        scores = self.scores(method, task, length)
+        if not scores:
+            return None
+        return (sequential_interval if self.plan["adaptive"] else score_interval)(scores)
 
-    def add(self, row: Row) -> None:
-        """Append a finished cell; it is on the disk when this returns.
+    def effective(self, method: str, task: str, threshold: float | None = None) -> EffectiveLength:
+        """Up to which length a method's score of a task is above the plan's threshold, or another.
 
-        Raises:
-            OSError: The disk is full, for one. What was there before is still there, whole.
+        See `effective_length`. Where an item was refused, the length counts as refused: the others
+        may be the easier ones.
         """
-        append(self.path, asdict(row), f"the {len(self.results.rows)} measurements")
-        self.results.rows.append(row)
+        scores: dict[int, list[float]] = {}
+        for length in self.lengths:
+            cell = self.cell(method, task, length)
+            if cell:
+                answered = [row.score for row in cell if row.score is not None]
+                scores[length] = answered if len(answered) == len(cell) else []
+        return effective_length(scores, threshold or self.plan["threshold"])
+
+    def reading(self, method: str, task: str, length: int) -> list[ReadingRow]:
+        """The readings of one method, task and length by their sample; none if it was not read."""
+        wanted = Cell(method, task, length)
+        return sorted((r for r in self.readings if r.cell == wanted), key=lambda row: row.sample)
+
+    def values(self, method: str, task: str, length: int) -> list[Mapping[str, Any]]:
+        """What the readings of a cell measured, by sample; none if one was refused or is missing,
+        for then the others are over another text.
+        """
+        found = self.reading(method, task, length)
+        whole = len(found) == self.counts.get(task, len(found))
+        return [row.values for row in found] if whole and not any(r.refused for r in found) else []
+
+    def read_methods(self, task: str) -> list[str]:
+        """Names of the methods that a reading measured at some length, the reference first."""
+        measured = {row.method for row in self.readings if row.task == task and not row.refused}
+        return [name for name in (REFERENCE, *self.methods) if name in measured]
+
+    def read_lengths(self, task: str) -> list[int]:
+        """Lengths at which a reading measured something, shortest first."""
+        return sorted({r.length for r in self.readings if r.task == task and not r.refused})
 
 
-class Unfinished:
-    """The blocks of a loss that is being read, kept beside the results until it is finished.
-
-    A reading of hours that is cut off goes on from them; whatever else is kept there is dropped.
-    """
-
-    def __init__(self, results: Path, cell: Cell, spec: str) -> None:
-        self._path = results.with_name(results.name + PARTIAL)
-        self._head = {"cell": asdict(cell), "spec": spec}
-        lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []
-        self.samples: list[list[float]] = []
-        if not lines or parsed(lines[0]) != self._head:
-            begin(self._path, self._head)
-            return
-        sound = len(lines[0]) + 1
-        for words in lines[1:]:  # the number of the sample, and the mean of its next block
-            entry = parsed(words)
-            known = entry is not None and is_a(entry.get("loss"), float)
-            sample = entry.get("sample") if entry is not None else None
-            if not known or sample not in (len(self.samples) - 1, len(self.samples)):
-                break
-            assert entry is not None
-            if sample == len(self.samples):
-                self.samples.append([])
-            self.samples[-1].append(float(entry["loss"]))
-            sound += len(words) + 1
-        os.truncate(self._path, sound)
-
-    def of(self, sample: int) -> list[float]:
-        """The blocks that are known of a stretch of the text."""
-        return list(self.samples[sample]) if sample < len(self.samples) else []
-
-    def add(self, sample: int, losses: Sequence[float]) -> None:
-        """Keep the next blocks of a stretch."""
-        with open(self._path, "ab") as file:  # no more is lost with the machine than a reading
-            for loss in losses:
-                file.write(line({"sample": sample, "loss": loss}).encode())
-
-
-def forget_unfinished(results: Path) -> None:
-    """Drop the blocks of a loss that were kept beside results: all is finished."""
-    results.with_name(results.name + PARTIAL).unlink(missing_ok=True)
-
-
-def _check_same_plan(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    for key, value in new.items():
-        if old.get(key) != value:
-            raise ValueError(
-                f"{path} belongs to another measurement: its {key.replace('_', ' ')} is "
-                f"{old.get(key)!r}, now it is {value!r}; choose another output or delete the file"
-            )
+def _in_order(found: Iterable[str], known: Iterable[str]) -> list[str]:
+    """What was found, in the order of those that are known; others behind them."""
+    there = list(found)
+    return sorted(there, key=[*dict.fromkeys([*known, *there])].index)

@@ -12,7 +12,7 @@ from lm_eval.api.task import ConfigurableTask
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.hf.loading import load_tokenizer
-from lengthwise.measure.run.suite.suites import suite
+from lengthwise.measure.run.suites import suite
 from lengthwise.measure.tasks import RULER, Task
 from lengthwise.measure.tasks.text import held_out_text
 

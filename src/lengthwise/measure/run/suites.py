@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.measure import tasks
-from lengthwise.measure.run.suite.rows import REFERENCE, Cell
+from lengthwise.measure.run.rows import REFERENCE, Cell
 from lengthwise.measure.statistics.effective import THRESHOLD
 from lengthwise.measure.tasks import DocumentQA, Item, Passkey, Task
 from lengthwise.measure.tasks.base import Reading

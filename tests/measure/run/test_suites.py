@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lengthwise.measure import tasks
-from lengthwise.measure.run.suite.rows import REFERENCE, Cell
-from lengthwise.measure.run.suite.suites import ScatteredPasskey, suite
+from lengthwise.measure.run.rows import REFERENCE, Cell
+from lengthwise.measure.run.suites import ScatteredPasskey, suite
 from lengthwise.measure.tasks import NIAH, RULER, DocumentQA, Passkey
 from lengthwise.names import READINGS, STANDARD, SUITES, TASKS
 from lengthwise.testing.models import tiny_tokenizer

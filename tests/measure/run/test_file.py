@@ -18,9 +18,9 @@ from rich.console import Console
 from lengthwise.files import hold
 from lengthwise.measure.report.comparison import print_comparison
 from lengthwise.measure.report.report import html
-from lengthwise.measure.run.suite.file import FORMAT, ResultsFile
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import REFERENCE, ItemRow, ReadingRow
+from lengthwise.measure.run.file import FORMAT, ResultsFile
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import REFERENCE, ItemRow, ReadingRow
 from lengthwise.names import RESULTS
 
 PLAN = {

@@ -11,11 +11,11 @@ from rich.console import Console
 import lengthwise as lw
 from lengthwise.measure.engines.base import Reply
 from lengthwise.measure.engines.local import LocalReader
-from lengthwise.measure.run.suite.items import Items
-from lengthwise.measure.run.suite.parquet import write_parquet
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.runner import measure
-from lengthwise.measure.run.suite.suites import Suite
+from lengthwise.measure.run.items import Items
+from lengthwise.measure.run.parquet import write_parquet
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.runner import measure
+from lengthwise.measure.run.suites import Suite
 from lengthwise.measure.tasks import NIAH, Item, Lines, Passkey, TSort
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lengthwise.measure.run.suite.rows import Cell
+from lengthwise.measure.run.rows import Cell
 
 
 class Shown:

@@ -18,8 +18,8 @@ from typing import Any
 
 from lengthwise.files import write_text
 from lengthwise.measure.run.appending import append, begin, is_a, is_row, line, parsed
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import REFERENCE, ItemRow, ReadingRow
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import REFERENCE, ItemRow, ReadingRow
 from lengthwise.names import RESULTS
 
 FORMAT = 2

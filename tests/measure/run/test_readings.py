@@ -11,17 +11,17 @@ from rich.console import Console
 import lengthwise as lw
 from lengthwise.files import hold
 from lengthwise.measure.engines.local import LocalReader
-from lengthwise.measure.run.suite.file import ResultsFile
-from lengthwise.measure.run.suite.results import Results
-from lengthwise.measure.run.suite.rows import REFERENCE, Cell
-from lengthwise.measure.run.suite.runner import measure
-from lengthwise.measure.run.suite.suites import Suite
+from lengthwise.measure.run.file import ResultsFile
+from lengthwise.measure.run.results import Results
+from lengthwise.measure.run.rows import REFERENCE, Cell
+from lengthwise.measure.run.runner import measure
+from lengthwise.measure.run.suites import Suite
 from lengthwise.measure.tasks import Passkey
 from lengthwise.measure.tasks.loss import in_window_losses, losses_by_position
 from lengthwise.measure.tasks.readings import Loss, Speed
 from lengthwise.names import RESULTS
 
-from ...conftest import TEXT, make_model
+from ..conftest import TEXT, make_model
 
 METHODS = {
     "plain": (),

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from lengthwise.measure.run.suite.results import Results
+from lengthwise.measure.run.results import Results
 
 PARQUET = "results.parquet"
 

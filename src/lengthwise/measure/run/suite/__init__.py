@@ -1,1 +1,0 @@
-"""Suites: many tasks at many lengths, item by item."""
