@@ -1,11 +1,11 @@
-"""`lengthwise compare`: results of suites side by side."""
+"""`lengthwise compare`: results side by side."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-FILES_HELP = "Results of suites: their directories, or files as results.jsonl."
+FILES_HELP = "Results: their directories, or files as results.jsonl."
 
 
 def compare(
@@ -17,13 +17,13 @@ def compare(
         typer.Option(metavar="SCORE", help="For effective lengths [default: each file's own]"),
     ] = None,
 ) -> None:
-    """Compare results of `measure --suite`: scores, effective lengths and paired differences.
+    """Compare results of `measure`: losses, scores, effective lengths and paired differences.
 
-    Everything is held against the first method of the first file, on the same items.
+    Scores are held against the first method of the first file, on the same items.
     """
     for path in files:
         if not path.exists():
-            raise ValueError(f"there is no {path}; name the output of lengthwise measure --suite")
+            raise ValueError(f"there is no {path}; name the output of lengthwise measure")
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"--threshold must be between 0 and 1, got {threshold}")
 
