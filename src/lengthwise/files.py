@@ -15,12 +15,23 @@ def write_text(path: Path, text: str) -> None:
     """Write a file that appears as a whole, in place of the one that is there.
 
     Raises:
-        OSError: With the path, when the disk is full, for instance; nothing is left.
+        OSError: As `whole_file`.
+    """
+    with whole_file(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to be written, which then takes the place of `path`, whatever is there.
+
+    Raises:
+        OSError: With `path`, when the disk is full, for instance; nothing is left.
     """
     fresh = path.with_name(f".{path.name}.tmp")  # one that a kill left is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text, encoding="utf-8")
+        yield fresh
         os.replace(fresh, path)
     except BaseException as error:
         fresh.unlink(missing_ok=True)
@@ -68,28 +79,28 @@ def whole_directory(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold a folder of results alone; it is made where it is missing.
+    """Hold a folder alone while something is written there; it is made where it is missing.
 
     The lock belongs to the operating system: it ends with the process, however that ends.
 
     Raises:
         ValueError: Another run holds it.
     """
-    from filelock import FileLock, Timeout
+    import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"{folder}: another lengthwise is measuring into this directory; wait for it, or "
-            "choose another one"
-        ) from None
-    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another lengthwise is writing into {folder}; wait for it, or choose another "
+                "directory"
+            ) from None
         yield
     finally:
-        lock.release()
+        os.close(handle)
 
 
 def check_writable(folder: Path) -> None:

@@ -53,7 +53,7 @@ def test_two_runs_do_not_share_a_folder_and_leavings_are_no_measurement(
     with hold(out):
         for more in ((), ("--force",), ("-m", "lminfinite:window=48")):
             status, _, err = call(*words, *more)
-            assert status == 2 and "another lengthwise is measuring" in err
+            assert status == 2 and "another lengthwise is writing into" in err
             assert (out / RESULTS).read_bytes() == before
     assert call(*words, "--force")[0] == 0
 

@@ -235,8 +235,8 @@ def test_what_is_refused(
     assert call(*words, *QUICK)[0] == 0
     assert "its seed is 0, now it is 1" in refused(*words, *QUICK, "--seed", "1")
     with hold(out):
-        assert "another lengthwise is measuring" in refused(*words, *QUICK)
-        assert "another lengthwise is measuring" in refused(*words, *QUICK, "--force")
+        assert "another lengthwise is writing into" in refused(*words, *QUICK)
+        assert "another lengthwise is writing into" in refused(*words, *QUICK, "--force")
     assert call(*words, *QUICK, "--seed", "1", "--force")[0] == 0
     assert Results.load(out).plan["seed"] == 1
     # More tasks may join, but not the same name for another thing.

@@ -27,8 +27,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from lengthwise.files import write_text
-from lengthwise.train.data.state import locked
+from lengthwise.files import hold, write_text
 from lengthwise.train.loop.checkpoint import load_checkpoint, save_checkpoint
 from lengthwise.train.loop.metrics import Metrics
 from lengthwise.train.places import CHECKPOINTS, METRICS, RUN
@@ -96,7 +95,7 @@ def learn(
         metrics = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(folder))
+            stack.enter_context(hold(folder))
             _check_same(folder / RUN, {"steps": steps, **(about or {})})
             found = load_checkpoint(folder / CHECKPOINTS, CONSOLE.print, torch.device("cpu"))
             if found is not None:

@@ -205,9 +205,9 @@ def test_two_runs_into_one_directory(tmp_path: Path) -> None:
     source, out = corpus(tmp_path), tmp_path / "out"
 
     def second(*_: Any) -> None:
-        with pytest.raises(ValueError, match="another run is writing into"):
+        with pytest.raises(ValueError, match="another lengthwise is writing into"):
             run(source, out)
-        with pytest.raises(ValueError, match="another run is writing into"):
+        with pytest.raises(ValueError, match="another lengthwise is writing into"):
             run(source, out, force=True)
 
     run(source, out, progress=second)

@@ -19,6 +19,7 @@ from lengthwise.extend.adapt import adapted
 from lengthwise.extend.method import Scaling, at_least, whole
 from lengthwise.extend.scaling.clex import CLEX
 from lengthwise.extend.scaling.frequencies import unscaled
+from lengthwise.files import whole_file
 from lengthwise.hf.families import read_geometry, refuse_unsupported
 
 
@@ -94,10 +95,9 @@ class CLEXNetwork(nn.Module):
 
         made = {"dim": self.dim, "theta": self.theta, "width": self.width}
         made["substeps"] = self.substeps
-        fresh = Path(f"{file}.{os.getpid()}.new")
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
-        save_file(state, fresh, {"clex": json.dumps(made)})
-        os.replace(fresh, file)
+        with whole_file(Path(file)) as fresh:
+            save_file(state, fresh, {"clex": json.dumps(made)})
 
     @classmethod
     def load(cls, file: str | os.PathLike[str]) -> "CLEXNetwork":

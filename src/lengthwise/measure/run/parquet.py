@@ -1,9 +1,9 @@
 """The rows of a suite as a table in Parquet, for those who go on with them elsewhere."""
 
 import json
-import os
 from pathlib import Path
 
+from lengthwise.files import whole_file
 from lengthwise.measure.run.results import Results
 
 PARQUET = "results.parquet"
@@ -50,10 +50,6 @@ def write_parquet(results: Results, folder: Path) -> Path:
     rows = [vars(row) for row in results.rows]
     table = pa.Table.from_pylist(rows, schema=pa.schema(kinds.items(), metadata=about))
     path = folder / PARQUET
-    fresh = path.with_name(f".{path.name}.tmp")
-    try:
+    with whole_file(path) as fresh:
         pq.write_table(table, fresh)
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
     return path

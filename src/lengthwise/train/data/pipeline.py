@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthwise.files import write_text
+from lengthwise.files import hold, write_text
 from lengthwise.train.data import state
 from lengthwise.train.data.documents import OVERFLOW, blocks
 from lengthwise.train.data.packers import PACKERS
@@ -122,7 +122,7 @@ def pack(
     rows = {**asdict(packing), **asdict(sizes), "vocabulary": vocabulary}
     plan = {"tokens": tokens, "rows": rows}
     run = _Run(workers, ray, progress or (lambda *_: None))
-    with state.locked(folder):
+    with hold(folder):
         began = time.perf_counter()
         try:
             resumed = state.begin(folder, plan, force)

@@ -1,39 +1,16 @@
 """A directory that is being filled: one run at a time, and the next goes on where it stopped."""
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lengthwise.files import write_text
 
 WORK, PLAN, DONE, STATE = ".pack", "plan.json", "pack.json", "state.json"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Nobody else writes into the directory meanwhile; the lock dies with the process.
-
-    Raises:
-        ValueError: If another run holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another run is writing into {folder}; wait for it or choose another directory"
-            ) from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def is_complete(folder: Path) -> bool:

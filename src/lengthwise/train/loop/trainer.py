@@ -23,11 +23,10 @@ from typing import Any
 
 import torch
 
-from lengthwise.files import write_text
+from lengthwise.files import hold, write_text
 from lengthwise.hf.skeleton import read_config, skeleton
 from lengthwise.train.data.pipeline import Progress as Packing
 from lengthwise.train.data.reading import first_line
-from lengthwise.train.data.state import locked
 from lengthwise.train.loop.evaluate import make_evaluation
 from lengthwise.train.loop.finish import write_result
 from lengthwise.train.loop.fits import check_fits
@@ -104,7 +103,7 @@ def train(
         main = bool(accelerator.is_main_process)
         if main:
             check_folder(folder, force)
-            stack.enter_context(locked(folder))
+            stack.enter_context(hold(folder))
             clear(folder) if force else sweep(folder)
         accelerator.wait_for_everyone()
         say = say if main else (lambda _: None)
