@@ -14,7 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests import forked
 
+from lengthwise.cli.app import app
 from lengthwise.files import hold
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.runner import _Run
@@ -120,18 +122,14 @@ def test_killed_again_and_again_it_comes_to_the_same_rows(
     draw = random.Random(0)
     file = tmp_path / "killed" / RESULTS
     for share in (0.1, 0.6):
-        run = subprocess.Popen(
-            [sys.executable, "-m", "lengthwise", *words("killed")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while run.poll() is None:
+        run = forked.begin(lambda: app(words("killed")), tmp_path / "log")
+        while not os.waitid(os.P_PID, run, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             lines = file.read_bytes().count(b"\n") if file.exists() else 0
             if lines > 2 + share * len(whole):
                 time.sleep(0.05 * draw.random())
-                os.kill(run.pid, signal.SIGKILL)
+                os.kill(run, signal.SIGKILL)
             time.sleep(0.002)
-        run.wait()
+        assert forked.end(run) == -signal.SIGKILL, (tmp_path / "log").read_text()
     kept = file.read_bytes()
     assert len(Results.load(tmp_path / "killed").rows) < len(whole)
     assert call(*words("killed"))[0] == 0
