@@ -45,12 +45,12 @@ def _bootstrap(values: Tensor, confidence: float) -> Interval:
 
 
 def capital(scores: Sequence[float], threshold: float, side: Literal["above", "below"]) -> Tensor:
-    """The logarithm of a bettor's capital after each score, `[n]`; it begins at 0.
+    """The logarithm of what a stake of 1 has become after each score, `[n]`; it begins at 0.
 
-    He bets that the mean is above (below) the threshold, at odds that are fair where the mean is
-    the threshold. Where he is wrong, his capital is a supermartingale: it ever reaches c times
-    what he had with a probability of at most 1 / c (Ville's inequality), however often and
-    whenever one looks.
+    The bet is that the mean is above (below) the threshold, at odds that are fair where the mean is
+    the threshold. Where that is wrong, the capital is a supermartingale: it ever reaches c times
+    its start with a probability of at most 1 / c (Ville's inequality), however often and whenever
+    one looks.
 
     Source: Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting,
     JRSS B 86 (2024), arXiv:2010.09686: the capital process, and its mean over a grid of constant
@@ -103,7 +103,7 @@ def verdict(
 def sequential_interval(scores: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """The mean of scores whose number depended on them, with an interval that allows for it.
 
-    All means against which no bettor of `capital` has ever won; wider than `score_interval`, which
+    All means against which no bet of `capital` has ever won; wider than `score_interval`, which
     would be too narrow after a stop that the scores themselves brought about.
 
     Source: `capital`; the confidence sequence is its inversion, half of the error on each side.
@@ -117,7 +117,7 @@ def sequential_interval(scores: Sequence[float], confidence: float = CONFIDENCE)
     def won(mean: float, side: Literal["above", "below"]) -> bool:
         return bool(capital(scores, mean, side).max() >= needed)
 
-    # Against a larger mean the bettor on "above" has less, at every moment: bisection is exact.
+    # Against a larger mean a bet on "above" has won less, at every moment: bisection is exact.
     low, outside = 0.0, 1.0
     for _ in range(_STEPS):
         middle = (low + outside) / 2

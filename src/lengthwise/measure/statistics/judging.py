@@ -1,4 +1,4 @@
-"""Verdicts of a judge: without reward for length, and whether he can be gamed."""
+"""Verdicts of a judge: without reward for length, and whether the judge can be gamed."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

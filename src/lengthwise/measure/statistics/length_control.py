@@ -24,8 +24,8 @@ class Comparisons:
     """A model's answers judged against a baseline's, one pair an instruction.
 
     Attributes:
-        preferences: How sure the judge prefers the model's answer, from 0 to 1; None where he
-            gave no verdict.
+        preferences: How sure the judge prefers the model's answer, from 0 to 1; None where
+            there is no verdict.
         model_lengths: Characters of the model's answers.
         baseline_lengths: Characters of the baseline's answers.
     """
