@@ -1,4 +1,4 @@
-"""`lengthwise measure --suite`: kills, refusals, and what it writes."""
+"""`lengthwise measure` with a suite: kills, refusals, and what it writes."""
 
 import json
 import os

@@ -4,9 +4,9 @@
     python tests/fuzz/results.py --count 50 --seed 3
     python tests/fuzz/results.py --only 17             one of them, with its traceback
 
-Results go through the commands that read them: `measure` again, `measure --suite` again, `compare`,
-and the reports that these write. Sets of a person's own go through a suite with a reader that knows
-the answers. Everything runs in this process.
+Results go through the commands that read them: `measure` again, `compare`, and the reports that
+these write. Sets of a person's own go through a suite with a reader that knows the answers.
+Everything runs in this process.
 """
 
 import io
