@@ -10,16 +10,17 @@ from torch import Tensor
 from lengthwise.core.keys import KeyBlock
 from lengthwise.extend.method import Store, StoreState
 
-SMALLEST_BLOCK, LARGEST_BLOCK = 256, 8192
+SHARE = 16  # of what is held, one waits to be filled
+FEWEST, MOST = 128, 8192  # tokens that wait to be filled, and of a block that is still copied
 
 
 @dataclass(frozen=True)
 class FullStore(Store):
-    """Keep all keys and values, in blocks that grow without copying the past.
+    """Keep all keys and values, in blocks that grow.
 
-    A new block is half as large as everything before it, within 256 and 8,192 tokens, so appending
-    a token never moves older ones, and at most a third of the memory, or 8,192 tokens of it, waits
-    to be filled.
+    When the last block is full it grows by a sixteenth of what is held, at least 128 and at most
+    8,192 tokens, or by the tokens that come. Up to 8,192 tokens of it are copied for that; beyond
+    them a new block begins. So a token is copied few times, and little memory waits to be filled.
 
     Reduces to: the untouched model.
     """
@@ -44,9 +45,8 @@ class FullStore(Store):
 
 
 def _room(held: int, coming: int) -> int:
-    """Slots of the next block, after full ones that hold `held` tokens."""
-    room = max(SMALLEST_BLOCK, min(held // 2, LARGEST_BLOCK), coming)
-    return -(-room // SMALLEST_BLOCK) * SMALLEST_BLOCK
+    """Slots that are added to full blocks that hold `held` tokens."""
+    return max(coming, min(max(held // SHARE, FEWEST), MOST))
 
 
 @dataclass
@@ -108,7 +108,8 @@ class FullState(StoreState):
             done += count
 
     def _grow(self, coming: KeyBlock) -> _Buffer:
-        size = _room(self.held, len(coming))
+        last = self.buffers[-1] if self.buffers and self.buffers[-1].used <= MOST else None
+        size = _room(self.held, len(coming)) + (0 if last is None else last.used)
         b, kv, _, d = coming.keys.shape
         heads = coming.positions.shape[1]
         segments = None if coming.segments is None else coming.segments.new_zeros(b, size)
@@ -119,6 +120,12 @@ class FullState(StoreState):
             segments,
             None,
         )
+        if last is not None:
+            for new, old in zip(buffer.tensors(), last.tensors(), strict=True):
+                at = 1 if new is segments else 2
+                new.narrow(at, 0, last.used).copy_(old.narrow(at, 0, last.used))
+            buffer.start, buffer.used = last.start, last.used
+            self.buffers.pop()
         self.buffers.append(buffer)
         return buffer
 
