@@ -17,10 +17,20 @@ from lengthwise.core.attention import (
     attend,
     attend_blocks,
     choose,
+    recording,
 )
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial, with_sink
-from lengthwise.core.regions import OWN, Capped, Fixed, Grouped, Region, same_segment, visible_pairs
+from lengthwise.core.regions import (
+    OWN,
+    Capped,
+    ChunksBack,
+    Fixed,
+    Grouped,
+    Region,
+    same_segment,
+    visible_pairs,
+)
 from lengthwise.core.rotary import Rotary
 
 # The package exports functions under the names of these modules.
@@ -738,3 +748,30 @@ def test_attend_is_attend_blocks_over_one_block():
     for one in (same, each):
         assert_close(one.out, plain.out, rtol=0, atol=1e-10)
         assert_close(one.lse, plain.lse, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_the_triangle_and_groups_of_it_equal_the_reference_and_have_its_gradient(start):
+    """Also runs that do not begin with the text: torch's kernel takes those of one size at once."""
+    g = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(2, h, 43, 8, generator=g).double() for h in (4, 2, 2)]
+    places = torch.arange(start, start + 43)
+    for region in (Region(), Region(far=43), Region(range_of=ChunksBack(8, near=0, far=1))):
+        found = []
+        for impl in ("reference", "auto"):
+            q, k, v = leaves = [x.clone().requires_grad_() for x in tensors]
+            queries = Queries(q, places.expand(2, -1), None, start)
+            block = KeyBlock(k, v, places.expand(2, 1, -1), None, start)
+            kw = {"rotary": None, "stored": None, "need_lse": False}
+            out = attend_blocks(queries, [block], [region], impl=impl, **kw).out
+            found.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
+        with recording() as noted:
+            attend_blocks(queries, [block], [region], **kw)
+        assert {choice.name for _, choice in noted} == {"triangle"}, region
+        for ours, theirs in zip(*found, strict=True):
+            assert (ours - theirs).abs().max() < 1e-12, region
+    with recording() as noted:  # the merge would need the log-sum-exp
+        attend_blocks(queries, [block], [Region()], rotary=None, stored=None)
+    assert [choice.name for _, choice in noted] == ["chunked"]
+    with pytest.raises(ValueError, match="impl='triangle' takes plain causal attention"):
+        attend(*tensors, [Region()], impl="triangle")

@@ -122,6 +122,7 @@ def test_what_is_named_is_what_runs(monkeypatch):
 
     for module, name, title in (
         (attention, "band", "sdpa"),
+        (attention, "triangle", "triangle"),
         (attention, "chunked", "chunked"),
         (attention, "decode", "decode"),
         (native, "band", "C"),
@@ -172,7 +173,10 @@ def test_what_is_named_is_what_runs(monkeypatch):
             seen = LENGTH - 1 if tokens.shape[1] > 1 else LENGTH
             lines = implementations(engine, facts, tokens.shape[1], seen)
             named = {
-                name for name in ("sdpa", "chunked", "decode") for x in lines if f", {name}:" in x
+                name
+                for name in ("sdpa", "chunked", "decode", "triangle")
+                for x in lines
+                if f", {name}:" in x
             }
             named |= {"C" for line in lines if "(C with" in line}
             where = (family, methods, tokens.shape[1], lines, ran)
@@ -183,9 +187,10 @@ def test_caps_sinks_and_numbers_are_named():
     words = lw.explain(lw.adapt(tiny_model("gemma2")))
     assert "1 region, chunked: plain torch tiles" in words and "(C with" not in words
     half = lw.explain(lw.adapt(tiny_model("llama", head_dim=16).to(torch.float16)))
-    assert half.count("(torch: float16)") == 2 and "(C with" not in half
+    assert half.count("(torch: float16)") == 1 and "(C with" not in half
+    assert half.count("triangle: plain causal") == 2  # reading and training
     half = lw.explain(lw.adapt(tiny_model("llama", head_dim=16).to(torch.bfloat16)))
-    assert "(torch: bfloat16)" in half  # many queries; a few are read by C if there is any
+    assert "prefill of 8,192   1 region, triangle" in half  # a few are read by C if there is any
     assert ("(C with" in half) == native.why(16, 16).startswith("C with")
 
 
@@ -224,7 +229,7 @@ def test_what_trains_is_named(monkeypatch):
 def test_explain_says_what_computes_attention_here_and_why(monkeypatch):
     model = lw.adapt(tiny_model("llama"))
     monkeypatch.setattr(native, "why", lambda d, e, band=False: f"torch: {d}, {e}, {band}")
-    text = lw.explain(model)
+    text = lw.explain(lw.restore(model) and lw.adapt(model, lw.LMInfinite(sinks=2, window=16)))
     assert "(torch: 8, 8, False)" in text and "(torch: 8, 8, True)" in text
 
 

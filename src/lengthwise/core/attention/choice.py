@@ -72,16 +72,17 @@ def choose(
         needs_grad: Whether anybody will differentiate.
         compiler: Whether torch.compile can build kernels here.
         one_part: Whether nothing will be merged, so that nobody reads the log-sum-exp.
-        triangle: Whether each query sees the keys of the same tokens up to itself, and no others.
+        triangle: Whether each query sees the keys of the same tokens up to itself, and no others,
+            and the C code does not read them.
     """
     if queries <= DECODE_QUERIES and not needs_grad:
         return FEW
+    if device == "cpu" and aligned and plain and triangle and one_part:
+        return Choice("triangle", "plain causal: torch's fused kernel, which has a backward")
     if device == "cpu" and aligned and plain and not needs_grad:
         return Choice(
             "sdpa", "consecutive positions: torch's fused kernel on rectangles and triangles"
         )
-    if aligned and plain and triangle and one_part and needs_grad and device == "cpu":
-        return Choice("triangle", "plain causal: torch's fused kernel, which has a backward")
     if device == "cuda" and compiler:
         return Choice("flex", "one fused kernel for any predicate, forward and backward")
     heavy = queries * heads * keys >= FLEX_CPU_PAIRS
@@ -108,7 +109,7 @@ def choice_for(
         needs_grad=needs_grad(queries, block),
         compiler=has_compiler(queries.vectors.device.type),
         one_part=alone,
-        triangle=triangular(region, queries, block),
+        triangle=triangular(region, queries, block) and not _by_c(queries, block),
     )
 
 
@@ -151,6 +152,11 @@ def plain(region: Region, queries: Queries, block: KeyBlock, softcap: float | No
     only_a_band = region.also is None and region.score is None and softcap is None
     only_a_band = only_a_band and block.bias is None
     return only_a_band and block.values.shape[-1] == queries.vectors.shape[-1]
+
+
+def _by_c(queries: Queries, block: KeyBlock) -> bool:
+    read = native.takes_band(queries.vectors, block.keys, block.values)
+    return read and not needs_grad(queries, block)
 
 
 def triangular(region: Region, queries: Queries, block: KeyBlock) -> bool:
