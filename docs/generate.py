@@ -441,6 +441,10 @@ PARTS = {
     "demo-passkey": demo_passkey_table,
     "lab-curve": lab_curve,
     "methods": method_table,
+    "generate": lambda: rows_table(
+        "generate",
+        {"task": "task", "who": "who", "ms": "milliseconds", "of plain": "ratio", "cache": "bytes"},
+    ),
     "packers": lambda: rows_table(
         "packers",
         {
