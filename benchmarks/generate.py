@@ -76,7 +76,7 @@ def held(cache: Any) -> int:
 
 
 def in_turns(task: str, ids: torch.Tensor, sides: dict[str, Side]) -> list[dict]:
-    """One row for each side: processor seconds, and their ratio to the plain model's turn by turn."""
+    """One row for each side: processor seconds, and their ratio to the plain model's."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(TURNS[task] + 1):
         for name, side in sides.items():
