@@ -11,18 +11,19 @@ from lengthwise.measure.report.table import Cell, Table
 from lengthwise.measure.report.words import cut, seconds, share, signed, size
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import REFERENCE
-from lengthwise.measure.statistics.intervals import Interval
 
 WIDTH = 980
-LEFT, RIGHT = 58, 200  # room for the axis and for the lines' names
+LEFT, RIGHT = 58, 212  # room for the axis and for the lines' names
+GAP = 18  # between names
 COLOURS = 8
 
 
 @dataclass(frozen=True)
 class _Point:
     at: float
-    value: Interval
+    value: float
     title: str  # what hovering over it says
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _names(
     """The names beside the ends of their lines, pushed apart and joined to them."""
     parts = []
     edge = WIDTH - RIGHT + 20
-    places = svg.spread([end[1] for end in ends], 18, y.last + 4, y.first)
+    places = svg.spread([end[1] for end in ends], GAP, y.last + 4, y.first)
     for line, end, place, more in zip(lines, ends, places, words, strict=True):
         parts.append(svg.path([end, (edge - 6, place), (edge, place)], f"lead {line.kind}"))
         name = f"{cut(line.name, 21 - len(more))} {more}"  # as many as there is room for
@@ -105,16 +106,16 @@ def loss_chart(results: Results, length: int) -> str:
         for method in results.read_methods("loss")
     ]
     lines = [line for line in lines if line.points]
-    values = [point.value.value for line in lines for point in line.points]
+    values = [point.value for line in lines for point in line.points]
     pad = 0.05 * (max(values) - min(values) or 1)
-    top, bottom = 52, 380
+    top, bottom = 52, max(380, 52 + GAP * len(lines))
     y = svg.Scale(min(values) - pad, max(values) + pad, bottom, top)
     steps = svg.round_steps(y.low, y.high, 6)
     parts = _axis(y, steps, lambda v: f"{v:.3g}", "loss, nats per token (lower is better)")
     x, around = _positions(results, lines, length, y)
     for line in sorted(lines, key=lambda line: line.kind == "reference"):  # dashes on top
         parts += _curve(line, x, y)
-    ends = [line.points[-1].value.value for line in lines]
+    ends = [line.points[-1].value for line in lines]
     places = [(x.last + 2, y(end)) for end in ends]
     parts += _names(lines, places, [f"{end:.2f}" for end in ends], y)
     return svg.picture(WIDTH, bottom + 46, "Loss by position for every method", around + parts)
@@ -130,7 +131,7 @@ def excess_chart(results: Results, length: int) -> str:
     lines = [_loss_line(results, method, found) for method, found in spans.items() if found]
     if not lines:
         return ""
-    top, bottom = 52, 320
+    top, bottom = 52, max(320, 52 + GAP * len(lines))
     y = svg.Scale(-0.25, 1.05, bottom, top)
     parts = _axis(
         y, [-0.2, 0, 0.2, 0.4, 0.6, 0.8, 1.0], lambda v: f"{v:+.3g}" if v else "0",
@@ -144,7 +145,7 @@ def excess_chart(results: Results, length: int) -> str:
     )  # fmt: skip
     parts.append(f'<clipPath id="close{length}">{frame}</clipPath>')
     parts.append(f'<g clip-path="url(#close{length})">{drawn}</g>')
-    ends = [line.points[-1].value.value for line in lines]
+    ends = [line.points[-1].value for line in lines]
     words = [signed(end) + (" ↑" if end > y.high else "") for end in ends]
     places = [(x.last + 2, min(max(y(end), top), bottom)) for end in ends]
     parts += _names(lines, places, words, y)
@@ -156,8 +157,8 @@ def _loss_line(results: Results, method: str, spans: Sequence[Span]) -> _Line:
     points = [
         _Point(
             (span.start + span.end) / 2,
-            span.mean,
-            f"{method}: {span.mean.value:.3f} nats at positions {span.start:,} to {span.end:,}",
+            span.value,
+            f"{method}: {span.value:.3f} nats at positions {span.start:,} to {span.end:,}",
         )
         for span in spans
     ]
@@ -187,7 +188,7 @@ def _positions(
 
 
 def _curve(line: _Line, x: svg.Scale, y: svg.Scale) -> list[str]:
-    points = [(x(point.at), y(point.value.value)) for point in line.points]
+    points = [(x(point.at), y(point.value)) for point in line.points]
     # On to the right edge, where the name stands.
     curve = svg.path([*points, (x.last, points[-1][1])], f"curve {line.kind}")
     dots = zip(points, line.points, strict=True)
@@ -213,10 +214,11 @@ def score_chart(table: Table, task: str | None = None) -> str:
             score = table.overall(method, length) if task is None else cell and cell.interval
             if score:
                 words = share(score) if cell is None else spoken(cell)
-                points.append(_Point(length, score, f"{method}, {length:,} tokens: {words}"))
+                title = f"{method}, {length:,} tokens: {words}"
+                points.append(_Point(length, score.value, title, (score.low, score.high)))
         lines.append(_Line(method, colour(table.results, method), points))
     dashed = {"the threshold": table.threshold}
-    if task is not None and (chance := table.chance(task)) > 0:
+    if task is not None and (chance := table.chance(task)) >= 0.005:
         dashed["a guess"] = chance
     where = "all tasks" if task is None else task
     height = 266 if task is None else 206
@@ -235,7 +237,7 @@ def cost_chart(table: Table, which: Literal["held", "seconds"]) -> str:
             cost, score = table.cost(method, length), table.overall(method, length)
             if cost is not None and score is not None and (value := getattr(cost, which)):
                 words = f"{method}, {length:,} tokens: {share(score)} at {say(value)}"
-                points.append(_Point(value, score, words))
+                points.append(_Point(value, score.value, words, (score.low, score.high)))
         lines.append(_Line(method, colour(table.results, method), points))
     label = "keys and values held, bytes" if which == "held" else "seconds an answer, median"
     return _scores(lines, None, say, label, 266, f"Scores against {label}", {}, apart=0)
@@ -262,7 +264,7 @@ def _scores(
     # Room on both sides; a single value lies in the middle.
     pad = max((max(values) / min(values)) ** 0.06, 1.15)
     x = svg.Scale(min(values) / pad, max(values) * pad, LEFT, WIDTH - RIGHT, log=True)
-    top, bottom = 46.0, 46 + height
+    top, bottom = 46.0, 46 + max(height, GAP * len(lines))
     y = svg.Scale(0, 1, bottom, top)
     words = " and ".join(f"{name} {value:.0%}" for name, value in dashed.items())
     parts = _axis(y, [i / 5 for i in range(6)], lambda v: f"{v:.0%}", "score",
@@ -272,16 +274,16 @@ def _scores(
     parts += ticks(x, at or _decades(x.low, x.high), say, bottom, label)
     for number, line in enumerate(lines):
         shift = (number - (len(lines) - 1) / 2) * apart
-        points = [(x(point.at) + shift, y(point.value.value)) for point in line.points]
+        points = [(x(point.at) + shift, y(point.value)) for point in line.points]
         if len(points) > 1:
             parts.append(svg.path(points, f"curve {line.kind}"))
         for (px, py), point in zip(points, line.points, strict=True):
-            low, high = y(point.value.low), y(point.value.high)
-            parts.append(svg.line(px, low, px, high, f"whisker {line.kind}"))
+            low, high = point.bounds or (point.value, point.value)
+            parts.append(svg.line(px, y(low), px, y(high), f"whisker {line.kind}"))
             parts.append(svg.mark(px, py, shapes[line.name], f"mark {line.kind}", point.title))
     last = [line.points[-1] for line in lines]
-    ends = [(x(point.at) + 8, y(point.value.value)) for point in last]
-    parts += _names(lines, ends, [f"{point.value.value:.0%}" for point in last], y)
+    ends = [(x(point.at) + 8, y(point.value)) for point in last]
+    parts += _names(lines, ends, [f"{point.value:.0%}" for point in last], y)
     return svg.picture(WIDTH, bottom + 46, title, parts)
 
 

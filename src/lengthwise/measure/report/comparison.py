@@ -137,9 +137,9 @@ def _losses(every: Sequence[Entry], length: int) -> Grid:
 def _loss(cell: LossCell | None) -> Text:
     if cell is None:
         return Text("–", style="dim")
-    words = Text(f"{cell.loss.mean.value:.2f}", style=STYLES[cell.grade])
+    words = Text(f"{cell.loss.value:.2f}", style=STYLES[cell.grade])
     if cell.excess is not None:
-        words.append(f" {signed(cell.excess.mean.value)}", style="dim")
+        words.append(f" {signed(cell.excess.value)}", style="dim")
     return words
 
 

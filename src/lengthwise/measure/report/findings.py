@@ -7,6 +7,8 @@ from lengthwise.measure.report.words import joined, rate, seconds, share, signed
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import REFERENCE
 
+MOST = 6  # methods that one sentence can name with all their numbers
+
 
 def reader_name(results: Results) -> str:
     """What answered."""
@@ -56,7 +58,7 @@ def _beyond(results: Results) -> str:
         return ""
     plain, window = plain_name(results), told(results, "window") or end
     where = f"Between {windows(begin, window).split()[0]} and {windows(end, window)} of text"
-    lost = {method: span.mean.value for method, span in excess.items()}
+    lost = {method: span.value for method, span in excess.items()}
     best = min((method for method in lost if method != plain), key=lost.__getitem__, default=None)
     if plain not in lost or best is None:
         (name,) = [plain] if plain in lost else [best]
@@ -77,7 +79,7 @@ def _kept(lost: float) -> str:
 
 def _loss(results: Results) -> list[str]:
     begin, end, excess = _far(results)
-    means = {method: span.mean.value for method, span in excess.items()}
+    means = {method: span.value for method, span in excess.items()}
     order = sorted(means, key=means.__getitem__)
     close = [f"{m} ({signed(means[m])})" for m in order if means[m] <= CLOSE]
     far = [m for m in order if means[m] > CLOSE]
@@ -143,7 +145,7 @@ def _reach(table: Table, method: str) -> str:
 
 def _answers(table: Table) -> list[str]:
     lengths = [n for n in table.lengths if all(table.cost(m, n) for m in table.methods)]
-    if not lengths or len(table.methods) < 2:
+    if not lengths or not 2 <= len(table.methods) <= MOST:
         return []
     parts = []
     for method in table.methods:

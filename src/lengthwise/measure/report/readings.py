@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import REFERENCE
@@ -14,19 +16,28 @@ from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
 CLOSE, FAR = 0.1, 1.0  # nats per token above the reference that count as no loss, and as much
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Span:
-    """Positions `start` to `end - 1` and the mean found there, over `blocks` blocks."""
+    """Positions `start` to `end - 1` and the losses of the blocks there, `[blocks]`."""
 
     start: int
     end: int
-    blocks: int
-    mean: Interval
+    blocks: Tensor
+
+    @property
+    def value(self) -> float:
+        """Their mean."""
+        return float(self.blocks.mean())
+
+    @cached_property
+    def mean(self) -> Interval:
+        """The mean with its interval, which is only drawn where somebody asks."""
+        return bootstrap_mean(self.blocks, torch.Generator().manual_seed(0))
 
     @property
     def certain(self) -> bool:
         """Whether there are blocks enough for the interval to mean something."""
-        return self.blocks >= 8
+        return len(self.blocks) >= 8
 
 
 def bucket_edges(blocks: int) -> list[int]:
@@ -73,12 +84,7 @@ def _spans(results: Results, length: int, octaves: bool, *methods: str) -> list[
     block = read[0][0]["block"]
     edges = (octave_edges if octaves else bucket_edges)(losses.shape[1])
     return [
-        Span(
-            start * block,
-            min(end * block, length),
-            losses[:, start:end].numel(),
-            bootstrap_mean(losses[:, start:end].flatten(), torch.Generator().manual_seed(0)),
-        )
+        Span(start * block, min(end * block, length), losses[:, start:end].flatten())
         for start, end in pairwise(edges)
     ]
 
@@ -95,7 +101,7 @@ class LossCell:
         """`good` if nothing was lost, `bad` if much was."""
         if self.excess is None:
             return ""
-        lost = self.excess.mean.value
+        lost = self.excess.value
         return "good" if lost <= CLOSE else "bad" if lost >= FAR else ""
 
 

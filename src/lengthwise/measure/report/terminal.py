@@ -64,7 +64,7 @@ def _loss(results: Results, length: int) -> Grid:
         "method", *(f"to {end:,}" for end in ends),  # from where the column before it ends
     )  # fmt: skip
     for method, cells in rows.items():
-        shown = [Text(f"{cell.loss.mean.value:.2f}", STYLES[cell.grade]) for cell in cells]
+        shown = [Text(f"{cell.loss.value:.2f}", STYLES[cell.grade]) for cell in cells]
         table.add_row(Text(method, style="dim" if method == REFERENCE else ""), *shown)
     return table
 
