@@ -49,7 +49,8 @@ def numbers(results: Results, method: str, length: int) -> list[Any]:
 
 def test_every_candidate_meets_the_same_texts_and_items(base, tmp_path, monkeypatch):
     model, tokenizer = base
-    lw.save(model, tokenizer, tmp_path / "tuned")
+    other = tiny_model("llama", seed=1)
+    lw.save(other, tokenizer, tmp_path / "tuned")
     loads = []
     monkeypatch.setattr(study, "load", lambda *a, **k: loads.append(a) or lw.load(*a, **k))
     tuned = Checkpoint.of(str(tmp_path / "tuned"))
@@ -59,10 +60,12 @@ def test_every_candidate_meets_the_same_texts_and_items(base, tmp_path, monkeypa
     names = (*METHODS, "tuned")
     assert cells == {Cell(m, t, n) for m in names for t in tasks for n in (200, 240)}
     assert not [row for row in (*results.rows, *results.readings) if row.refused]
-    # A checkpoint that is the base itself measures what the base does, and is loaded once.
-    for length in (200, 240):
-        assert numbers(results, "plain", length) == numbers(results, "tuned", length)
-        assert numbers(results, "plain", length) != numbers(results, "pi", length)
+    # Each is read as it is alone, and the checkpoint is loaded once.
+    alone = studied(base, tmp_path / "plain", {"plain": ()}, [240])
+    theirs = studied((other, tokenizer), tmp_path / "other", {"plain": ()}, [240])
+    assert numbers(results, "plain", 240) == numbers(alone, "plain", 240)
+    assert numbers(results, "tuned", 240) == numbers(theirs, "plain", 240)
+    assert numbers(results, "plain", 240) != numbers(results, "pi", 240)
     assert len(loads) == 1 and "_lengthwise" not in vars(model)
     assert "tuned" in results.specs["tuned"] and tuned.fingerprint in results.specs["tuned"]
     (tmp_path / "tuned" / "config.json").write_text("{ }")
