@@ -1,6 +1,6 @@
 """Names of tasks, suites and files that the command line knows without torch."""
 
-from difflib import get_close_matches
+from lengthwise.specs import hint
 
 SUITES = ("quick", "ruler", "effective", "full")
 ADAPTIVE = "effective"  # the suite that spends items where the answer is open
@@ -33,11 +33,10 @@ def suite_names(words: str) -> list[str]:
     names = list(dict.fromkeys(word.strip() for word in words.split(",")))
     for name in names:
         if name not in (*SUITES, *TASKS):
-            near = get_close_matches(name, (*SUITES, *TASKS), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}? " if near else ""
             raise ValueError(
-                f"--suite: there is no suite or task {name!r}; {hint}There are the suites "
-                f"{', '.join(SUITES)}, every task of full, {' and '.join(READINGS)}"
+                f"--suite: there is no suite or task {name!r}; {hint(name, (*SUITES, *TASKS))}"
+                f"There are the suites {', '.join(SUITES)}, every task of full, "
+                f"{' and '.join(READINGS)}"
             )
     others = [name for name in names if name not in (ADAPTIVE, *READINGS)]
     if ADAPTIVE in names and others:
