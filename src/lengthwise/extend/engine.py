@@ -191,9 +191,12 @@ class Engine:
         assert state is not None and isinstance(state.store, EvictingState)
         why = f"{type(axes.store).__name__} {NO_CHOICE_GRADIENT}"
         mass, told = ("mass" in axes.store.needs), plan.layer in self.told
-        pieces = cuts(step.positions, state.store.seen, axes.store.every)
+        key = (id(self), "pieces")  # all its layers that choose have read the same tokens
+        if key not in step.memo:
+            every = cuts(step.positions, state.store.seen, axes.store.every)
+            step.memo[key] = [(0, len(new), None)] if told else every
         outs = []
-        for low, high, due in [(0, len(new), None)] if told else pieces:
+        for low, high, due in step.memo[key]:
             piece = queries.times(low, high)
             part = self._read(reading, piece, new.slots(low, high), need_lse=mass)
             read = replace(reading.of(piece, rotary), due=due, lse=part.lse if mass else None)
