@@ -216,11 +216,15 @@ def test_a_graph_without_gaps_is_refused_with_the_reason():
     want = logits(model)
     assert (logits(torch.compile(model, backend="eager")) - want).abs().max() < 1e-4
     torch._dynamo.reset()
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="cannot be exported or compiled with"):
+    with pytest.raises(
+        torch._dynamo.exc.Unsupported, match="cannot be exported, traced or compiled"
+    ):
         logits(torch.compile(model, backend="eager", fullgraph=True))
     with pytest.raises(ValueError, match="cannot be exported") as refused:
         torch.export.export(model, (), {"input_ids": IDS, "use_cache": False})
     assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="cannot be exported, traced"):
+        torch.jit.trace(lambda ids: model(ids, use_cache=False).logits, IDS)
 
 
 def test_a_configuration_of_its_own_makes_a_second_model():

@@ -32,8 +32,8 @@ REPLACED = ("dynamic", "static", "sliding_window", "hybrid", "hybrid_chunked")
 INSIDE = "lengthwise_inside"  # tells the decoder that the model around it has still to end
 NO_GRAPH = (
     "an adapted model works out positions and sees to its cache between the parts of a graph, so "
-    "it cannot be exported or compiled with fullgraph=True; use torch.compile without fullgraph, "
-    "or export the plain model that lengthwise.save writes"
+    "it cannot be exported, traced or compiled with fullgraph=True; use torch.compile without "
+    "fullgraph, or export the plain model that lengthwise.save writes"
 )
 
 
@@ -114,7 +114,7 @@ class Binding(Generic[E]):
     @torch.compiler.disable(reason=NO_GRAPH)
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Before a forward: work out positions, and see to the cache."""
-        if torch.compiler.is_exporting():
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():
             raise ValueError(NO_GRAPH)
         if self._config._attn_implementation != NAME:
             raise ValueError(
