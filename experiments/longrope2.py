@@ -9,6 +9,7 @@ that was stopped goes on from `--checkpoint`.
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,8 @@ def main() -> None:
     search, seconds = search_factors(model, hidden, args)
     found = search.best
     assert isinstance(found, lw.LongRoPE2)
+    # As the command line writes them: measured again from there, it is the same method.
+    found = replace(found, factors=tuple(float(f"{value:g}") for value in found.factors))
     contenders: dict[str, tuple[Method, ...]] = {
         "plain": (), "PI": (lw.PI(FACTOR),), "NTK": (lw.NTK(FACTOR),),
         "YaRN": (lw.YaRN(FACTOR),), "LongRoPE2": (found,),

@@ -8,6 +8,7 @@ the other half. A run that was stopped goes on from `--checkpoint`.
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ def main() -> None:
     search, seconds = search_factors(model, windows, args)
     found = search.best
     assert isinstance(found, lw.LongRoPE)
+    # As the command line writes them: measured again from there, it is the same method.
+    found = replace(found, factors=tuple(float(f"{value:g}") for value in found.factors))
     held = text_windows(compared, length, args.windows, head)
     inside = text_windows(compared, WINDOW, 4 * args.windows, head)
     text = "\n".join(tokenizer.decode(compared[i : i + 4096]) for i in range(0, 40_960, 4096))
