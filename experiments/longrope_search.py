@@ -159,7 +159,7 @@ def main() -> None:
         claims()["extend/longrope"],
         model=described(results),
         seeds=(args.seed,),
-        items={"texts": len(held.ids), "passkeys": results.counts["passkey"]},
+        items={"texts": len(held.texts), "passkeys": results.counts["passkey"]},
         numbers={
             **Numbers(results, "LongRoPE").record(),
             "control": Numbers(results, PLAIN).record(),
