@@ -258,6 +258,24 @@ def test_what_would_be_passed_over_is_refused_by_name(tmp_path: Path) -> None:
         refused("is cut short", bytes_of(sound[:cut]))
     refused("claims", bytes_of(sound[:8] + b"\xff" * 16 + sound[24:]))
     refused("architecture 'mamba'", written(arch="mamba"))
+    for key, value in {
+        "block_count": 100_000, "context_length": 0, "rope.freq_base": float("nan"),
+        "embedding_length": "x", "attention.head_count": 0, "attention.head_count_kv": 0,
+        "attention.layer_norm_rms_epsilon": -1.0, "rope.scaling.factor": 0.0, "vocab_size": 1 << 31,
+    }.items():  # fmt: skip
+        refused(rf"llama\.{key} = .*it must be", written(says={key: value}))
+    refused("tensor blk.1.+, which a llama model of 1", written(says={"block_count": 1}))
+    refused("3 layers, but no tensor blk.2", written(says={"block_count": 3}))
+    refused("6 heads, which 4 heads", written(says={"attention.head_count_kv": 4}))
+    for key, value in {
+        "vocab_size": 5,
+        "feed_forward_length": 32,
+        "attention.head_count": 12,
+    }.items():
+        refused("by what it states that must be", written(says={key: value}))
+    refused("sliding_window, which is not honoured", written(says={"attention.sliding_window": 9}))
+    stray = {"blk.7.attn_q.weight": np.zeros((48, 48), "f4")}
+    refused("blk.7.attn_q.weight, which a llama model of 2", written(tensors=stray))
     refused("llama.expert_count = 8", written(says={"expert_count": 8}))
     refused("tensor blk.0.attn_q.bias", written(tensors={"blk.0.attn_q.bias": np.zeros(48, "f4")}))
     refused("tensor vision.weight", written(tensors={"vision.weight": np.zeros(4, "f4")}))

@@ -29,7 +29,8 @@ def steady(model: PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
     Raises:
         ValueError: A model whose cache would go stale, of a family that cannot be adapted.
     """
-    stops = model.config.model_type == "mpt" and not is_adapted(model)
+    config = getattr(model, "config", None)  # a module of a person's own may have none
+    stops = getattr(config, "model_type", "") == "mpt" and not is_adapted(model)
     return adapted(model) if stops or goes_stale(model) else nullcontext(model)
 
 

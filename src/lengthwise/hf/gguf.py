@@ -112,7 +112,7 @@ def rope_scaling(head: Head) -> dict[str, Any]:
             "original_max_position_embeddings": original,
             **stated,
         }
-    if kind == "none" or (kind == "linear" and factor in (None, 0.0, 1.0)):
+    if kind == "none" or (kind == "linear" and factor in (None, 1.0)):
         return {}
     if kind == "linear" and not said:
         return {"rope_type": "linear", "factor": factor}

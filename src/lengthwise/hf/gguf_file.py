@@ -4,6 +4,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 an
 """
 
 import mmap
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,27 @@ _SPLITS = (
     "default", "gpt-2", "smollm", "llama3", "llama-v3", "llama-bpe", "qwen2", "deepseek-r1-qwen",
     "tekken", "dbrx", "smaug-bpe", "falcon3",
 )  # fmt: skip
+
+
+# What a model is built by: a kind of number, and its range.
+_MOST_WIDE = 1 << 24
+_RANGES: dict[str, tuple[type, float, float]] = {
+    "block_count": (int, 1, 10_000), "context_length": (int, 1, (1 << 31) - 1),
+    "embedding_length": (int, 1, _MOST_WIDE), "feed_forward_length": (int, 1, _MOST_WIDE),
+    "attention.head_count": (int, 1, 1 << 16), "attention.head_count_kv": (int, 1, 1 << 16),
+    "attention.key_length": (int, 1, 1 << 16), "attention.sliding_window": (int, 1, 1 << 31),
+    "vocab_size": (int, 1, _MOST_WIDE), "rope.freq_base": (float, 1e-9, 1e30),
+    "rope.dimension_count": (int, 1, 1 << 16), "rope.scaling.factor": (float, 1e-9, 1e9),
+    "rope.scaling.attn_factor": (float, 1e-9, 1e9),
+    "rope.scaling.original_context_length": (int, 1, 1 << 31),
+    "attention.layer_norm_rms_epsilon": (float, 1e-30, 1),
+    "attn_logit_softcapping": (float, 1e-9, 1e9), "final_logit_softcapping": (float, 1e-9, 1e9),
+}  # fmt: skip
+_NEEDED = (
+    "block_count", "context_length", "embedding_length", "feed_forward_length",
+    "attention.head_count", "attention.layer_norm_rms_epsilon",
+)  # fmt: skip
+_SLIDING = ("phi3", "gemma2", "gemma3")
 
 
 @dataclass(frozen=True)
@@ -142,13 +164,24 @@ def check_gguf(path: Path) -> Head:
                 f"{path} says {key} = {str(head.metadata[key])[:40]}, which is not honoured here; "
                 "convert the model from its own checkpoint instead"
             )
+    _check_values(head)
+    layers = head.get("block_count")
     for name in head.tensors:
-        leaf = name.split(".", 2)[-1] if name.startswith("blk.") else None
-        known = leaf in LEAVES[arch] if leaf else name in (*_ELSEWHERE, LLAMA3, SHORT, LONG)
+        block = re.fullmatch(r"blk\.(\d+)\.(.+)", name)
+        if block is None:
+            known = name in (*_ELSEWHERE, LLAMA3, SHORT, LONG)
+        else:
+            known = block[2] in LEAVES[arch] and int(block[1]) < layers
         if not known:
             raise ValueError(
-                f"{path} has a tensor {name}, which a {arch} model here has no use for"
+                f"{path} has a tensor {name}, which a {arch} model of {layers} "
+                "layers here has no use for"
             )
+    for layer in range(layers):
+        for leaf in LEAVES[arch]:
+            if f"blk.{layer}.{leaf}" not in head.tensors:
+                raise ValueError(f"{path} has {layers} layers, but no tensor blk.{layer}.{leaf}")
+    _check_shapes(head)
     if head.get("attention.value_length") != head.get("attention.key_length"):
         raise ValueError(
             f"{path} has values of another size than keys ({head.get('attention.value_length')} "
@@ -163,6 +196,72 @@ def check_gguf(path: Path) -> Head:
             "here: it would count other tokens"
         )
     return head
+
+
+def _check_values(head: Head) -> None:
+    """Refuse statements that no model can be built by, before one is tried.
+
+    Raises:
+        ValueError: Which, and its range.
+    """
+    for key, (kind, low, high) in _RANGES.items():
+        value = head.get(key)
+        if value is None and key not in _NEEDED:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or (kind is int and not isinstance(value, int)) or not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(
+                f"{head.path} says {head.architecture}.{key} = {str(value)[:40]}; it must be "
+                f"{what} from {low:g} to {high:g}"
+            )
+    heads, keys = head.get("attention.head_count"), head.get("attention.head_count_kv")
+    if keys is not None and heads % keys:
+        raise ValueError(f"{head.path} has {heads} heads, which {keys} heads of keys cannot share")
+    if head.get("attention.key_length") is None and head.get("embedding_length") % heads:
+        raise ValueError(
+            f"{head.path} is {head.get('embedding_length')} numbers wide, which {heads} heads "
+            "cannot share"
+        )
+    if head.get("attention.sliding_window") is not None and head.architecture not in _SLIDING:
+        raise ValueError(
+            f"{head.path} says {head.architecture}.attention.sliding_window, which is not "
+            "honoured here; convert the model from its own checkpoint instead"
+        )
+
+
+def _check_shapes(head: Head) -> None:
+    """Refuse tensors whose shapes are not those that the file states.
+
+    Raises:
+        ValueError: Which.
+    """
+    width, inner = head.get("embedding_length"), head.get("feed_forward_length")
+    heads = head.get("attention.head_count")
+    keys = head.get("attention.head_count_kv", heads)
+    size = head.get("attention.key_length", width // heads)
+    rows = head.get("vocab_size")
+    table = head.tensors.get("token_embd.weight")
+    if table is None:
+        raise ValueError(f"{head.path} has no tensor token_embd.weight")
+    rows = table.shape[0] if rows is None else rows
+    wanted = {
+        "attn_q": (heads * size, width), "attn_k": (keys * size, width),
+        "attn_v": (keys * size, width), "attn_output": (width, heads * size),
+        "attn_qkv": ((heads + 2 * keys) * size, width), "ffn_gate": (inner, width),
+        "ffn_up": ((2 if head.architecture == "phi3" else 1) * inner, width),
+        "ffn_down": (width, inner), "token_embd": (rows, width), "output": (rows, width),
+        "attn_q_norm": (size,), "attn_k_norm": (size,),
+    }  # fmt: skip
+    for name, tensor in head.tensors.items():
+        leaf, kind = name.split(".")[-2:]
+        shape = wanted.get(leaf, (width,) if leaf.endswith("norm") else tensor.shape)
+        shape = shape[:1] if kind == "bias" else shape
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{head.path} has a tensor {name} of the shape {list(tensor.shape)}; by what it "
+                f"states that must be {list(shape)}"
+            )
 
 
 class _Reader:

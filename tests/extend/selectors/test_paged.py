@@ -12,14 +12,14 @@ def test_slots_of_each_head_are_gathered_from_any_block():
     g = torch.Generator().manual_seed(0)
     for rows in (1, 3):
         store = lw.FullStore().state()
-        keys, values = torch.randn(rows, 2, 700, 4, generator=g), torch.randn(rows, 2, 700, 6)
-        positions = torch.arange(700).expand(rows, 1, -1) - 5 * torch.arange(rows)[:, None, None]
+        keys, values = torch.randn(rows, 2, 9000, 4, generator=g), torch.randn(rows, 2, 9000, 6)
+        positions = torch.arange(9000).expand(rows, 1, -1) - 5 * torch.arange(rows)[:, None, None]
         positions = positions.clamp(min=-1)
-        for low, high in ((0, 300), (300, 301), (301, 700)):
+        for low, high in ((0, 8300), (8300, 8301), (8301, 9000)):
             cut = slice(low, high)
             store.extend(KeyBlock(keys[:, :, cut], values[:, :, cut], positions[:, :, cut]))
-        assert len(store.blocks()) > 1
-        slots = torch.randint(-1, 700, (rows, 2, 40), generator=g)
+        assert len(store.blocks()) > 1  # a block is copied as it grows, but not beyond 8,192 keys
+        slots = torch.randint(-1, 9000, (rows, 2, 40), generator=g)
         for asked in (slots, slots[:, :1]):
             got = store.gather(asked)
             for b in range(rows):
