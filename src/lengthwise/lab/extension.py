@@ -188,6 +188,14 @@ MEASURED = {
         "infllm:pages=8,page_size=32,sinks=4,window=256", finds(8), finds(16), flat(16),
         premise=misses(16),
     ),
+    "extend/longheads": _claim(
+        "longheads:chunks=8,chunk=64", finds(8), finds(16), flat(16), premise=misses(16)
+    ),
+    "extend/longcache": _claim("longcache", finds(8), finds(16), flat(16), premise=misses(16)),
+    "extend/sirllm": _claim(
+        "sirllm:tokens=384,recent=128,every=128", flat(16), free(0.01), finds_more(4),
+        premise=lost(16),
+    ),
 }  # fmt: skip
 
 
