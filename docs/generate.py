@@ -13,6 +13,7 @@ import re
 import sys
 from collections import Counter
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,6 @@ from memory_figure import memory_figure
 from tuning_page import tuning_pages
 
 from lengthwise import catalogue, rooms
-from lengthwise.extend.layouts import CacheSlots, FarAsOne
-from lengthwise.extend.scaling import OwnScaling
 from lengthwise.lab.evidence import Evidence
 from lengthwise.lab.status import Row, rows
 from lengthwise.measure import REFERENCE, Results
@@ -39,7 +38,6 @@ ROOMS = {"scaling": "Scaling", "layout": "Layout", "selector": "Selector", "stor
 CHOSEN = (
     "YaRN", "DynamicYaRN", "SelfExtend", "ReRoPE", "InfLLM", "StreamingLLM", "LMInfinite"
 )  # fmt: skip
-INTERNAL = (CacheSlots, FarAsOne, OwnScaling)  # what others bring, or nothing at all
 QUESTIONS = {
     "scaling": "How does an apparent position become an angle?",
     "layout": "Which keys does a query see, and how far away do they seem?",
@@ -362,7 +360,7 @@ def method_table() -> str:
         names = [
             f"`{cls.__name__}`"
             for cls in catalogue.methods().values()
-            if cls.axis == axis and cls not in INTERNAL
+            if cls.axis == axis and cls.__name__ not in catalogue.INTERNAL
         ]
         lines.append(f"| {title} | {QUESTIONS[axis]} | {', '.join(names)} |")
     return "\n".join(lines)
@@ -373,7 +371,7 @@ def method_pages() -> str:
     for axis, title in ROOMS.items():
         pages += [f"## {title}", "", QUESTIONS[axis], ""]
         for cls in catalogue.methods().values():
-            if cls.axis == axis and cls not in INTERNAL:
+            if cls.axis == axis and cls.__name__ not in catalogue.INTERNAL:
                 pages += described(cls.__name__, cls)
     return "\n".join(pages).rstrip() + "\n"
 
@@ -398,7 +396,7 @@ def room_pages() -> str:
             if room == "recipes":
                 pages += [f"### `{item.name}`", "", f"{item.summary} {linked(item.source)}.", ""]
             else:
-                pages += described(item.name, item.thing)
+                pages += described(item.name, getattr(import_module(module), item.name))
     return "\n".join(pages).rstrip() + "\n"
 
 

@@ -114,6 +114,14 @@ def test_mistakes_are_named_in_one_line(spec: str, words: str) -> None:
     assert str(sooner.value) == str(caught.value)
 
 
+def test_what_others_bring_is_understood_but_not_offered() -> None:
+    with pytest.raises(ValueError) as caught:
+        check(["zzz"])
+    offered = str(caught.value).partition("Methods: ")[2].split(", ")
+    assert {*dict(EXPORTED)} - {*offered} == {"CacheSlots", "FarAsOne", "OwnScaling"}
+    assert parse("farasone:window=8") == lw.FarAsOne(8)
+
+
 def test_a_scaling_around_another_may_stand_in_brackets() -> None:
     inner = lw.YaRN(factor=8, beta_fast=16)
     assert parse("logtemperature:over=(yarn:factor=8,beta_fast=16)") == lw.LogTemperature(inner)

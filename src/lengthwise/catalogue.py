@@ -27,13 +27,14 @@ AXES = {
     "store": "lengthwise.extend.stores",
 }
 PLAIN = "plain"
+INTERNAL = ("CacheSlots", "FarAsOne", "OwnScaling")  # what others bring, or nothing at all
 
 
 @cache
 def room() -> Room:
     """All methods, axis by axis."""
     homes = {name: home for home in AXES.values() for name in outline(home, "__all__")}
-    return Room("method", homes, nested="Scaling")
+    return Room("method", homes, nested="Scaling", internal=INTERNAL)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,23 @@ def docstring(module: str) -> str:
     return ast.get_docstring(_tree(module)) or ""
 
 
+def exports(module: str) -> dict[str, str]:
+    """The classes and functions of a module's `__all__`, each with its docstring."""
+    return {
+        name: ast.get_docstring(node) or ""
+        for name in outline(module, "__all__")
+        if isinstance(node := _defined(module, name), ast.ClassDef | ast.FunctionDef)
+    }
+
+
+def _defined(module: str, name: str) -> ast.stmt:
+    """The statement that gives a name what it is, in whichever module of lengthwise."""
+    node, alias = _names(module)[name]
+    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lengthwise"):
+        return _defined(node.module or "", alias)
+    return node
+
+
 def _file(module: str) -> Path:
     path = SOURCE.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -1,12 +1,12 @@
-"""What there is besides methods: what `lengthwise list` shows and the documentation describes."""
+"""What there is besides methods: what `lengthwise list` shows and the documentation describes.
 
-import inspect
-from collections.abc import Mapping
+It is read from the sources, without torch.
+"""
+
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
 
 from lengthwise.docstrings import first_sentence, sections
+from lengthwise.outline import docstring, exports
 
 # From the word of the command line to the module whose `__all__` is the room.
 ROOMS = {
@@ -30,13 +30,11 @@ class Item:
     Attributes:
         summary: The first sentence about it.
         source: Paper and section, or empty.
-        thing: The class, the function or the recipe itself.
     """
 
     name: str
     summary: str
     source: str
-    thing: Any
 
 
 def about(room: str) -> str:
@@ -45,7 +43,7 @@ def about(room: str) -> str:
     Raises:
         ValueError: For an unknown room.
     """
-    return (_module(room).__doc__ or "").split("\n")[0]
+    return docstring(_home(room)).split("\n")[0]
 
 
 def items(room: str) -> list[Item]:
@@ -54,20 +52,19 @@ def items(room: str) -> list[Item]:
     Raises:
         ValueError: For an unknown room.
     """
-    module = _module(room)
+    home = _home(room)
     if room == "recipes":
-        recipes: Mapping[str, Any] = module.RECIPES
-        return [Item(name, one.about, one.source, one) for name, one in recipes.items()]
+        from lengthwise.train.recipes import RECIPES
+
+        return [Item(name, one.about, one.source) for name, one in RECIPES.items()]
     found = []
-    for name in module.__all__:
-        thing = getattr(module, name)
-        if inspect.isclass(thing) or inspect.isfunction(thing):
-            head, parts = sections(inspect.getdoc(thing) or "")
-            found.append(Item(name, first_sentence(head), parts.get("Source", ""), thing))
+    for name, text in exports(home).items():
+        head, parts = sections(text)
+        found.append(Item(name, first_sentence(head), parts.get("Source", "")))
     return found
 
 
-def _module(room: str) -> Any:
+def _home(room: str) -> str:
     if room not in ROOMS:
         raise ValueError(f"there are no {room!r}; list one of {', '.join(ROOMS)}")
-    return import_module(ROOMS[room])
+    return ROOMS[room]

@@ -193,11 +193,13 @@ class Room:
         word: What one of them is called.
         homes: For each name the module that exports it.
         nested: The type of options whose values are of this room themselves.
+        internal: Names that are understood and not offered.
     """
 
     word: str
     homes: Mapping[str, str]
     nested: str = ""
+    internal: tuple[str, ...] = ()
 
     def known(self, name: str) -> str:
         """A name as it is exported.
@@ -208,9 +210,10 @@ class Room:
         plain = {plain_letters(one): one for one in self.homes}
         if plain_letters(name) in plain:
             return plain[plain_letters(name)]
+        offered = [one for one in self.homes if one not in self.internal]
         raise ValueError(
-            f"unknown {self.word} {name!r}; {hint(name, self.homes)}"
-            f"{self.word.capitalize()}s: {', '.join(self.homes)}"
+            f"unknown {self.word} {name!r}; {hint(name, offered)}"
+            f"{self.word.capitalize()}s: {', '.join(offered)}"
         )
 
     def outline(self, name: str) -> Any:

@@ -1,9 +1,13 @@
 """What needs no torch to be seen to be wrong is said before torch is imported."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from lengthwise.rooms import ROOMS
 
 # Each line is one command; the words in braces are paths of the test.
 LINES = """
@@ -119,6 +123,27 @@ for line in json.load(sys.stdin):
 """
 
 
+# Whoever imports them fails there, so nothing is asked of the hub.
+WITHOUT_TORCH = """
+import json, sys
+sys.modules |= {"torch": None, "transformers": None}
+from typer.testing import CliRunner
+from lengthwise.cli.app import app
+for line in json.load(sys.stdin):
+    print(json.dumps(CliRunner().invoke(app, line).stderr))
+"""
+
+
+def answers_to(lines: list[list[str]], script: str = SCRIPT, **settings: str) -> list[Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=json.dumps(lines), capture_output=True,
+        text=True, env=os.environ | settings,
+    )  # fmt: skip
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers, done.stderr
+    return answers
+
+
 def test_no_command_imports_torch_to_refuse(checkpoint: Path, tmp_path: Path) -> None:
     places = {name: tmp_path / name for name in ("empty", "text", "full", "damaged", "listed")}
     for name in ("empty", "full", "damaged", "listed"):
@@ -134,11 +159,7 @@ def test_no_command_imports_torch_to_refuse(checkpoint: Path, tmp_path: Path) ->
     lines = [
         [word.format(**places) for word in line.split()] for line in LINES.strip().splitlines()
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], input=json.dumps(lines), capture_output=True, text=True
-    )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert answers, done.stderr
+    answers = answers_to(lines)
     for line, (status, said, heavy) in zip(lines, answers, strict=False):
         assert not heavy, (line, heavy, said)
         assert status == 2 and said.startswith("lengthwise: ") and said.count("\n") == 1, (
@@ -146,3 +167,28 @@ def test_no_command_imports_torch_to_refuse(checkpoint: Path, tmp_path: Path) ->
         )  # fmt: skip
     assert len(answers) == len(lines)
     assert not places["out"].exists()
+
+
+def test_a_list_of_what_there_is_needs_no_torch() -> None:
+    lines = [["list"], ["methods"], *(["list", room] for room in ROOMS)]
+    assert answers_to(lines) == [[0, "", []] for _ in lines]
+
+
+def test_the_hub_is_named_before_it_is_asked(tmp_path: Path, checkpoint: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("The reader keeps a window open. " * 20)
+    out = tmp_path / "out"
+    quick = ["--suite", "quick"]
+    lines = [
+        ["plan", "nope"],
+        ["measure", "nope", "-o", str(out)],
+        ["measure", "http://127.0.0.1:9", "-o", str(out), *quick, "--tokenizer", "nope"],
+        ["pack", str(text), "-o", str(out), "--capacity", "64", "--tokenizer", "nope"],
+        ["run", "nope", "--prompt-file", str(text)],
+        ["plan", str(checkpoint)],
+        ["plan", "demo"],
+    ]
+    telling = "There is no directory nope here; asking the Hugging Face hub for it …\n"
+    for offline, times in (("0", [1, 1, 1, 1, 1, 0, 0]), ("1", [0] * len(lines))):
+        said = answers_to(lines, WITHOUT_TORCH, HF_HUB_OFFLINE=offline)
+        assert [words.count(telling) for words in said] == times, said

@@ -1,9 +1,12 @@
 """`lengthwise list` and `lengthwise --version`."""
 
+import inspect
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 
 import lengthwise as lw
+from lengthwise.docstrings import first_sentence
 from lengthwise.measure import tasks
 from lengthwise.rooms import ROOMS, items
 from lengthwise.train.recipes import RECIPES
@@ -27,6 +30,18 @@ def test_a_room_lists_what_it_exports_with_a_sentence_each(
         assert max(map(len, out.splitlines())) <= 100
     assert {"Passkey", "NIAH"} <= {item.name for item in items("tasks")} <= set(tasks.__all__)
     assert [item.name for item in items("recipes")] == list(RECIPES)
+
+
+def test_the_sources_say_what_the_things_themselves_do() -> None:
+    for room, module in ROOMS.items():
+        if room != "recipes":
+            home = import_module(module)
+            things = {name: getattr(home, name) for name in home.__all__}
+            assert {item.name: item.summary for item in items(room)} == {
+                name: first_sentence(inspect.getdoc(thing) or "")
+                for name, thing in things.items()
+                if inspect.isclass(thing) or inspect.isfunction(thing)
+            }
 
 
 def test_an_unknown_room(refused: Callable[..., str]) -> None:

@@ -111,6 +111,15 @@ def check_inputs(
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if model:
         find_checkpoint(model)
+        tell_of_hub(model)
+
+
+def tell_of_hub(name: str) -> None:
+    """Say where a name that is nothing here is looked for: without a network that takes long."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if not (HF_HUB_OFFLINE or name == "demo" or Path(name).exists()):
+        say(f"There is no directory {name} here; asking the Hugging Face hub for it …")
 
 
 def open_model(
@@ -140,8 +149,6 @@ def open_model(
     except (RuntimeError, AssertionError):  # torch asserts where it was built without CUDA
         raise ValueError(f"--device {wanted!r} is not on this machine; try cpu") from None
     local = name == "demo" or Path(name).exists()
-    if not local and sys.stderr.isatty():
-        say(f"There is no directory {name} here; asking the Hugging Face hub for it …")
     numbers = dtype or ("float32" if name == "demo" and place.type == "cpu" else "auto")
     try:
         model, tokenizer = load(name, dtype=numbers)

@@ -18,6 +18,7 @@ from lengthwise.cli.inputs import (
     read_count,
     read_text,
     say,
+    tell_of_hub,
 )
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.cli.readers import Place, Server, check_reader, is_url, open_here, open_server
@@ -133,7 +134,6 @@ def measure(
     check_reader(context, model, names, server, place)
     own = read_own(text)
     check_folder(output, force)
-    check_inputs("" if is_url(model) else model, method or [], dtype, together=False)
     if not lengths:
         standard = {*names} <= {*suite_names(STANDARD)}
         lengths = STANDARD_LENGTHS if standard else UPTO
@@ -142,6 +142,9 @@ def measure(
     read_lengths(upto or lengths, 1, single=bool(upto))
     if not 0 < threshold < 1:
         raise ValueError(f"--threshold must be between 0 and 1, got {threshold}")
+    check_inputs("" if is_url(model) else model, method or [], dtype, together=False)
+    if is_url(model):
+        tell_of_hub(tokenizer)
 
     from lengthwise.cli.inputs import be_quiet, read_methods
     from lengthwise.measure.run.suites import suite as suite_of

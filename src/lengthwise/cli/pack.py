@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lengthwise.cli.inputs import MOST
+from lengthwise.cli.inputs import MOST, tell_of_hub
 from lengthwise.cli.interrupt import work_begins
 from lengthwise.hf.files import find_tokenizer
 
@@ -75,6 +75,7 @@ def pack(
     """
     if tokenizer:
         find_tokenizer(tokenizer)
+        tell_of_hub(tokenizer)
 
     from lengthwise.train.data.pipeline import pack as pack_corpus
 

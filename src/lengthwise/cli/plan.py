@@ -85,7 +85,7 @@ def plan(
     Only the model's configuration is read. Times are lower bounds, from the device's peak figures;
     of this machine, once it is calibrated, they are what a text read in chunks takes.
     """
-    from lengthwise.cli.inputs import be_quiet, check_inputs
+    from lengthwise.cli.inputs import be_quiet, check_inputs, tell_of_hub
     from lengthwise.hf.files import find_config
     from lengthwise.measure.cost.devices import find_device, override, read_size
     from lengthwise.train.recipe import CHOICES
@@ -114,6 +114,7 @@ def plan(
         raise ValueError(f"--method {method[0]} is for serving; leave it out with --train")
     if lora is not None and not train:
         raise ValueError(f"--lora {lora} goes with --train: adapters change no cost of serving")
+    tell_of_hub(model)
 
     be_quiet()
     import torch
