@@ -75,7 +75,7 @@ def test_a_budget_holds_the_sinks() -> None:
     [
         ("yran:factor=2", "unknown method 'yran'; did you mean YaRN?"),
         ("streaming", "did you mean StreamingLLM?"),
-        ("zzz", "unknown method 'zzz'; Methods: "),
+        ("zzz", "unknown method 'zzz'; methods: "),
         ("", "'' names no method"),
         ("+", "names no method"),
         ("yarn:factor=2+", "names no method"),
@@ -86,7 +86,7 @@ def test_a_budget_holds_the_sinks() -> None:
         ("yarn:factor=", "write options as option=value"),
         ("yarn:factor=2,factor=3", "YaRN: factor is given twice"),
         ("yarn:fctor=2", "YaRN has no option 'fctor'; did you mean factor? Its options: factor=…"),
-        ("causal:window=2", "Causal has no option 'window'; Its options: none"),
+        ("causal:window=2", "Causal has no option 'window'; its options: none"),
         ("yarn:factor=many", "YaRN: factor must be a number, at least 1, got 'many'"),
         ("slidingwindow:window=2.5", "SlidingWindow: window must be a whole number, at least 1"),
         ("slidingwindow:window=0", "SlidingWindow: window must be a whole number of at least 1"),

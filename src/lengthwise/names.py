@@ -33,11 +33,12 @@ def suite_names(words: str) -> list[str]:
     names = list(dict.fromkeys(word.strip() for word in words.split(",")))
     for name in names:
         if name not in (*SUITES, *TASKS):
-            raise ValueError(
-                f"--suite: there is no suite or task {name!r}; {hint(name, (*SUITES, *TASKS))}"
-                f"There are the suites {', '.join(SUITES)}, every task of full, "
+            every = (
+                f"there are the suites {', '.join(SUITES)}, every task of full, "
                 f"{' and '.join(READINGS)}"
             )
+            rest = hint(name, (*SUITES, *TASKS), every)
+            raise ValueError(f"--suite: there is no suite or task {name!r}; {rest}")
     others = [name for name in names if name not in (ADAPTIVE, *READINGS)]
     if ADAPTIVE in names and others:
         raise ValueError(

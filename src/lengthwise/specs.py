@@ -127,11 +127,11 @@ def plain_letters(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """`did you mean …? ` with the nearest, if one is near."""
+def hint(name: str, known: Iterable[str], rest: str) -> str:
+    """What follows the semicolon of an error: `did you mean …?` if a name is near, and the rest."""
     plain = {plain_letters(one): one for one in known}
     near = get_close_matches(plain_letters(name), plain, n=1, cutoff=0.5)
-    return f"did you mean {plain[near[0]]}? " if near else ""
+    return f"did you mean {plain[near[0]]}? {rest[0].upper()}{rest[1:]}" if near else rest
 
 
 @dataclass(frozen=True)
@@ -212,8 +212,8 @@ class Room:
             return plain[plain_letters(name)]
         offered = [one for one in self.homes if one not in self.internal]
         raise ValueError(
-            f"unknown {self.word} {name!r}; {hint(name, offered)}"
-            f"{self.word.capitalize()}s: {', '.join(offered)}"
+            f"unknown {self.word} {name!r}; "
+            + hint(name, offered, f"{self.word}s: {', '.join(offered)}")
         )
 
     def outline(self, name: str) -> Any:
@@ -252,9 +252,8 @@ class Room:
         for key in given:
             if key not in known:
                 listed = ", ".join(map(str, known.values())) or "none"
-                raise ValueError(
-                    f"{owner} has no option {key!r}; {hint(key, known)}Its options: {listed}"
-                )
+                rest = hint(key, known, f"its options: {listed}")
+                raise ValueError(f"{owner} has no option {key!r}; {rest}")
         values = {}
         for key, text in given.items():
             option = known[key]

@@ -106,8 +106,12 @@ lab reproduce tuning/pi --passkeys 2
 lab status {nothing}
 lab status {text}
 demo -o /proc/x
+measure {model} -o {old}
 compare {nothing}
-compare {full} --threshold 2
+compare {full}
+compare {old}
+compare {old} --threshold 2
+measure {model} -o {out} --lengths 512,..4x
 """
 
 SCRIPT = """
@@ -145,11 +149,14 @@ def answers_to(lines: list[list[str]], script: str = SCRIPT, **settings: str) ->
 
 
 def test_no_command_imports_torch_to_refuse(checkpoint: Path, tmp_path: Path) -> None:
-    places = {name: tmp_path / name for name in ("empty", "text", "full", "damaged", "listed")}
-    for name in ("empty", "full", "damaged", "listed"):
+    places = {
+        name: tmp_path / name for name in ("empty", "text", "full", "old", "damaged", "listed")
+    }
+    for name in ("empty", "full", "old", "damaged", "listed"):
         places[name].mkdir()
     places["text"].write_text("The reader keeps a window open. " * 20)
     (places["full"] / "mine.txt").write_text("mine")
+    (places["old"] / "results.jsonl").write_text('{"lengthwise_results": 1}\n')
     (places["damaged"] / "config.json").write_text("[1, 2]")
     for file in checkpoint.iterdir():
         (places["listed"] / file.name).symlink_to(file)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from lengthwise.names import RESULTS
+
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -26,7 +28,10 @@ def test_files_and_folders_side_by_side(checkpoint: Path, tmp_path: Path, call: 
 
 def test_bad_input(checkpoint: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     assert "name the output of lengthwise measure" in refused("compare", tmp_path / "nowhere")
-    other = tmp_path / "results.jsonl"
+    assert f"{RESULTS}; name the output of lengthwise measure" in refused("compare", tmp_path)
+    other = tmp_path / RESULTS
     other.write_text('{"lengthwise_results": 1}\n')
-    assert "another version of lengthwise (format 1" in refused("compare", other)
+    said = refused("compare", other)
+    assert "another version of lengthwise (format 1" in said
+    assert "measure again, into another directory or with --force" in said
     assert "--threshold must be between" in refused("compare", other, "--threshold", "3")

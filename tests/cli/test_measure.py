@@ -103,6 +103,10 @@ def test_other_settings_need_another_place_or_force(
     assert "belongs to another measurement: its seed is 0" in refused(*words, "--seed", "1")
     assert call(*words, "--seed", "1", "--force")[0] == 0
     assert Results.load(tmp_path / "out" / RESULTS).plan["seed"] == 1
+    (tmp_path / "out" / RESULTS).write_text('{"lengthwise_results": 1}\n')
+    assert "format 1" in refused(*words)
+    status, _, err = call(*words, "--force")
+    assert status == 0 and "loss: 2 readings" in err, err
 
 
 def test_other_peoples_folders_are_left_alone(
@@ -124,7 +128,8 @@ def test_other_peoples_folders_are_left_alone(
         (("--lengths", "64,"), "--lengths: '' is no length"),
         (("--suite", "los"), "no suite or task 'los'; did you mean loss? There are the suites"),
         (("--lengths", "..2x"), "the longest must be at least 512 tokens, got 128; or write out"),
-        (("--lengths", "..512,1024"), "--lengths: '512,1024' is no length"),
+        (("--lengths", "..512,1024"), "--lengths: ..LENGTH stands alone, got '..512,1024'"),
+        (("--lengths", "512,..4x"), "--lengths: ..LENGTH stands alone, got '512,..4x'"),
         (("--tasks", "loss"), "No such option: --tasks (of measure it is --suite now)"),
         (("--upto", "512"), "No such option: --upto (of measure it is --lengths ..LENGTH now)"),
         (("--lengths", "900000000"), "tokens would fit"),

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from lengthwise.measure.run.plan import read_plan
+from lengthwise.names import RESULTS
+
 FILES_HELP = "Results: their directories, or files as results.jsonl."
 
 
@@ -21,11 +24,13 @@ def compare(
 
     Scores are held against the first method of the first file, on the same items.
     """
-    for path in files:
-        if not path.exists():
-            raise ValueError(f"there is no {path}; name the output of lengthwise measure")
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"--threshold must be between 0 and 1, got {threshold}")
+    for path in files:
+        file = path / RESULTS if path.is_dir() else path
+        if not file.exists():
+            raise ValueError(f"there is no {file}; name the output of lengthwise measure")
+        read_plan(file)
 
     from rich.console import Console
 

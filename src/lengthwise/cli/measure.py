@@ -23,6 +23,7 @@ from lengthwise.cli.inputs import (
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.cli.readers import Place, Server, check_reader, is_url, open_here, open_server
 from lengthwise.files import check_writable, hold, leftovers
+from lengthwise.measure.run.plan import read_plan
 from lengthwise.names import RESULTS, STANDARD, suite_names
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ OWN_HELP = (
 )
 SUITE_HELP = "Suites (quick, ruler, effective, full) and single tasks, separated by commas."
 LENGTHS_HELP = (
-    "Tokens, or trained windows as 8x, separated by commas; ..8x doubles up to there [default: "
-    f"{STANDARD_LENGTHS} for {STANDARD}, else {UPTO}, of a server {UPTO_OF_SERVER}]"
+    "Tokens, or trained windows as 8x, separated by commas; or ..8x alone, which "
+    f"doubles up to there [default: {STANDARD_LENGTHS} for {STANDARD}, else {UPTO}, of a server "
+    f"{UPTO_OF_SERVER}]"
 )
 ITEMS_HELP = (
     "Items for each task and length, and texts for the loss [default: the suite's own; 10 for a "
@@ -138,6 +140,10 @@ def measure(
         standard = {*names} <= {*suite_names(STANDARD)}
         lengths = STANDARD_LENGTHS if standard else UPTO
         lengths = UPTO_OF_SERVER if is_url(model) else lengths
+    if ".." in lengths and "," in lengths:
+        raise ValueError(
+            f"--lengths: ..LENGTH stands alone, got {lengths!r}; write every length out instead"
+        )
     upto = lengths.removeprefix("..") if lengths.startswith("..") else ""
     read_lengths(upto or lengths, 1, single=bool(upto))
     if not 0 < threshold < 1:
@@ -227,7 +233,7 @@ def read_own(path: Path | None) -> Own:
 
 
 def check_folder(folder: Path, force: bool) -> None:
-    """Refuse a place that holds something else than a measurement.
+    """Refuse a place that holds something else than a measurement of this version.
 
     Raises:
         ValueError: For a file, and for a directory with other contents unless `force`.
@@ -239,6 +245,8 @@ def check_folder(folder: Path, force: bool) -> None:
         raise ValueError(
             f"{folder} exists and holds no measurement; choose another directory or add --force"
         )
+    if RESULTS in names and not force:
+        read_plan(folder / RESULTS)  # before a model is loaded to be measured into it
     check_writable(folder)
 
 

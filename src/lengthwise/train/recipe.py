@@ -258,10 +258,8 @@ def named(name: str) -> Recipe:
 
     if name in RECIPES:
         return RECIPES[name]
-    raise ValueError(
-        f"no recipe {name!r}; {hint(name, RECIPES)}Recipes: {', '.join(RECIPES)}, or a file as "
-        "mine.toml or mine.py:function"
-    )
+    every = f"recipes: {', '.join(RECIPES)}, or a file as mine.toml or mine.py:function"
+    raise ValueError(f"no recipe {name!r}; {hint(name, RECIPES, every)}")
 
 
 def from_toml(path: Path) -> Recipe:
@@ -298,7 +296,8 @@ def replaced(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 def known_key(key: str) -> None:
     """Raise ValueError for a key that recipes lack, with the nearest that they have."""
     if key not in KINDS:
-        raise ValueError(f"a recipe has no key {key!r}; {hint(key, KINDS)}Keys: {', '.join(KINDS)}")
+        rest = hint(key, KINDS, f"its keys: {', '.join(KINDS)}")
+        raise ValueError(f"a recipe has no key {key!r}; {rest}")
 
 
 def _from_python(path: Path, function: str) -> Recipe:

@@ -284,11 +284,25 @@ def test_too_few_items_are_said():
     out = io.StringIO()
     print_report(make(few, items=10), Console(file=out, width=200))
     assert "10 items are too few to show that" in " ".join(out.getvalue().split())
+    one = make([row("plain", "t", 512, 0, 1.0)], items=1)
+    print_report(one, Console(file=out, width=200))
+    assert "1 item is too few to show that" in " ".join(out.getvalue().split())
+    assert "Even 1 right answer of 1 is too few" in words_of(html(one, "x"))
+    assert "scores on t (1 item): plain 100%" in headline(one)
     assert "Even 10 right answers of 10 are too few" in words_of(html(make(few, items=10), "x"))
     assert "too few" not in html(make(few, items=40), "x")
     assert findings(make(cells("plain", "t", (9, 5, 0)), items=40))[0] == (
         "plain was not shown to be above 85% with 95% confidence at any length on any task."
     )
+
+
+def test_names_of_suites_stand_apart(results):
+    results.sessions[0]["suite"] = "loss,needle"
+    results.sessions.append({**results.sessions[0], "suite": "needle, half"})
+    assert results.suite == "loss, needle, half"
+    page = html(results, "x")
+    assert "loss, needle, half by length</title>" in page
+    assert "needle(needles=1)" not in page.split("The tasks as they are set")[0]
 
 
 def test_cost(results):
@@ -386,7 +400,9 @@ def test_headline_of_a_part(excess, expected):
 
 def test_without_a_window_or_a_reference_losses_are_shown(readings):
     readings.plan["reader"]["window"] = None
-    assert headline(readings) == "tiny <b>, measured."
+    mean = sum(loss("plain", 4.5).values["losses"]) / (LENGTH // BLOCK)
+    assert headline(readings).startswith("Over 8,192 tokens, nats per token: StreamingLLM ")
+    assert headline(readings).endswith(f" and plain {mean:.2f}.")
     assert "trained window" not in html(readings, "x")
     readings.readings[:] = [row for row in readings.readings if row.method != REFERENCE]
     assert len(re.findall("<svg", html(readings, "x"))) == 1

@@ -86,8 +86,8 @@ def test_memory_by_name() -> None:
     for words, said in (
         ("streamb", "unknown memory method 'streamb'; did you mean StreamBP"),
         ("streambp:chunk=x", "StreamBP: chunk must be a whole number, at least 1, got 'x'"),
-        ("streambp:size=4", "StreamBP has no option 'size'; Its options: chunk=2048"),
-        ("offload:chunk=4", "Offload has no option 'chunk'; Its options: none"),
+        ("streambp:size=4", "StreamBP has no option 'size'; its options: chunk=2048"),
+        ("offload:chunk=4", "Offload has no option 'chunk'; its options: none"),
     ):
         with pytest.raises(ValueError, match=said):
             read_memory(words)

@@ -1,9 +1,20 @@
 """What was seen, in plain words."""
 
+from statistics import fmean
+
 from lengthwise.measure.report.readings import CLOSE, Span, excess_spans, plain_name, speeds, told
 from lengthwise.measure.report.study import sentences as study_sentences
 from lengthwise.measure.report.table import Table, refusals
-from lengthwise.measure.report.words import joined, rate, seconds, share, signed, size, windows
+from lengthwise.measure.report.words import (
+    counted,
+    joined,
+    rate,
+    seconds,
+    share,
+    signed,
+    size,
+    windows,
+)
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import REFERENCE
 
@@ -18,7 +29,8 @@ def reader_name(results: Results) -> str:
 def headline(results: Results) -> str:
     """The most telling comparison in one sentence."""
     table = Table(results)
-    return _beyond(results) or _scores(table) or f"{reader_name(results)}, measured."
+    told_of = _beyond(results) or _scores(table) or _whole(results)
+    return told_of or f"{reader_name(results)}, measured."
 
 
 def findings(results: Results) -> list[str]:
@@ -71,6 +83,17 @@ def _beyond(results: Results) -> str:
     return f"{where}, no method reads better than the plain model."
 
 
+def _whole(results: Results) -> str:
+    """The mean loss of every method over the longest text that was read."""
+    length = max(results.read_lengths("loss"), default=0)
+    read = {method: results.values(method, "loss", length) for method in results.methods}
+    means = {m: fmean(x for one in v for x in one["losses"]) for m, v in read.items() if v}
+    if not means:
+        return ""
+    parts = [f"{method} {means[method]:.2f}" for method in sorted(means, key=means.__getitem__)]
+    return f"Over {length:,} tokens, nats per token: {joined(parts)}."
+
+
 def _kept(lost: float) -> str:
     if lost <= CLOSE:
         return "reads as well as inside the window"
@@ -114,7 +137,7 @@ def _scores(table: Table) -> str:
     scores = {m: s.value for m in table.methods if (s := table.overall(m, length)) is not None}
     common = table.common_tasks(length)
     items = table.results.counts.get(common[0], 0)
-    over = f"{common[0]} ({items} items)" if len(common) == 1 else f"{len(common)} tasks"
+    over = f"{common[0]} ({counted(items, 'item')})" if len(common) == 1 else f"{len(common)} tasks"
     parts = [f"{m} {scores[m]:.0%}" for m in sorted(scores, key=lambda method: -scores[method])]
     window = told(table.results, "window")
     times = f" ({windows(length, window)})" if window else ""

@@ -11,7 +11,7 @@ from rich.text import Text
 from lengthwise.measure.report.findings import findings, headline, reader_name
 from lengthwise.measure.report.readings import CLOSE, loss_table, speeds
 from lengthwise.measure.report.table import Cell, Table, refusals
-from lengthwise.measure.report.words import bounds, rate, seconds, size
+from lengthwise.measure.report.words import bounds, counted, rate, seconds, size
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import REFERENCE
 
@@ -87,7 +87,8 @@ def _speed(results: Results, length: int) -> Grid:
 
 def _scores(table: Table, narrow: bool) -> Grid:
     """The scores; where it must be narrow, tasks head their methods and bounds stand below."""
-    few = f"; {table.too_few} items are too few to show that" if table.too_few else ""
+    are = "is" if table.too_few == 1 else "are"
+    few = f"; {counted(table.too_few, 'item')} {are} too few to show that" if table.too_few else ""
     how = "bounds allow for items added until the answer was clear"
     made = grid(
         f"Scores by length, {table.results.suite} ({reader_name(table.results)})",

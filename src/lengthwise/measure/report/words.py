@@ -56,6 +56,11 @@ def windows(length: int, window: int) -> str:
     return "1 window" if ratio == 1 else f"{ratio:.3g} windows"
 
 
+def counted(count: int, name: str) -> str:
+    """`1 item`, `1,250 items`."""
+    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
+
+
 def joined(parts: Sequence[str]) -> str:
     """`a, b and c`."""
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

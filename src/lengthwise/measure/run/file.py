@@ -18,17 +18,13 @@ from typing import Any
 
 from lengthwise.files import write_text
 from lengthwise.measure.run.appending import append, begin, is_a, is_row, line, parsed
+from lengthwise.measure.run.plan import FORMAT, read_plan
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import REFERENCE, ItemRow, ReadingRow
 from lengthwise.names import RESULTS
 
-FORMAT = 2
 _ITEM, _READING, _BLOCK, _SESSION = "item", "reading", "block", "session"
-# What a plan and a session must hold for a report to be made of them.
-PLAN: Mapping[str, Any] = {
-    "reader": Mapping[str, Any], "seed": int, "text": str, "adaptive": bool, "batch": int,
-    "threshold": float,
-}  # fmt: skip
+# What a session must hold for a report to be made of it.
 SESSION: Mapping[str, Any] = {
     "command": str, "started": str, "versions": Mapping[str, str], "hardware": Mapping[str, Any],
     "suite": str, "methods": Mapping[str, str], "tasks": Mapping[str, str],
@@ -54,7 +50,7 @@ def load(path: Path) -> Results:
 def _read(path: Path) -> tuple[Results, dict[Key, list[float]], int]:
     """What a file holds, the blocks of unfinished readings, and how many of its bytes are sound."""
     lines = path.read_bytes().split(b"\n")
-    results = Results(_plan_of(path, lines))
+    results = Results(read_plan(path))
     rows: dict[Key, ItemRow] = {}
     readings: dict[Key, ReadingRow] = {}
     blocks: dict[Key, list[float]] = {}
@@ -83,27 +79,6 @@ def _read(path: Path) -> tuple[Results, dict[Key, list[float]], int]:
     results.rows.extend(rows.values())
     results.readings.extend(readings.values())
     return results, blocks, sound
-
-
-def _plan_of(path: Path, lines: Sequence[bytes]) -> dict[str, Any]:
-    plan = parsed(lines[0]) if len(lines) > 1 else None
-    version = None
-    for key in ("lengthwise_results", "lengthwise_suite"):  # the latter before format 2
-        version = (plan or {}).get(key, version)
-    if plan is None or version is None:
-        raise ValueError(f"{path} is no file of results; name another file")
-    if version != FORMAT:
-        raise ValueError(
-            f"{path} was written by another version of lengthwise (format {version!r:.60}, this "
-            f"one reads {FORMAT}); choose another directory or add --force"
-        )
-    for key, hint in PLAN.items():
-        if not is_a(plan.get(key), hint):
-            raise ValueError(
-                f"{path}: line 1 is damaged, its {key} is {plan.get(key)!r:.60}; choose another "
-                "directory or add --force"
-            )
-    return plan
 
 
 def _entry(words: bytes) -> tuple[str, Any]:

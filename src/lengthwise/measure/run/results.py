@@ -56,8 +56,9 @@ class Results:
 
     @property
     def suite(self) -> str:
-        """The name of what was carried out; of several, all of them."""
-        return ", ".join(dict.fromkeys(session["suite"] for session in self.sessions))
+        """The names of the suites and tasks that were carried out."""
+        named = ",".join(session["suite"] for session in self.sessions)
+        return ", ".join(dict.fromkeys(name.strip() for name in named.split(",")))
 
     @property
     def specs(self) -> dict[str, str]:

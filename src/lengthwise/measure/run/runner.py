@@ -186,17 +186,19 @@ class _Run:
 
     def _announce(self, cells: Sequence[Cell]) -> None:
         asked = [c for c in cells if not isinstance(self.suite.tasks[c.task], Reading)]
-        words = (
-            f"{escape(self.suite.name)}: {sum(self.counts[c.task] for c in asked):,} items with "
-            f"{sum(c.length * self.counts[c.task] for c in asked):,} tokens"
-            + (" at most" if self.suite.adaptive else "")
-        )
+        parts = []
+        if asked:
+            items = sum(self.counts[c.task] for c in asked)
+            tokens = sum(c.length * self.counts[c.task] for c in asked)
+            most = " at most" if self.suite.adaptive else ""
+            parts.append(f"{items:,} item{'s' * (items != 1)} with {tokens:,} tokens{most}")
         if len(asked) < len(cells):
-            words += f", {sum(self.counts[c.task] for c in cells if c not in asked)} readings"
-        self.console.print(words)
+            readings = sum(self.counts[c.task] for c in cells if c not in asked)
+            parts.append(f"{readings} reading{'s' * (readings != 1)}")
+        self.console.print(f"{escape(self.suite.name)}: {', '.join(parts)}")
         for task in dict.fromkeys(cell.task for cell in asked):
             if self.counts[task] < self.suite.items:
-                words = f"{escape(task)} has {self.counts[task]} items only"
+                words = f"{escape(task)} has only {self.counts[task]} of {self.suite.items} items"
                 self.console.print(words, soft_wrap=True)
         if there := self.file.count - sum(row.again for row in self.file.results.rows):
             words = f"{escape(str(self.file.path))}: {there} measurements are there already"
