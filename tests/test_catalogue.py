@@ -117,7 +117,7 @@ def test_mistakes_are_named_in_one_line(spec: str, words: str) -> None:
 def test_what_others_bring_is_understood_but_not_offered() -> None:
     with pytest.raises(ValueError) as caught:
         check(["zzz"])
-    offered = str(caught.value).partition("Methods: ")[2].split(", ")
+    offered = str(caught.value).partition("methods: ")[2].split(", ")
     assert {*dict(EXPORTED)} - {*offered} == {"CacheSlots", "FarAsOne", "OwnScaling"}
     assert parse("farasone:window=8") == lw.FarAsOne(8)
 
