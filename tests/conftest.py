@@ -11,6 +11,7 @@ import gc
 import ipaddress
 import random
 import resource
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +24,9 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+
+# A shell makes what it starts in the background deaf to Ctrl-C, which tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples are drawn alike in every run, and a slow machine fails nothing.
 settings.register_profile("lengthwise", derandomize=True, deadline=None)
