@@ -158,7 +158,7 @@ def snapshot(folder: Path, volatile: frozenset[str] = frozenset()) -> dict[str, 
             page = re.sub(r"<svg.*?</svg>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
             # As many runs are listed as it took.
             page = re.sub(r"<dt>session .*(?=<dt>took)", "", page, flags=re.DOTALL)
-            found[name] = re.sub(r"\d+(\.\d+)?", "0", page)
+            found[name] = re.sub(r"\d[\d,]*(\.\d+)?( (ms|s|kB|MB|GB)\b)?", "0", page)
         else:
             found[name] = path.read_bytes()
     return found

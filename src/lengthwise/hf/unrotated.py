@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lengthwise.hf.methods import OwnMethods
+from lengthwise.hf.release import CACHE, NAMES
 
+_RENAMED = set(NAMES) - {CACHE}  # other releases' names of the cache
 ROTATE = "apply_rotary_pos_emb"  # what attention calls in every family that is known
 
 
@@ -48,6 +51,8 @@ class UnrotatedForward:
         self._forward = _without_rotation(kind.forward)
 
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs.keys().isdisjoint(_RENAMED):  # for the class's own to translate
+            return self._kind.forward(module, *args, **kwargs)
         return self._forward(module, *args, **kwargs)
 
     def __reduce__(self) -> Any:
@@ -71,11 +76,13 @@ def leave_unrotated(layers: nn.Module) -> list[OwnMethods]:
 
 
 def _names(forward: Any) -> tuple[str, ...]:
+    forward = inspect.unwrap(forward)  # since 5.24 a decorator translates the cache's old name
     return forward.__code__.co_names if isinstance(forward, FunctionType) else ()
 
 
 @functools.cache
 def _without_rotation(forward: Any) -> Callable[..., Any]:
+    forward = inspect.unwrap(forward)
     there = {**forward.__globals__, ROTATE: _unchanged}
     own = FunctionType(
         forward.__code__, there, forward.__name__, forward.__defaults__, forward.__closure__
