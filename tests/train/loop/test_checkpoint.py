@@ -79,6 +79,16 @@ def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
     assert found is not None and found[0] == 2 and not left.exists()
 
 
+def test_a_kill_before_old_ones_are_removed_leaves_none(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        save_checkpoint(tmp_path / str(step), step, state(step))
+        (tmp_path / str(step) / f"step-{step:08d}").rename(tmp_path / f"step-{step:08d}")
+    assert len(checkpoints(tmp_path)) == 3
+    found = load_checkpoint(tmp_path, refuse, CPU)
+    assert found is not None and found[0] == 6
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000006", "step-00000004"]
+
+
 def test_a_full_disk_leaves_the_old_one(tmp_path: Path, small_disk: SmallDisk) -> None:
     save_checkpoint(tmp_path, 2, state(2))
     with small_disk(2048), pytest.raises(OSError) as found:

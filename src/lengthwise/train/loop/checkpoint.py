@@ -58,8 +58,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         os.fsync(handle)
     finally:
         os.close(handle)
-    for old in checkpoints(folder)[KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+    _prune(folder)
     return target
 
 
@@ -80,7 +79,9 @@ def load_checkpoint(
     for place in found:
         try:
             step = _manifest(place)
-            return step, torch.load(place / STATE, map_location=device, weights_only=True)
+            state = torch.load(place / STATE, map_location=device, weights_only=True)
+            _prune(folder)  # a kill may have come between the newest and this
+            return step, state
         except (ValueError, OSError) as error:
             say(f"{place.name} is damaged ({error}); falling back to the one before")
     if found:
@@ -97,6 +98,11 @@ def checkpoints(folder: Path) -> list[Path]:
         return []
     found = [path for path in folder.glob("step-*") if path.suffix != ".tmp" and path.is_dir()]
     return sorted(found, reverse=True)
+
+
+def _prune(folder: Path) -> None:
+    for old in checkpoints(folder)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _manifest(place: Path) -> int:
