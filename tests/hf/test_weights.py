@@ -1,6 +1,7 @@
 """Changed weights are another model, wherever in a tensor they changed."""
 
 import copy
+import os
 
 import pytest
 import torch
@@ -59,3 +60,18 @@ def test_adapters_know_their_base_in_any_type() -> None:
     model = tiny_model("llama")
     assert base_print(model) == base_print(copy.deepcopy(model).bfloat16())
     assert fingerprint(model) != fingerprint(copy.deepcopy(model).bfloat16())
+
+
+def test_forked_processes_can_tell_weights_apart():
+    """The threads that hash are made before torch has made its own anew after a fork."""
+    model = tiny_model("llama")
+    wanted = fingerprint(model)
+    for _ in range(20):
+        child = os.fork()
+        if not child:
+            status = 9
+            try:
+                status = int(fingerprint(model) != wanted)
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
