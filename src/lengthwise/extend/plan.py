@@ -59,7 +59,7 @@ class Several(Layout):
         return tuple(region for layout in self.layouts for region in layout.regions())
 
     def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("layers and heads have layouts of their own: ask each")
+        raise ValueError("layers and heads have layouts of their own: ask each for its table")
 
 
 @dataclass(frozen=True, eq=False)

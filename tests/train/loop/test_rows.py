@@ -146,10 +146,14 @@ def test_columns_of_pack_are_not_refused(recipe: Callable[..., Recipe]) -> None:
 
 
 def test_which_tokens_matter_travels_to_the_transform(recipe: Callable[..., Recipe]) -> None:
-    row = {"input_ids": [*range(3, 35)], "impactful": [0, 1] * 16}
-    transform = room("transform").parse("longrecipe:window=32,target=64,ends=(5,),drop=0.5")
-    step = Step((0,), (0,), 32, short=False)
-    micro_batches(source([row]), step, recipe(), transform, 2.0, VOCABULARY)
+    ids = [token for sentence in range(20) for token in (10 + sentence, 10 + sentence, 5)]
+    matters = [sentence % 2 for sentence in range(20) for _ in range(3)]
+    transform = room("transform").parse("longrecipe:window=30,target=64,ends=(5,),drop=1.0")
+    step = Step((0,), (0,), 60, short=False)
+    rows = source([{"input_ids": ids, "impactful": matters}])
+    (batch,), _ = micro_batches(rows, step, recipe(), transform, 2.0, VOCABULARY)
+    wanted = [token for token, kept in zip(ids, matters, strict=True) if kept]
+    assert batch["input_ids"].tolist() == [wanted]
 
 
 def test_jumps_of_positions_are_no_documents(recipe: Callable[..., Recipe]) -> None:
