@@ -19,7 +19,7 @@ METHODS = {
     "ABF": "abf:base=500000", "NTK": "ntk:factor=4", "PI": "pi:factor=1.1",
     "DynamicNTK": "dynamicntk", "DynamicYaRN": "dynamicyarn", "Giraffe": "giraffe",
     "GiraffeLinear": "giraffelinear:scale=1.1", "Llama3": "llama3:factor=4",
-    "LogTemperature": "logtemperature", "TempScale": "tempscale:temperature=1.1",
+    "LogTemperature": "logtemperature",
     "YaRN": "yarn:factor=4", "OwnScaling": "ownscaling",
     "GALI": "gali:trained=256,window=64", "STRING": "string:shift=128,window=32",
     "CacheSlots": "cacheslots:window=100", "Causal": "causal",
@@ -40,8 +40,8 @@ METHODS = {
 }  # fmt: skip
 # For models without rotary positions, or with numbers that belong to one model.
 ELSEWHERE = {
-    "ALiBiPI", "DynamicALiBiPI", "T5Align", "CLEX", "HeadScale", "LongRoPE", "LongRoPE2", "HiRoPE",
-    "PrefixKV",
+    "ALiBiPI", "DynamicALiBiPI", "T5Align", "TempScale", "CLEX", "HeadScale", "LongRoPE",
+    "LongRoPE2", "HiRoPE", "PrefixKV",
 }  # fmt: skip
 
 
