@@ -38,6 +38,8 @@ class Served(BaseHTTPRequestHandler):
                 time.sleep(0.01)
             time.sleep(0.5)
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            while self.server.hang_at:  # a connection that is closed would be tried again
+                time.sleep(0.01)
             return
         text = {"text": "a"} if "prompt" in asked else {"delta": {"content": "a"}}
         event = {"model": "parrot", "choices": [{**text, "finish_reason": "stop"}]}

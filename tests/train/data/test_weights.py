@@ -131,6 +131,7 @@ for n, batch in enumerate(batches):
     loss = weighted_loss(logits, batch["labels"], batch["loss_weights"], total)
     (loss * dist.get_world_size()).backward()
 torch.save([float(total), [p.grad for p in model.parameters()]], f"{folder}/rank{rank}.pt")
+dist.barrier()  # who takes its group down while the other one still works may abort it
 dist.destroy_process_group()
 """
 
