@@ -78,8 +78,9 @@ def _defined(module: str, name: str) -> ast.stmt:
 
 
 def _file(module: str) -> Path:
+    """As Python finds it: a folder without `__init__.py` (a leaving) hides no module."""
     path = SOURCE.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return package if (package := path / "__init__.py").exists() else path.with_suffix(".py")
 
 
 @cache
