@@ -21,8 +21,9 @@ from memory_figure import memory_figure
 from tuning_page import tuning_pages
 
 from lengthwise import catalogue, rooms
-from lengthwise.lab.evidence import Evidence
-from lengthwise.lab.status import Row, rows
+from lengthwise.lab.claims import claims
+from lengthwise.lab.evidence import SHOWN, VERDICTS, Evidence
+from lengthwise.lab.status import BUNDLED, REAL, Row, rows
 from lengthwise.measure import REFERENCE, Results
 from lengthwise.measure.report import svg
 from lengthwise.measure.report.charts import loss_chart
@@ -157,9 +158,10 @@ def all_rows() -> list[Row]:
 
 
 def room(name: str) -> list[Evidence]:
-    """The evidence of a room."""
-    found = [row.evidence for row in all_rows() if row.claim.name.startswith(f"{name}/")]
-    return [one for one in found if one is not None]
+    """The evidence of a room on the bundled model or on small ones, by name."""
+    found = {key: one for row in all_rows() for key, one in row.evidence.items()}
+    return [found[key] for key in claims() if key in found and key.startswith(f"{name}/")
+            and not found[key].real]  # fmt: skip
 
 
 def extension_records() -> list[Evidence]:
@@ -217,56 +219,64 @@ ROOM_INTRODUCTIONS = {
     "[the losses side by side](tuning.md).",
     "train_data": "Lengths in training: packing, curricula and mixtures, see "
     "[training data](data.md).",
-    "measure": "What probes say of a model: see [probes](probes.md).",
+    "patterns": "Sparse attention that trains, see [training](training.md).",
+    "objectives": "What training minimises, see [training](training.md).",
+    "memory": "Exact gradients in less memory, see [memory](memory.md).",
+    "measure": "What probes, plans and judges say of a model: see [probes](probes.md).",
+    "tasks": "What models are asked, generated or published: see [measuring](measure.md).",
 }
 EVIDENCE_INTRODUCTION = """\
 # Evidence: what the papers claim, and what came out here
 
 One row a claim, from the files in `evidence/`; written by `docs/generate.py`, printed by
-`lengthwise lab status`. The command of a row makes its file anew. Models are small: the bundled one
-of 4 million parameters with a window of 512 tokens, and others trained for the purpose. Intervals
-are of 95%: of shares Wilson's, of losses over texts or over blocks of 64 tokens.
+`lengthwise lab status`. The command of a row makes its file anew. Intervals are of 95%: of shares
+Wilson's, of losses over texts or over blocks of 64 tokens.
 
-The verdict follows from the findings by one rule: `reproduced` if all hold, `partly` if at least
-half of them do, otherwise `not reproduced`; `not tested as claimed` where what was run is not what
-the paper claims, or where the control did not fail, so that nothing could be seen. The next to last
-column says why a verdict is not `reproduced`.
+The state of a row follows from its files by one rule, and nobody writes it by hand:
 
-A row is *shown* when its file has a claim, a control that fails beside it, numbers, intervals that
-exclude chance, 20 items, two texts, three seeds where something is trained, the model and the
-command. {shown} of {count} are; what the others lack is in the last column.
+- `shown`: all that the claim says came out, and the file has what is needed to believe it: a
+  control that does worse in the same run, an interval that excludes chance behind every number, 20
+  items where something is found or failed, two texts, three seeds where something is trained, the
+  model, and the command.
+- `partly`: at least half came out, or something of that is lacking.
+- `not reproduced`: less than half came out.
+- `not tested`: what was run is not what the paper claims, or the control did not fail, so that
+  nothing could be seen; or nothing was run yet.
+
+There are two columns of verdicts: on the bundled model, of 4 million parameters with a window of
+512 tokens, or a smaller one made for the purpose; and on real ones (SmolLM2-135M, Gemma 3 270M,
+all-MiniLM-L6-v2: `python experiments/real_models.py` gets them). The state is the better of the
+two, since a model that cannot show an effect says nothing about it. {shown} of {count} rows are
+shown.
 
 {table}
 """
 
 
 def evidence_page() -> str:
-    """All claims, room by room, after a count of the verdicts."""
+    """All claims, room by room, after a count of the states."""
     found = all_rows()
-    verdicts = Counter(row.verdict for row in found)
-    counts = ["| verdict | claims |", "| --- | ---: |"]
-    counts += [f"| {verdict} | {count} |" for verdict, count in verdicts.most_common()]
-    shown = sum(row.evidence is not None and row.evidence.shown for row in found)
-    page = [EVIDENCE_INTRODUCTION.format(shown=shown, count=len(found), table="\n".join(counts))]
-    for name in dict.fromkeys(row.claim.name.split("/")[0] for row in found):
+    states = Counter(row.state for row in found)
+    counts = ["| state | claims |", "| --- | ---: |"]
+    counts += [f"| {state} | {states[state]} |" for state in VERDICTS]
+    table = "\n".join(counts)
+    page = [EVIDENCE_INTRODUCTION.format(shown=states[SHOWN], count=len(found), table=table)]
+    for name in dict.fromkeys(row.claim.room for row in found):
         page += [f"## {name}", "", ROOM_INTRODUCTIONS[name], ""]
-        page += ["| claim | verdict | numbers | why not | command | lacks |", "| --- " * 6 + "|"]
-        page += [_evidence_row(row) for row in found if row.claim.name.startswith(f"{name}/")]
+        page.append("| claim | state | bundled | real | numbers | why not | command |")
+        page.append("| --- " * 7 + "|")
+        page += [_evidence_row(row) for row in found if row.claim.room == name]
         page.append("")
     return "\n".join(page)
 
 
 def _evidence_row(row: Row) -> str:
-    one, claim = row.evidence, row.claim
-    numbers, reason, lacking = "", "", "everything"
-    if one is not None:
-        held = [str(finding) for finding in one.findings if finding.holds]
-        numbers, reason = "; ".join(held), one.reason
-        wrong = f"its verdict is {one.verdict}"
-        lacking = "; ".join(words for words in one.lacking if words != wrong)
+    claim, numbers = row.claim, ""
+    if row.best is not None:
+        numbers = "; ".join(str(finding) for finding in row.best.findings if finding.holds)
     cells = [
-        f"**{claim.system}** ({linked(claim.source)}): {claim.claim}", f"**{row.verdict}**",
-        numbers, reason, f"`{row.command}`", lacking,
+        f"**{claim.system}** ({linked(claim.source)}): {claim.claim}", f"**{row.state}**",
+        row.on(BUNDLED), row.on(REAL), numbers, row.reason, row.command and f"`{row.command}`",
     ]  # fmt: skip
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 

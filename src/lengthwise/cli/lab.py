@@ -1,5 +1,6 @@
-"""`lengthwise lab`: the papers' claims, held against small models, and what came out."""
+"""`lengthwise lab`: the papers' claims, held against models, and what came out."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from lengthwise.cli.inputs import MOST, be_quiet
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.files import check_writable
 
-lab = typer.Typer(help="Hold the papers' claims against small models.", no_args_is_help=True)
+lab = typer.Typer(help="Hold the papers' claims against models.", no_args_is_help=True)
 FOLDER = Path("evidence")
 
 
@@ -18,7 +19,7 @@ def show() -> None:
     """List the claims: what makes the evidence of each, in how many minutes, and the paper."""
     from lengthwise.lab.claims import claims
 
-    for claim in claims().values():
+    for claim in (one for one in claims().values() if one.minutes):
         print(f"{claim.command:<55} {claim.minutes:>3g} min  {claim.system}: {claim.source}")
 
 
@@ -27,18 +28,28 @@ def status(
     folder: Annotated[
         Path, typer.Argument(metavar="[DIR]", help="The directory of all evidence.")
     ] = FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print every claim with its verdict, what makes its evidence, and the file that holds it.
+    """Print every claim with its state and what makes its evidence.
 
-    A claim is shown when its file carries all that is needed to believe it: a control that fails
-    beside it, intervals that exclude chance, items and seeds enough.
+    A claim is shown when a file carries all that is needed to believe it: a control that does worse
+    in the same run, intervals that exclude chance, items, texts and seeds enough. It is partly
+    shown when something of that is lacking or half of what it says did not come out.
     """
+    from lengthwise.lab.evidence import SHOWN
     from lengthwise.lab.status import rows
 
-    for row in rows(folder):
-        file = (folder / row.file).as_posix() if row.file else ""
-        words = f"{row.claim.system:<24} {row.verdict:<22} {row.state:<8} {row.command:<50} {file}"
-        print(words.rstrip())
+    found = rows(folder)
+    if as_json:
+        print(json.dumps([row.record() for row in found], indent=1, ensure_ascii=False))
+        return
+    for room in dict.fromkeys(row.claim.room for row in found):
+        inside = [row for row in found if row.claim.room == room]
+        shown = sum(row.state == SHOWN for row in inside)
+        print(f"{room}: {shown} of {len(inside)} shown")
+        for row in inside:
+            print(f"  {row.claim.system:<24} {row.state:<14} {row.command}".rstrip())
+    print(f"{sum(row.state == SHOWN for row in found)} of {len(found)} shown")
 
 
 @lab.command()

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from lengthwise.measure.statistics.intervals import Interval
 
 SCHEMA = 1
-REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
-NOT_TESTED = "not tested as claimed"
-VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTED)
+SHOWN, PARTLY, NOT_REPRODUCED = "shown", "partly", "not reproduced"
+NOT_TESTED = "not tested"
+VERDICTS = (SHOWN, PARTLY, NOT_REPRODUCED, NOT_TESTED)  # the best first
+REAL = ("smollm2", "gemma3", "minilm")  # models that others made, as experiments/real_models.py
+NO_MODEL = {"name": "none", "fingerprint": "none", "window": 0}  # of what is counted without one
 AT_MOST, AT_LEAST = "at most", "at least"
 FEWEST_ITEMS, FEWEST_SEEDS, FEWEST_TEXTS = 20, 3, 2  # of what is called shown
 
@@ -38,6 +40,7 @@ class Finding:
         low, high: The 95% interval of what was measured; None where it is not known. Of an exact
             count both are the value.
         of: How many items were found or failed behind a share; None of anything else.
+        against: The control, where the value is the difference from it; otherwise empty.
     """
 
     says: str
@@ -47,6 +50,7 @@ class Finding:
     low: float | None = None
     high: float | None = None
     of: int | None = None
+    against: str = ""
 
     @property
     def holds(self) -> bool:
@@ -70,14 +74,14 @@ class Finding:
         return f"{self.says}: {value}, wanted {self.wanted} {self.bound:.4g}"
 
 
-def at_most(says: str, value: Any, bound: float) -> Finding:
+def at_most(says: str, value: Any, bound: float, against: str = "", of: Any = None) -> Finding:
     """A finding that holds if the value, a number, an `Interval` or a `share`, is at most that."""
-    return _finding(says, value, AT_MOST, bound)
+    return _finding(says, value, AT_MOST, bound, against, of)
 
 
-def at_least(says: str, value: Any, bound: float) -> Finding:
+def at_least(says: str, value: Any, bound: float, against: str = "", of: Any = None) -> Finding:
     """A finding that holds if the value, a number, an `Interval` or a `share`, is at least that."""
-    return _finding(says, value, AT_LEAST, bound)
+    return _finding(says, value, AT_LEAST, bound, against, of)
 
 
 def surely_at_least(says: str, gap: "Interval", bound: float) -> Finding:
@@ -85,12 +89,14 @@ def surely_at_least(says: str, gap: "Interval", bound: float) -> Finding:
     return Finding(says, gap.low, AT_LEAST, bound, gap.low, gap.high)
 
 
-def _finding(says: str, value: Any, wanted: str, bound: float) -> Finding:
+def _finding(
+    says: str, value: Any, wanted: str, bound: float, against: str, of: int | None
+) -> Finding:
     if value is None or isinstance(value, int | float):
-        return Finding(says, value, wanted, bound)
+        return Finding(says, value, wanted, bound, None, None, of, against)
     found = value if isinstance(value, Mapping) else vars(value)
-    middle = found.get("share", found.get("value"))
-    return Finding(says, middle, wanted, bound, found["low"], found["high"], found.get("of"))
+    middle, of = found.get("share", found.get("value")), found.get("of", of)
+    return Finding(says, middle, wanted, bound, found["low"], found["high"], of, against)
 
 
 def share(found: float, of: int) -> dict[str, float]:
@@ -152,53 +158,60 @@ class Evidence:
 
     @property
     def verdict(self) -> str:
-        """`not tested as claimed` where something else was run or the control did not fail.
+        """`shown` if all findings hold and nothing is lacking, `partly` if at least half hold.
 
-        Otherwise `reproduced` if all findings hold, `partly` if at least half of them do.
+        `not tested` where what was run is not what the paper claims or the control did not fail,
+        and otherwise `not reproduced`.
         """
         if self.untested or (self.premise is not None and not self.premise.holds):
             return NOT_TESTED
         held = sum(finding.holds for finding in self.findings)
-        if held == len(self.findings):
-            return REPRODUCED
+        if held == len(self.findings) and not self.lacking:
+            return SHOWN
         return PARTLY if 2 * held >= len(self.findings) else NOT_REPRODUCED
 
     @property
     def reason(self) -> str:
-        """Why the verdict is not `reproduced`; empty where it is."""
-        if self.verdict == REPRODUCED:
+        """Why the verdict is not `shown`; empty where it is."""
+        if self.shown:
             return ""
         parts = [self.untested]
         if self.premise is not None and not self.premise.holds:
             parts.append(f"the control did not fail: {self.premise}")
         parts += [f"not: {finding}" for finding in self.findings if not finding.holds]
+        parts += [f"lacks {words}" for words in self.lacking]
         parts += [f"differs: {words}" for words in self.differences]
         return "; ".join(filter(None, parts))
 
     @property
     def lacking(self) -> list[str]:
-        """What is missing before the claim counts as shown; empty if it does."""
+        """What the file would have to hold besides before anybody had to believe it."""
         found = [finding for finding in (self.premise, *self.findings) if finding is not None]
         texts = self.items.get("texts", FEWEST_TEXTS)
         few = any(one.of is not None and one.of < FEWEST_ITEMS for one in found)
+        beside = self.premise is not None or any(one.against for one in self.findings)
         wrong = {
-            f"its verdict is {self.verdict}": self.verdict != REPRODUCED,
             "a claim": not self.claim,
             "a command": not self.command,
             "the model's fingerprint": not self.model.get("fingerprint"),
             "numbers": not self.numbers,
-            "a control": not self.control,
+            "a control that does worse": not (self.control and beside),
             "an interval that excludes chance": not all(finding.clear for finding in found),
             f"at least {FEWEST_ITEMS} items": few,
             f"at least {FEWEST_TEXTS} texts": texts < FEWEST_TEXTS,
             f"at least {FEWEST_SEEDS} seeds": self.trained and len(set(self.seeds)) < FEWEST_SEEDS,
-        }  # fmt: skip
+        }
         return [words for words, missing in wrong.items() if missing]
 
     @property
     def shown(self) -> bool:
         """Whether one command makes the claim come out, beside a control, with chance excluded."""
-        return not self.lacking
+        return self.verdict == SHOWN
+
+    @property
+    def real(self) -> bool:
+        """Whether the model is one that others made for use."""
+        return str(self.model["name"]).split()[0] in REAL
 
     def record(self) -> dict[str, Any]:
         """As the file holds it."""
@@ -206,7 +219,7 @@ class Evidence:
         details = values.pop("details")
         values["premise"] = None if self.premise is None else _written(self.premise)
         values["findings"] = [_written(finding) for finding in self.findings]
-        judged = {"verdict": self.verdict, "reason": self.reason, "shown": self.shown}
+        judged = {"verdict": self.verdict, "reason": self.reason}
         return {"lengthwise_evidence": SCHEMA, **values, **judged, "details": details}
 
 
@@ -330,7 +343,7 @@ def _read(record: Any, path: Path) -> Evidence:
     if values["premise"] is not None:
         values["premise"] = _found(values["premise"], path)
     evidence = Evidence(**values)
-    for name in ("verdict", "reason", "shown"):
+    for name in ("verdict", "reason"):
         said, follows = record.get(name), getattr(evidence, name)
         if said != follows:
             raise ValueError(f"{path}: its {name} is {said!r}, but {follows!r} follows from it")
@@ -339,6 +352,8 @@ def _read(record: Any, path: Path) -> Evidence:
 
 def _found(record: Any, path: Path) -> Finding:
     names = {one.name for one in fields(Finding)} | {"holds"}
+    if isinstance(record, dict):
+        record = {"against": "", **record}  # which older files lack
     if not isinstance(record, dict) or set(record) != names:
         raise ValueError(f"{path}: a finding has {', '.join(sorted(names))}, got {record!r}")
     for name in ("value", "bound", "low", "high"):

@@ -1,40 +1,62 @@
 """One row a claim: what `lengthwise lab status` prints and docs/evidence.md holds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lengthwise.lab.claims import Claim, claims
-from lengthwise.lab.evidence import Evidence, load_all
+from lengthwise.lab.evidence import NOT_TESTED, VERDICTS, Evidence, load_all
 
-NONE = "no evidence yet"
+BUNDLED, REAL = "bundled", "real"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A claim and its evidence, None where there is none yet."""
+    """A claim and the evidence of all its experiments.
+
+    Attributes:
+        claim: The first entry of the claim in the table.
+        evidence: From the name of an experiment to its evidence, the best verdict first; empty
+            where there is none yet.
+    """
 
     claim: Claim
-    evidence: Evidence | None
+    evidence: Mapping[str, Evidence]
 
     @property
-    def verdict(self) -> str:
-        return NONE if self.evidence is None else self.evidence.verdict
+    def best(self) -> Evidence | None:
+        """The evidence that says most for the claim: a model that cannot show it says nothing."""
+        return next(iter(self.evidence.values()), None)
 
     @property
     def state(self) -> str:
-        """`shown`, or how many things are missing for that."""
-        if self.evidence is None or self.evidence.shown:
-            return "shown" if self.evidence else ""
-        return f"lacks {len(self.evidence.lacking)}"
+        """The verdict of the best evidence: one of `VERDICTS`."""
+        return NOT_TESTED if self.best is None else self.best.verdict
+
+    @property
+    def reason(self) -> str:
+        """Why the claim is not shown; empty where it is."""
+        return "nothing is held against it yet" if self.best is None else self.best.reason
 
     @property
     def command(self) -> str:
-        return self.claim.command if self.evidence is None else self.evidence.command
+        """What makes the best evidence, or would make the first; empty where nothing does."""
+        return self.claim.command if self.best is None else self.best.command
 
-    @property
-    def file(self) -> str:
-        """Under the directory of evidence; empty where there is none."""
-        return "" if self.evidence is None else f"{self.claim.name}.json"
+    def on(self, kind: str) -> str:
+        """The verdict on models that are `bundled` or trained for it, or `real`; else empty."""
+        found = [one.verdict for one in self.evidence.values() if one.real == (kind == REAL)]
+        return next(iter(found), "")
+
+    def record(self) -> dict[str, Any]:
+        """As `lengthwise lab status --json` prints it."""
+        return {
+            "name": self.claim.name, "system": self.claim.system, "claim": self.claim.claim,
+            "source": self.claim.source, "state": self.state, BUNDLED: self.on(BUNDLED),
+            REAL: self.on(REAL), "command": self.command, "reason": self.reason,
+            "files": [f"{name}.json" for name in self.evidence],
+        }  # fmt: skip
 
 
 def rows(root: Path) -> list[Row]:
@@ -48,4 +70,10 @@ def rows(root: Path) -> list[Row]:
         raise ValueError(
             f"{root / unknown[0]}.json is of no claim that `lengthwise lab list` names"
         )
-    return [Row(claim, found.get(name)) for name, claim in claims().items()]
+    made: dict[str, dict[str, Evidence]] = {
+        claim.name: {} for claim in claims().values() if not claim.of
+    }
+    # Of files that say the same the first experiment's comes first.
+    for name in sorted(found, key=lambda n: (VERDICTS.index(found[n].verdict), n not in made)):
+        made[claims()[name].of or name][name] = found[name]
+    return [Row(claims()[name], evidence) for name, evidence in made.items()]
