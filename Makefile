@@ -42,7 +42,7 @@ test: $(VENV)/.dev
 check: $(VENV)/.dev
 	@echo "ruff check";  $(PY) -m ruff check .
 	@echo "ruff format"; $(PY) -m ruff format --check .
-	@echo "mypy src";    $(PY) -m mypy src
+	@echo "mypy";        $(PY) -m mypy
 	@echo "sphinx";      $(MAKE) --no-print-directory docs
 	@echo "pytest";      $(PY) -m pytest -n 2 --durations=10
 	@$(MAKE) --no-print-directory versions TESTS=tests/hf

@@ -14,6 +14,8 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lengthwise.files import write_text
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -80,10 +82,7 @@ def write(name: str, question: str, rows: list[dict[str, Any]]) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "rows": rows,
     }  # fmt: skip
-    RESULTS.mkdir(exist_ok=True)
-    temporary = RESULTS / f".{name}.tmp"
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, RESULTS / f"{name}.json")
+    write_text(RESULTS / f"{name}.json", json.dumps(record, indent=1) + "\n")
 
 
 def _processor() -> str:

@@ -169,8 +169,8 @@ def main() -> None:
     )
     evidence.write(args.evidence, made)
     for name, by in numbers.items():
-        row = ", ".join(f"{spans[end]} {one.value:+.3f}" for end, one in by.items())
-        Console(stderr=True).print(f"{name}: {row}")
+        shown = ", ".join(f"{spans[end]} {one.value:+.3f}" for end, one in by.items())
+        Console(stderr=True).print(f"{name}: {shown}")
     Console(stderr=True).print(made.verdict, made.reason)
 
 

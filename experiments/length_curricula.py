@@ -12,7 +12,6 @@ that is finished is skipped; the same seed gives the same bits.
 
 import argparse
 import itertools
-import os
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,6 +27,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import lengthwise
+from lengthwise.files import whole_file
 from lengthwise.lab import evidence
 from lengthwise.lab.muon import muon_and_adamw
 from lengthwise.lab.training import held, learn, side_by_side
@@ -75,13 +75,12 @@ class Corpus:
         print(f"encoding {len(texts)} files", flush=True)
         encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         documents = [[BOS, *ids, EOS] for ids in encoded]
-        temporary = cache.with_suffix(".tmp.npz")
-        np.savez(
-            temporary,
-            tokens=np.concatenate([np.array(d, dtype=np.int32) for d in documents]),
-            lengths=np.array([len(d) for d in documents]),
-        )
-        os.replace(temporary, cache)
+        with whole_file(cache) as fresh, open(fresh, "wb") as file:
+            np.savez(
+                file,
+                tokens=np.concatenate([np.array(d, dtype=np.int32) for d in documents]),
+                lengths=np.array([len(d) for d in documents]),
+            )
 
     def part(self, tokens: int, skip: int = 0) -> list[list[int]]:
         """Documents of up to four windows, about so many tokens after about `skip` of others."""
@@ -160,7 +159,8 @@ def tangled(documents: list[list[int]], chunks: tuple[int, int]) -> Batches:
     pieces = [d[n : n + 700] for d in documents for n in range(0, len(d), 700)]
     random.Random(SEED).shuffle(pieces)
     generator = np.random.default_rng(SEED)
-    rows, group = [], []
+    rows: list[dict[str, Any]] = []
+    group: list[list[int]] = []
     for piece in pieces:
         # Room for the markers of the tangled run in both: they see the same text.
         if sum(map(len, [*group, piece])) + most.added(len(group) + 1) > STRETCHED:

@@ -105,7 +105,9 @@ def prepare(out: Path, names: list[str], console: Console) -> None:
     _, tokenizer = lw.load("demo")
     files = standard_library_files(held_out=False)
     random.Random(SEED).shuffle(files)
-    long, short, held = [], [], 0
+    long: list[list[int]] = []
+    short: list[list[int]] = []
+    held = 0
     for path in files:
         ids = tokenizer(read_text(path), verbose=False)["input_ids"]
         (long if len(ids) > 2 * TARGET else short).append(ids)

@@ -1,5 +1,6 @@
 """Files and directories that appear whole or not at all, however the process ends; and locks."""
 
+import errno
 import os
 import re
 import shutil
@@ -22,20 +23,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """A file to be written, which then takes the place of `path`, whatever is there.
+
+    What a kill leaves of it is written over the next time.
+
+    Args:
+        shared: Whether another process may be writing it too, one that outlives a kill for
+            instance: then each writes a file of its own, and whoever starts them sweeps.
 
     Raises:
         OSError: With `path`, when the disk is full, for instance; nothing is left.
     """
-    fresh = path.with_name(f".{path.name}.tmp")  # one that a kill left is written over
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield fresh
         os.replace(fresh, path)
     except BaseException as error:
         fresh.unlink(missing_ok=True)
-        _name(path, error)
+        _name(path, fresh, error)
         raise
 
 
@@ -66,7 +73,7 @@ def whole_directory(target: Path) -> Iterator[Path]:
             os.replace(target, old)
         os.replace(fresh, target)
     except Exception as error:
-        _name(target, error)
+        _name(target, fresh, error)
         raise
     finally:
         if old.exists() and not target.exists():
@@ -170,12 +177,17 @@ def _in_use(folder: Path) -> bool:
     return False
 
 
-def _name(path: Path, error: BaseException) -> None:
+def _name(path: Path, fresh: Path, error: BaseException) -> None:
     """Raise an error of the disk anew with the path that the person named; pass over any other.
 
     Libraries in Rust report one in words: "No space left on device (os error 28)".
     """
     said = re.search(r"\(os error (\d+)\)", str(error))
-    number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+    number = int(said[1]) if said else None
+    if isinstance(error, OSError):
+        number = error.errno or errno.EIO
+        there = fresh if error.filename is None else Path(os.fsdecode(error.filename))
+        if not there.is_relative_to(fresh) and not fresh.is_relative_to(there):
+            return  # of something that was read meanwhile
     if number is not None:
         raise OSError(number, os.strerror(number), str(path)) from error

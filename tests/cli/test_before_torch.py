@@ -192,10 +192,11 @@ def test_the_hub_is_named_before_it_is_asked(tmp_path: Path, checkpoint: Path) -
         ["measure", "http://127.0.0.1:9", "-o", str(out), *quick, "--tokenizer", "nope"],
         ["pack", str(text), "-o", str(out), "--capacity", "64", "--tokenizer", "nope"],
         ["run", "nope", "--prompt-file", str(text)],
+        ["train", "pi", "base=nope", f"data={text}", "target=128", "-o", str(out)],
         ["plan", str(checkpoint)],
         ["plan", "demo"],
     ]
     telling = "There is no directory nope here; asking the Hugging Face hub for it …\n"
-    for offline, times in (("0", [1, 1, 1, 1, 1, 0, 0]), ("1", [0] * len(lines))):
+    for offline, times in (("0", [1, 1, 1, 1, 1, 1, 0, 0]), ("1", [0] * len(lines))):
         said = answers_to(lines, WITHOUT_TORCH, HF_HUB_OFFLINE=offline)
         assert [words.count(telling) for words in said] == times, said

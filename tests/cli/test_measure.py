@@ -116,6 +116,9 @@ def test_other_peoples_folders_are_left_alone(
     diary.parent.mkdir()
     diary.write_text("dear diary")
     assert "holds no measurement" in refused("measure", checkpoint, "-o", diary.parent)
+    (diary.parent / RESULTS).write_text('{"mine": 1}\n')
+    said = refused("measure", checkpoint, "-o", diary.parent)
+    assert "is no file of results; choose another directory or add --force" in said
     assert "is a file" in refused("measure", checkpoint, "-o", diary)
     assert "is a file" in refused("measure", checkpoint, "-o", diary, "--force")
 

@@ -110,7 +110,7 @@ def test_ctrl_c_keeps_what_is_finished(corpus: Path, tmp_path: Path, call: Call)
     out = tmp_path / "out"
     line = [sys.executable, "-m", "lengthwise", *map(str, words(corpus, out))]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while not list(out.glob(".pack/tokens/*.arrow.*.tmp")):
+    while not list(out.glob(".pack/tokens/.*.arrow.*.tmp")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

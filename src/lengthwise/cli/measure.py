@@ -246,7 +246,8 @@ def check_folder(folder: Path, force: bool) -> None:
             f"{folder} exists and holds no measurement; choose another directory or add --force"
         )
     if RESULTS in names and not force:
-        read_plan(folder / RESULTS)  # before a model is loaded to be measured into it
+        # Before a model is loaded to be measured into it.
+        read_plan(folder / RESULTS, "choose another directory or add --force")
     check_writable(folder)
 
 

@@ -21,7 +21,8 @@ def methods(
     if name:
         print(_in_full(catalogue.describe(name)))
         return
-    described = [catalogue.describe(one) for one in catalogue.room().homes]
+    names = [one for one in catalogue.room().homes if one not in catalogue.INTERNAL]
+    described = [catalogue.describe(one) for one in names]
     for axis in catalogue.AXES:
         print(f"{axis.capitalize()}: {_lower(catalogue.about(axis))}")
         for one in (one for one in described if one.axis == axis):

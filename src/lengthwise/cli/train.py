@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lengthwise.cli.inputs import read_text
+from lengthwise.cli.inputs import read_text, tell_of_hub
 from lengthwise.cli.interrupt import work_begins
 from lengthwise.hf.files import find_checkpoint
 from lengthwise.train.places import check_folder
@@ -81,7 +81,7 @@ def train(
             chosen, output, device=device, tracker=tracker, room=_room, force=force, say=say,
             progress=steps, packing=packing,
         )  # fmt: skip
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started
+    if _speaks():
         print(report(result))
 
 
@@ -98,6 +98,13 @@ def check_paths(recipe: "Recipe") -> None:
     if recipe.adapter and not (Path(recipe.adapter) / "adapter_config.json").is_file():
         raise ValueError(f"there is no adapter in {recipe.adapter}: it has no adapter_config.json")
     find_checkpoint(recipe.base)
+    if _speaks():
+        tell_of_hub(recipe.base)
+
+
+def _speaks() -> bool:
+    """Whether this is the first of the processes that torchrun started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _room(device: "torch.device") -> int:

@@ -17,6 +17,7 @@ from lengthwise.files import write_text
 FORMAT = 1
 CHANGES = 0.3  # how likely a mutation changes one number: the paper's p
 TRIES = 20  # draws of a candidate that is new
+OF_RUN = ("evaluations", "generations", "seconds", "checkpoint", "on_step")  # its arguments
 
 
 @dataclass(frozen=True)
@@ -292,6 +293,12 @@ class Evolution(ABC):
         ]
         extra = other.extra if self._rng.random() < CHANGES else one.extra
         return Genome(tuple(factors), extra)
+
+
+def searched(kind: Callable[..., Evolution], *what: Any, **arguments: Any) -> Scaling:
+    """The best that a search finds; what `run` does not take of the arguments makes it."""
+    limits = {name: arguments.pop(name) for name in OF_RUN if name in arguments}
+    return kind(*what, **arguments).run(**limits)
 
 
 def _written(genome: Genome) -> list[Any]:

@@ -1,7 +1,6 @@
 """LongRoPE's search: which factor suits every rotated pair, by the loss on long texts."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from lengthwise.extend.scaling import NTK, PI, LongRoPE, YaRN
 from lengthwise.extend.scaling.frequencies import unscaled
 from lengthwise.hf.families import read_geometry, refuse_unsupported
 from lengthwise.hf.weights import fingerprint
-from lengthwise.search.evolution import CHANGES, Evolution, Genome
+from lengthwise.search.evolution import CHANGES, Evolution, Genome, searched
 from lengthwise.search.windows import Windows
 
 # Tokens at the start that may keep their angles: the paper's space.
@@ -196,30 +195,16 @@ class ShortSearch(FactorSearch):
 
 
 def longrope_search(
-    model: PreTrainedModel,
-    texts: Windows | Tensor,
-    factor: float,
-    *,
-    evaluations: int | None = None,
-    generations: int | None = None,
-    seconds: float | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    on_step: Callable[[Evolution], None] = lambda search: None,
-    **settings: Any,
+    model: PreTrainedModel, texts: Windows | Tensor, factor: float, **arguments: Any
 ) -> LongRoPE:
     """Search, within a limit, for the LongRoPE that reads texts of `factor` windows best.
 
-    A search that was stopped goes on from its checkpoint; the same seed finds the same. The
-    arguments are those of `LongRoPESearch` and of its `run`.
+    A search that was stopped goes on from its checkpoint; the same seed finds the same.
+
+    Args:
+        arguments: Those of `LongRoPESearch` and of its `run`, which say when it ends.
     """
-    search = LongRoPESearch(model, texts, factor, **settings)
-    found = search.run(
-        evaluations=evaluations,
-        generations=generations,
-        seconds=seconds,
-        checkpoint=checkpoint,
-        on_step=on_step,
-    )
+    found = searched(LongRoPESearch, model, texts, factor, **arguments)
     assert isinstance(found, LongRoPE)
     return found
 

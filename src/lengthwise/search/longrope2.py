@@ -1,7 +1,5 @@
 """LongRoPE2's search: from which pair on training was too short, by the loss on needles."""
 
-import os
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +9,7 @@ from transformers import PreTrainedModel
 from lengthwise.extend.extrapolation import critical_dimension
 from lengthwise.extend.scaling import LongRoPE, LongRoPE2
 from lengthwise.hf.weights import fingerprint
-from lengthwise.search.evolution import CHANGES, Evolution, Genome
+from lengthwise.search.evolution import CHANGES, Evolution, Genome, searched
 from lengthwise.search.longrope import ROOM, base_of, check_length
 from lengthwise.search.windows import Windows
 
@@ -119,28 +117,13 @@ class LongRoPE2Search(Evolution):
 
 
 def longrope2_search(
-    model: PreTrainedModel,
-    texts: Windows | Tensor,
-    factor: float,
-    *,
-    evaluations: int | None = None,
-    generations: int | None = None,
-    seconds: float | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    on_step: Callable[[Evolution], None] = lambda search: None,
-    **settings: Any,
+    model: PreTrainedModel, texts: Windows | Tensor, factor: float, **arguments: Any
 ) -> LongRoPE2:
     """Search, within a limit, for the LongRoPE2 that finds needles in texts of `factor` windows.
 
-    The arguments are those of `LongRoPE2Search` and of its `run`.
+    Args:
+        arguments: Those of `LongRoPE2Search` and of its `run`, which say when it ends.
     """
-    search = LongRoPE2Search(model, texts, factor, **settings)
-    found = search.run(
-        evaluations=evaluations,
-        generations=generations,
-        seconds=seconds,
-        checkpoint=checkpoint,
-        on_step=on_step,
-    )
+    found = searched(LongRoPE2Search, model, texts, factor, **arguments)
     assert isinstance(found, LongRoPE2)
     return found

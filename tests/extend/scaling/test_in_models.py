@@ -177,3 +177,19 @@ def test_a_row_that_outgrows_the_window_leaves_no_stale_key():
         whole = model(IDS[:, : WINDOW + 8], use_cache=False).logits[:, WINDOW - 2 :]
         torch.testing.assert_close(grown, whole)
         lw.restore(model)
+
+
+@torch.no_grad()
+def test_frequencies_of_the_model_are_those_of_the_longest_row():
+    """Phi-3's longrope in a batch, as transformers reads it: a short row is read as a long one."""
+    model = tiny_model("phi3")
+    mask = torch.ones(2, 60, dtype=torch.long)
+    mask[1, :40] = 0
+    ids = IDS[:, :60].repeat(2, 1).masked_fill(mask == 0, PAD)
+    given = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    together, alone = model(ids, **given).logits, model(ids[1:, 40:]).logits
+    lw.adapt(model)
+    found = model(ids, **given).logits
+    torch.testing.assert_close(found[mask.bool()], together[mask.bool()], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model(ids[1:, 40:]).logits, alone, atol=1e-5, rtol=0)
+    assert (found[1, 40:] - alone[0]).abs().max() > 0.1

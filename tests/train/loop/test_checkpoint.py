@@ -72,7 +72,7 @@ def test_all_damaged_is_refused(tmp_path: Path) -> None:
 
 def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 2, state(2))
-    left = tmp_path / "step-00000004.123.tmp"
+    left = tmp_path / ".step-00000004.123.new"
     left.mkdir()
     (left / "state.pt").write_bytes(b"half")
     found = load_checkpoint(tmp_path, refuse, CPU)

@@ -325,7 +325,7 @@ def test_what_a_kill_left_in_the_middle_of_writing_is_swept(recipe: Make, tmp_pa
     run = tmp_path / "run"
     with pytest.raises(Stop):
         go(recipe(), run, progress=stop_after(5))
-    for name in ("model.12.tmp", ".model.12.tmp.12.new", "adapter.12.tmp"):
+    for name in (".model.12.new", ".model.12.old", ".adapter.12.new"):
         (run / name).mkdir()
     (run / "metrics.jsonl.12.tmp").write_text("half")
     go(recipe(), run)

@@ -29,7 +29,7 @@ def reader_name(results: Results) -> str:
 def headline(results: Results) -> str:
     """The most telling comparison in one sentence."""
     table = Table(results)
-    told_of = _beyond(results) or _scores(table) or _whole(results)
+    told_of = _beyond(results) or _scores(table) or _whole(results) or _costs(results)
     return told_of or f"{reader_name(results)}, measured."
 
 
@@ -177,6 +177,17 @@ def _answers(table: Table) -> list[str]:
         held = f", {size(cost.held)} held" if cost.held is not None else ""
         parts.append(f"{method} {seconds(cost.seconds)}{held}, score {share(score)}")
     return [f"An answer at {lengths[-1]:,} tokens costs: {'; '.join(parts)}."]
+
+
+def _costs(results: Results) -> str:
+    """What every method cost over the longest text."""
+    length = max(results.read_lengths("speed"), default=0)
+    parts = [
+        f"{method} {seconds(cost['first_token_seconds'])} to the first token, then "
+        f"{rate(cost['tokens_per_second'])} a second, {size(cost['cache_bytes'])} held"
+        for method, cost in speeds(results, length).items()
+    ]
+    return f"Reading {length:,} tokens costs: {'; '.join(parts)}." if parts else ""
 
 
 def _speed(results: Results) -> list[str]:

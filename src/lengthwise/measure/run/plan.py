@@ -15,8 +15,11 @@ PLAN: Mapping[str, Any] = {
 _AGAIN = "measure again, into another directory or with --force"
 
 
-def read_plan(path: Path) -> dict[str, Any]:
+def read_plan(path: Path, instead: str = "name another file") -> dict[str, Any]:
     """The plan of a file of results.
+
+    Args:
+        instead: What somebody is told to do whose file is none.
 
     Raises:
         ValueError: Not such a file, one of another version, or a plan that is damaged.
@@ -28,7 +31,7 @@ def read_plan(path: Path) -> dict[str, Any]:
     for key in ("lengthwise_results", "lengthwise_suite"):  # the latter before format 2
         version = (plan or {}).get(key, version)
     if plan is None or version is None:
-        raise ValueError(f"{path} is no file of results; name another file")
+        raise ValueError(f"{path} is no file of results; {instead}")
     if version != FORMAT:
         raise ValueError(
             f"{path} was written by another version of lengthwise (format {version!r:.60}, this "

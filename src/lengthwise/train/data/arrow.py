@@ -1,12 +1,12 @@
 """Arrow files: read without a copy, written as a whole or not at all."""
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from lengthwise.files import whole_file
 from lengthwise.train.data.reading import first_line
 
 
@@ -55,20 +55,11 @@ def write_arrow(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
     Raises:
         OSError: With the path, when the disk is full for instance; nothing is left behind.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+    with whole_file(path, shared=True) as fresh:
+        with pa.OSFile(str(fresh), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             for batch in batches:
                 writer.write_batch(batch)
-        size = temporary.stat().st_size
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            reason = os.strerror(error.errno) if error.errno else first_line(error)
-            raise OSError(error.errno, reason, str(path)) from error
-        raise
-    return size
+        return fresh.stat().st_size
 
 
 def _map(path: str) -> Any:

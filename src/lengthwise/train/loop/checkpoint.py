@@ -15,6 +15,8 @@ from typing import IO, Any, cast
 
 import torch
 
+from lengthwise.files import whole_directory
+
 KEPT = 2
 STATE, MANIFEST = "state.pt", "manifest.json"
 BLOCK = 1 << 24
@@ -26,17 +28,12 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     Raises:
         OSError: When the disk is full, for instance; nothing is left of the new one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{step:08d}"
     if target.exists():  # what would be written again is what is there, unless it is damaged
         with contextlib.suppress(ValueError):
             _manifest(target)
             return target
-        shutil.rmtree(target)
-    fresh = folder / f"{target.name}.{os.getpid()}.tmp"
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        fresh.mkdir()
+    with whole_directory(target) as fresh:
         with open(fresh / STATE, "wb") as file:
             sink = _Hashed(file)
             try:
@@ -48,11 +45,6 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         with open(fresh / MANIFEST, "w", encoding="utf-8") as file:
             json.dump(record, file)
             _to_disk(file)
-        os.replace(fresh, target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     handle = os.open(folder, os.O_RDONLY)  # the rename itself must reach the disk
     try:
         os.fsync(handle)
@@ -73,7 +65,7 @@ def load_checkpoint(
     Raises:
         ValueError: If there are checkpoints and all of them are damaged.
     """
-    for left in folder.glob("*.tmp"):
+    for left in folder.glob(".step-*"):  # half written
         shutil.rmtree(left, ignore_errors=True)
     found = checkpoints(folder)
     for place in found:
@@ -96,8 +88,7 @@ def checkpoints(folder: Path) -> list[Path]:
     """Those that are there, the newest first."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.glob("step-*") if path.suffix != ".tmp" and path.is_dir()]
-    return sorted(found, reverse=True)
+    return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
 
 
 def _prune(folder: Path) -> None:

@@ -1,8 +1,6 @@
 """What comes out of a run: a checkpoint for plain transformers, and the adapter beside it."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 from torch import nn
@@ -10,6 +8,7 @@ from transformers import PreTrainedModel
 
 from lengthwise.extend.adapt import adapt, is_adapted, restore
 from lengthwise.extend.checkpoint import save
+from lengthwise.files import whole_directory
 from lengthwise.train.loop.adapters import BASE_FILE, dequantise
 from lengthwise.train.loop.subject import Subject
 from lengthwise.train.places import ADAPTER, MODEL
@@ -35,21 +34,17 @@ def write_result(subject: Subject, recipe: Recipe, folder: Path) -> str:
     inner.eval()
     if subject.methods:
         adapt(inner, *subject.methods)
-    fresh = folder / f"{MODEL}.{os.getpid()}.tmp"
-    note = save(inner, subject.tokenizer, fresh, force=True, window=subject.facts.target)
-    _replace(fresh, folder / MODEL)
-    return note
+    target = subject.facts.target
+    return save(inner, subject.tokenizer, folder / MODEL, force=True, window=target)
 
 
 def merged(subject: Subject, recipe: Recipe, folder: Path) -> PreTrainedModel:
     """Save the adapter, then put it into the weights."""
     wrapped: nn.Module = subject.model
-    fresh = folder / f"{ADAPTER}.{os.getpid()}.tmp"
-    shutil.rmtree(fresh, ignore_errors=True)
-    wrapped.save_pretrained(fresh)  # type: ignore[operator]
     made_for = {"base": recipe.base, "fingerprint": subject.fingerprint}
-    (fresh / BASE_FILE).write_text(json.dumps(made_for, indent=1) + "\n", encoding="utf-8")
-    _replace(fresh, folder / ADAPTER)
+    with whole_directory(folder / ADAPTER) as fresh:
+        wrapped.save_pretrained(fresh)  # type: ignore[operator]
+        (fresh / BASE_FILE).write_text(json.dumps(made_for, indent=1) + "\n", encoding="utf-8")
     if recipe.four_bit:
         from peft import PeftModel
 
@@ -59,9 +54,3 @@ def merged(subject: Subject, recipe: Recipe, folder: Path) -> PreTrainedModel:
     whole = wrapped.merge_and_unload()  # type: ignore[operator]
     assert isinstance(whole, PreTrainedModel)
     return whole
-
-
-def _replace(fresh: Path, target: Path) -> None:
-    if target.exists():  # of a run that was killed here
-        shutil.rmtree(target)
-    os.replace(fresh, target)
