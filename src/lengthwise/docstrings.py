@@ -15,7 +15,9 @@ def sections(docstring: str) -> tuple[str, dict[str, str]]:
     found: dict[str, list[str]] = {}
     lines = head
     for line in docstring.splitlines():
-        title = re.match(r"(Source|Differs from the source|Reduces to|Args|Raises):\s*(.*)", line)
+        title = re.match(
+            r"(Source|Command|Differs from the source|Reduces to|Args|Raises):\s*(.*)", line
+        )
         if title:
             lines = found.setdefault(title[1], [title[2]])
         else:

@@ -30,11 +30,13 @@ class Item:
     Attributes:
         summary: The first sentence about it.
         source: Paper and section, or empty.
+        command: What runs it, where that is a command of its own.
     """
 
     name: str
     summary: str
     source: str
+    command: str = ""
 
 
 def about(room: str) -> str:
@@ -60,7 +62,8 @@ def items(room: str) -> list[Item]:
     found = []
     for name, text in exports(home).items():
         head, parts = sections(text)
-        found.append(Item(name, first_sentence(head), parts.get("Source", "")))
+        source, command = parts.get("Source", ""), parts.get("Command", "")
+        found.append(Item(name, first_sentence(head), source, command))
     return found
 
 

@@ -32,6 +32,12 @@ measure {model} -o {out} --text {nothing}
 measure {empty} -o {out} --suite quick
 measure {model} -o {out} --suite quick -m h2o:recent=0
 measure {model} -o {out} --suite nonesuch
+measure {model} -o {out} --suite longbench
+measure {model} -o {out} --suite longbench --data {nothing}
+measure {model} -o {out} --suite longbench --data {empty}
+measure {model} -o {out} --suite longbench_trek --data {empty}
+measure {model} -o {out} --suite quick --data {empty}
+measure {model} -o {out} --suite quick,longbench --data {empty}
 measure {model} -o {out} --suite quick --lengths ..far
 measure {model} -o {out} --suite quick --threshold 2
 measure {model} -o {full} --suite quick

@@ -26,8 +26,9 @@ def listing(
     width = max(len(item.name) for item in found) + 2
     for item in found:
         print(indented(f"  {item.name:<{width}}", item.summary))
-        if item.source:
-            print(indented(" " * (width + 2), item.source))
+        for more in (item.source, item.command):
+            if more:
+                print(indented(" " * (width + 2), more))
 
 
 def indented(start: str, text: str, hang: int | None = None) -> str:

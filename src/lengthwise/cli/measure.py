@@ -23,8 +23,9 @@ from lengthwise.cli.inputs import (
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.cli.readers import Place, Server, check_reader, is_url, open_here, open_server
 from lengthwise.files import check_writable, hold, leftovers
+from lengthwise.measure.run.own_copy import find_sets, left_out
 from lengthwise.measure.run.plan import read_plan
-from lengthwise.names import RESULTS, STANDARD, suite_names
+from lengthwise.names import PUBLISHED, RESULTS, STANDARD, home_of, suite_names
 
 if TYPE_CHECKING:
     from lengthwise.extend.method import Method
@@ -32,22 +33,27 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 UPTO, UPTO_OF_SERVER, STANDARD_LENGTHS = "..4x", "..1x", "1x,2x,4x,8x"
+PUBLISHED_LENGTHS = "1x"  # what a text is cut to, in its middle
 COMPARE_HELP = "Once for each to compare: plain, yarn:factor=8, yarn:factor=8+streamingllm …"
 MODEL_HELP = "A checkpoint's directory, a name on the hub, `demo`, or a server's URL."
 OWN_HELP = (
     "A long text in UTF-8, or a .json of questions as SQuAD or HotpotQA have them [default: the "
     "standard library of this Python]"
 )
-SUITE_HELP = "Suites (quick, ruler, effective, full) and single tasks, separated by commas."
+SUITE_HELP = (
+    "Suites (quick, ruler, effective, full; published ones: lengthwise list published) and single "
+    "tasks, separated by commas."
+)
 LENGTHS_HELP = (
     "Tokens, or trained windows as 8x, separated by commas; or ..8x alone, which "
-    f"doubles up to there [default: {STANDARD_LENGTHS} for {STANDARD}, else {UPTO}, of a server "
-    f"{UPTO_OF_SERVER}]"
+    f"doubles up to there [default: {STANDARD_LENGTHS} for {STANDARD}, {PUBLISHED_LENGTHS} for "
+    f"published sets, else {UPTO}, of a server {UPTO_OF_SERVER}]"
 )
 ITEMS_HELP = (
     "Items for each task and length, and texts for the loss [default: the suite's own; 10 for a "
-    "task, 1 text]"
+    "task, 1 text, all of a published set]"
 )
+DATA_HELP = "The folder with your own copy of published sets, for suites such as longbench."
 THRESHOLD_HELP = "The score above which a length counts as read."
 RAY_HELP = (
     "Let N copies of the model share the items, on this machine or on the cluster that RAY_ADDRESS "
@@ -88,6 +94,7 @@ def measure(
     ] = None,
     threshold: Annotated[float, typer.Option(metavar="SCORE", help=THRESHOLD_HELP)] = 0.85,
     text: Annotated[Path | None, typer.Option(metavar="FILE", help=OWN_HELP)] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help=DATA_HELP)] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=MOST, help="Draws the items.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Measure anew what is there already.")
@@ -134,12 +141,14 @@ def measure(
     place = Place(chunk, device, dtype, ray)
     names = suite_names(suite)
     check_reader(context, model, names, server, place)
+    files = find_published(names, data, text)
     own = read_own(text)
     check_folder(output, force)
     if not lengths:
         standard = {*names} <= {*suite_names(STANDARD)}
         lengths = STANDARD_LENGTHS if standard else UPTO
         lengths = UPTO_OF_SERVER if is_url(model) else lengths
+        lengths = PUBLISHED_LENGTHS if files else lengths
     if ".." in lengths and "," in lengths:
         raise ValueError(
             f"--lengths: ..LENGTH stands alone, got {lengths!r}; write every length out instead"
@@ -160,9 +169,13 @@ def measure(
     from lengthwise.measure.tasks.text import held_out_text
 
     filler = own.text or held_out_text()
-    chosen = suite_of(
-        suite, filler, text=own.text, questions=own.questions, items=items, threshold=threshold
-    )
+    if files:
+        assert data is not None
+        chosen = open_published(suite, files, data, items, threshold)
+    else:
+        chosen = suite_of(
+            suite, filler, text=own.text, questions=own.questions, items=items, threshold=threshold
+        )
 
     def lengths_of(window: int | None) -> list[int]:
         found = read_lengths(upto or lengths, window, single=bool(upto))
@@ -188,6 +201,45 @@ def measure(
         seed=seed,
         begin_anew=force,
     )
+
+
+def find_published(names: Sequence[str], data: Path | None, text: Path | None) -> dict[str, Path]:
+    """The files of published sets by task; none where none of the names is one.
+
+    Raises:
+        ValueError: As `find_sets`; published sets without a folder, or options without them.
+    """
+    homes = [name for name in names if home_of(name) is not None]
+    if not homes:
+        if data is not None:
+            raise ValueError(
+                f"--data is for published sets ({', '.join(PUBLISHED)}), and --suite {names[0]} is "
+                "made here"
+            )
+        return {}
+    if data is None:
+        raise ValueError(
+            f"{homes[0]} is scored from your own copy: add --data with its folder; nothing is "
+            "downloaded"
+        )
+    if text is not None:
+        raise ValueError(f"--text is for tasks that are made here; {homes[0]} has texts of its own")
+    return find_sets(names, data)
+
+
+def open_published(
+    suite: str, files: Mapping[str, Path], data: Path, items: int | None, threshold: float
+) -> "Suite":
+    """The suite of published sets, after saying what is left out and what is known of it."""
+    from lengthwise.measure.published import suite_of
+
+    chosen = suite_of(suite, files, data, items=items, threshold=threshold)
+    if missing := left_out(suite_names(suite), list(files)):
+        say(missing)
+    for task in chosen.tasks.values():
+        for fact in task.facts():  # type: ignore[union-attr]
+            say(fact)
+    return chosen
 
 
 def read_lengths(

@@ -13,6 +13,7 @@ from lengthwise.measure.published import (
     LongBench,
     LongBenchWrite,
     PublishedLVEval,
+    errors_by,
     errors_by_position,
     faithfulness,
     length_bin,
@@ -99,7 +100,9 @@ def test_longbench_reads_the_prompts_of_ones_own_copy(tmp_path, tokenizer):
 def test_longbench_bins(tmp_path, tokenizer):
     for length, name in [(3999, "0-4k"), (4000, "4-8k"), (9000, "8k+")]:
         file = lines(tmp_path / "set.jsonl", bench_row("qasper", ["x"], length=length))
-        assert length_bin(LongBench(file).build(tokenizer, 900, 1, 0)[0]) == name
+        item = LongBench(file).build(tokenizer, 900, 1, 0)[0]
+        assert item.record["groups"]["words in the text"] == name == length_bin(length)
+        assert item.record["groups"]["ability"] == "questions, one document"
 
 
 def test_chinese_needs_the_segmenter(tmp_path, tokenizer, no_segmenter):
@@ -157,8 +160,36 @@ def test_lveval_scores(tmp_path, tokenizer, characters, change, reply, score):
 
 def test_lveval_refuses_what_it_cannot_score(tmp_path):
     file = lines(tmp_path / "set.jsonl", level_row(dataset="dureader_mixup_16k"))
-    with pytest.raises(ValueError, match="unknown set 'dureader_mixup'"):
+    with pytest.raises(ValueError, match=r"is scored with the published metrics\.py"):
         PublishedLVEval(file)
+    lines(file, level_row(dataset="longbench"))
+    with pytest.raises(ValueError, match="unknown set 'longbench'"):
+        PublishedLVEval(file)
+
+
+def test_lveval_reads_the_code_of_ones_own_copy_without_running_it(tmp_path, tokenizer, characters):
+    code = "raise SystemExit\nimport nothing\nABANDON_WORDS_ZH = ['的', '是']\n"
+    words, prompts = tmp_path / "metrics.py", tmp_path / "config.py"
+    words.write_text(code, "utf-8")
+    forms = {"cmrc_mixup": "读 {context} 问 {input}", "dureader_mixup": "{input} {context}"}
+    prompts.write_text(f"DATASET_PROMPT = {forms!r}\n", "utf-8")
+    row = level_row(dataset="cmrc_mixup", answers=["的是山"], answer_keywords="的是山")
+    file = lines(tmp_path / "cmrc_mixup_32k.jsonl", row)
+    assert scored(PublishedLVEval(file), tokenizer, "的是") == pytest.approx(4 / 5)
+    task = PublishedLVEval(file, prompts, words)
+    assert scored(task, tokenizer, "的是") == 0  # neither counts as a keyword recalled
+    assert scored(task, tokenizer, "山") == 0  # one of three
+    item = task.build(tokenizer, 900, 1, 0)[0]
+    assert item.prompt == "读 Text. 问 Q?" and item.record["groups"] == {"level": "32k"}
+    lines(file, level_row(dataset="dureader_mixup", answers=["的山水"], answer_keywords=None))
+    task = PublishedLVEval(file, prompts, words)
+    assert scored(task, tokenizer, "是山") == pytest.approx(2 / 3, abs=1e-6)  # 山 of 山 and 水
+    words.write_text("ABANDON_WORDS_ZH = list(open('x'))\n", "utf-8")
+    with pytest.raises(ValueError, match=r"metrics.py cannot be read"):
+        PublishedLVEval(file, prompts, words)
+    words.write_text("ABANDON = 3\n", "utf-8")
+    with pytest.raises(ValueError, match="does not set ABANDON_WORDS_ZH"):
+        PublishedLVEval(file, prompts, words)
 
 
 @pytest.mark.parametrize(
@@ -170,12 +201,24 @@ def test_lveval_refuses_what_it_cannot_score(tmp_path):
         ("options", "AC", "AC", 1),
         ("options", "AC", "AD", 0),
         ("options", "AC", "", 0),
+        ("options", "AC", "they are A. and C. here", 1),
+        ("options", "A", "none of them", 1),  # as published
+        ("option", "(D) A boy leaves", "(D) A boy leaves.", 1),
+        ("option", "C", "C and D", 1),
+        ("option", "C", "", 0),
         ("math", "so it is 4. The answer is 1,250.", "The answer is $1,250.00", 1),
         ("math", "The answer is 12.", "we get 12\n\nQuestion 99", 1),
         ("math", "The answer is 12.", "no idea", 0),
         ("exact", "the blue door", "It was The Blue Door.", 1),
         ("exact", "the blue door", "It was red.", 0),
         ("f1", "a blue door", "the blue", 2 / 3),
+        ("truth", "True [fact: False]", "That is true, not false", 1),
+        ("truth", "False [fact: True]", "It's True.", 0),
+        ("truth", "False [fact: True]", "who knows", 0),
+        ("code", "[3, '4']", "so the final output is [3, 4] and no more words", 1),
+        ("code", "12.0", "The value of it will be 12", 1),
+        ("code", "12", "12 is what one might think at first, but it is 13", 0),
+        ("code", "4", "14", 0),  # two numbers, and not the same
         ("rouge", "one two three", "one two three", 1),
         ("rouge", "one two three", "four", 0),
     ],
@@ -194,6 +237,27 @@ def test_leval_tells_the_length_against_its_bias(tmp_path):
     assert len(LEval(file, "exact").rows()) == 2
     with pytest.raises(ValueError, match="got 'bleu'"):
         LEval(file, "bleu")
+
+
+def test_leval_knows_how_its_tasks_are_scored(tmp_path):
+    row = {"input": "D", "instructions": ["Q"], "outputs": ["A b"], "evaluation": "exam"}
+    for name, kind in (("coursera", "options"), ("topic_retrieval_longchat", "exact")):
+        (only,) = LEval(lines(tmp_path / f"{name}.jsonl", row)).rows()
+        assert only.record["kind"] == kind and only.groups == {"questions": "closed"}
+    with pytest.raises(ValueError, match="evaluation is 'exam' and the file is named after no"):
+        LEval(lines(tmp_path / "mine.jsonl", row))
+    judged = [row | {"evaluation": who} for who in ("LLM", "human")]
+    (only,) = LEval(
+        lines(tmp_path / "news_summ.jsonl", *judged, row | {"evaluation": "rouge"})
+    ).rows()
+    assert only.record["kind"] == "rouge" and only.groups == {"questions": "open"}
+    with pytest.raises(ValueError, match="no row that is scored without a judge"):
+        LEval(lines(tmp_path / "news_summ.jsonl", *judged))
+
+
+def test_leval_refuses_rows_that_do_not_pair(tmp_path):
+    row = {"input": "D", "instructions": ["Q", "R"], "outputs": ["a b c", "d"], "evaluation": "f1"}
+    file = tmp_path / "set.jsonl"
     lines(file, row | {"outputs": ["a"]})
     with pytest.raises(ValueError, match="as many outputs"):
         LEval(file, "f1")
@@ -209,6 +273,25 @@ def test_cnnsum(tmp_path, tokenizer, characters):
     assert "从前有座山" in CNNSum(file).rows()[0].prompt
     with pytest.raises(ValueError, match="must hold"):
         CNNSum(file, prompt="读")
+    # Every text is asked with every published prompt, and the file's name says its tier.
+    (tmp_path / "prompts.json").write_text(json.dumps({"a": "一{}", "b": "二{}三"}), "utf-8")
+    tier = lines(tmp_path / "cnnsum_2XL_64k.jsonl", {"context": "山", "summary": "庙"})
+    rows = CNNSum(tier, prompts=tmp_path / "prompts.json").rows()
+    assert [(row.prompt, row.budget, row.groups) for row in rows] == [
+        ("一山", 500, {"tier": "64k"}), ("二山三", 500, {"tier": "64k"}),
+    ]  # fmt: skip
+    (tmp_path / "prompts.json").write_text("{}", "utf-8")
+    with pytest.raises(ValueError, match="must hold"):
+        CNNSum(tier, prompts=tmp_path / "prompts.json")
+
+
+def test_words_of_the_real_segmenter(tmp_path, tokenizer):
+    pytest.importorskip("jieba")
+    file = lines(tmp_path / "set.jsonl", bench_row("multifieldqa_zh", ["我来到北京清华大学"]))
+    # Words are 我, 来到, 北京, 清华大学: two of them are shared.
+    assert scored(LongBench(file), tokenizer, "北京的清华大学。") == pytest.approx(4 / 7)
+    file = lines(tmp_path / "set.jsonl", {"context": "从前有座山", "summary": "我来到北京"})
+    assert scored(CNNSum(file), tokenizer, "我来到北京") == pytest.approx(1, abs=1e-6)
 
 
 def test_longbench_write(tmp_path, tokenizer):
@@ -258,6 +341,10 @@ def test_fables_shares_and_places(fables):
     )
     assert shares["M2"]["No"] == 1
     assert errors_by_position(claims, BOOK, parts=3) == [(1, 0.0), (0, None), (1, 1.0)]
+    assert errors_by(claims, lambda claim: claim.support) == {
+        "nothing quoted": (2, 0.5), "one passage": (2, 0.5),
+    }  # fmt: skip
+    assert errors_by(claims, lambda claim: claim.kind) == {}  # the published file says none
     with pytest.raises(ValueError, match="parts must be at least 1, got 0"):
         errors_by_position(claims, BOOK, parts=0)
 
@@ -270,6 +357,23 @@ def test_fables_rates_a_rater(fables, tokenizer):
         assert BOOK in item.prompt
         assert task.score(f"{item.answer.upper()}, because", item) == 1
         assert task.score("Maybe", item) == task.score("", item) == 0
+    by_answer = {item.prompt.split("Claim: ")[1][0]: item for item in items}
+    assert by_answer["B"].record["groups"] == {
+        "people said": "No", "evidence": "one passage", "part of the book": "80-100%",
+    }  # fmt: skip
+    assert by_answer["B"].depths == (BOOK.index("nine") / len(BOOK),)
+    assert "part of the book" not in by_answer["D"].record["groups"]
+    said = task.facts()
+    assert said[0].startswith("FABLES: 1 of 1 books are there")
+    assert "  by who wrote the summary: M1 33% of 3, M2 100% of 1" in said
+    assert "  by part of the book: 0-20% 0% of 1, 80-100% 100% of 1" in said
+    assert not any("kind of claim" in line for line in said)
+    typed = json.loads(json.dumps(CLAIMS))
+    typed["FABLES"]["Book"]["M1"]["claims"]["1"]["type"] = "event"
+    typed["FABLES"]["Absent"] = {"M1": {"claims": {"0": {"claim": "E", "label": "Yes"}}}}
+    (fables / "FABLES.json").write_text(json.dumps(typed), "utf-8")
+    assert "  by kind of claim: event 100% of 1" in task.facts()
+    assert len(task.rows()) == 3  # claims on a book that is not there are left out
     (fables / "Book.txt").unlink()
     with pytest.raises(ValueError, match="the text of 'Book' is missing"):
         FABLES(fables / "FABLES.json", fables)

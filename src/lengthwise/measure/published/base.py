@@ -1,10 +1,12 @@
 """What adapters of published benchmarks share: rows of a person's own copy become items."""
 
+import ast
+import logging
 import random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.hf.prompts import encode_prompt
-from lengthwise.measure.run.json_lines import read_objects, text
+from lengthwise.measure.run.json_lines import parse, read_objects, text
 from lengthwise.measure.tasks.base import Item, token_count
 
 
@@ -57,6 +59,19 @@ def filled(form: str, row: Mapping[str, Any]) -> str:
     return re.sub(r"\{(context|input)\}", lambda found: text(row, found[1]), form)
 
 
+def read_prompts(file: Path) -> dict[str, str]:
+    """The prompts by name of a JSON file.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    try:
+        found = parse(file.read_text(encoding="utf-8"))
+        return {name: text(found, name) for name in dict(found)}
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{file} is no file of prompts: {error}") from None
+
+
 def cut_middle(tokenizer: PreTrainedTokenizerBase, prompt: str, most: int) -> str:
     """The prompt, or its first and last tokens if it has more than `most`.
 
@@ -86,17 +101,28 @@ class Row:
     """One question of a published set, ready to ask and to score.
 
     Attributes:
+        parts: The prompt in parts that follow each other: a text that many questions are about is
+            held once.
         references: What counts as right, one at least.
         budget: Tokens for the answer, 1 at least.
         guesses: Every answer that somebody might give who has not read, each as likely; none where
             the question is open.
+        groups: By what a report tells items apart, as `level`, and to which of them it belongs.
+        depths: Where in the text the answer stands, from 0 to 1, where that is known.
     """
 
-    prompt: str
+    parts: tuple[str, ...]
     references: tuple[str, ...]
     budget: int
     record: dict[str, Any]
     guesses: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
+    depths: tuple[float, ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """The whole prompt, before anything is cut."""
+        return "".join(self.parts)
 
     def __post_init__(self) -> None:
         if not self.references or not all(isinstance(one, str) for one in self.references):
@@ -118,6 +144,10 @@ class Published(ABC):
     def most(self) -> int:
         """Items that differ: one a row."""
         return len(self.rows())
+
+    def facts(self) -> list[str]:
+        """Sentences about the set itself, which need no model."""
+        return []
 
     @abstractmethod
     def score(self, text: str, item: Item) -> float:
@@ -149,13 +179,19 @@ class Published(ABC):
         for row in chosen:
             prompt = cut_middle(tokenizer, row.prompt, length - row.budget)
             tokens = token_count(tokenizer, prompt)
-            record = {**row.record, "references": list(row.references), "cut": prompt != row.prompt}
+            record = {
+                **row.record,
+                "references": list(row.references),
+                "cut": prompt != row.prompt,
+                "guesses": list(row.guesses),
+                "groups": dict(row.groups),
+            }
             item = Item(
                 prompt=prompt,
                 answer=row.references[0],
                 length=tokens + row.budget,
-                depths=(),
-                record={**record, "guesses": list(row.guesses)},
+                depths=row.depths,
+                record=record,
                 allowance=row.budget,
             )
             self.score("", item)  # what no reply can be scored with is said before one is asked for
@@ -188,4 +224,21 @@ def segmented(text: str) -> list[str]:
         raise ValueError(
             "published scores of Chinese text need the segmenter jieba: pip install jieba"
         ) from None
+    logging.getLogger("jieba").setLevel(logging.WARNING)  # it tells how it reads its dictionary
     return list(jieba.cut(text, cut_all=False))
+
+
+def literal(file: Path, name: str) -> Any:
+    """What a name is set to in a Python file of a person's own copy, read without running it.
+
+    Raises:
+        ValueError: A file that cannot be read, or in which the name is set to no plain value.
+    """
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and name in [ast.unparse(one) for one in node.targets]:
+                return ast.literal_eval(node.value)
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
+        raise ValueError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+    raise ValueError(f"{file} does not set {name}; expected the published file")

@@ -11,11 +11,15 @@ _PUNCTUATION = {
 }
 
 
+def plain_word(word: str) -> str:
+    """A word in lower case without punctuation and blanks; may be empty."""
+    return "".join("".join(c for c in word.lower() if c not in _PUNCTUATION).split())
+
+
 def plain_words(text: str) -> list[str]:
     """Chinese words in lower case without punctuation and blanks.
 
     Raises:
         ValueError: The segmenter is not installed.
     """
-    words = ("".join(c for c in word.lower() if c not in _PUNCTUATION) for word in segmented(text))
-    return [joined for word in words if (joined := "".join(word.split()))]
+    return [plain for word in segmented(text) if (plain := plain_word(word))]

@@ -1,13 +1,19 @@
 """LongBench's 21 sets, from a person's own copy."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthwise.measure.published.base import Published, Row, filled, questions, segmented
+from lengthwise.measure.published.base import (
+    Published,
+    Row,
+    filled,
+    questions,
+    read_prompts,
+    segmented,
+)
 from lengthwise.measure.published.chinese import plain_words
 from lengthwise.measure.run.json_lines import text, texts
 from lengthwise.measure.tasks.base import Item
@@ -80,14 +86,14 @@ SETS: dict[str, tuple[Score, int]] = {
 _FIRST_LINE = ("trec", "triviaqa", "samsum", "lsht")
 _OWN_PROMPT = "Read this.\n\n{context}\n\nReply to this as briefly as you can.\n\n{input}\nReply:"
 BINS = {"0-4k": 4000, "4-8k": 8000, "8k+": float("inf")}  # of LongBench-E, in words
-
-
-def _prompts(file: Path) -> dict[str, str]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return {name: text(found, name) for name in dict(found)}
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file} is no file of prompts: {error}") from None
+_ABILITIES = {
+    "questions, one document": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
+    "questions, several documents": ("hotpotqa", "2wikimqa", "musique", "dureader"),
+    "summaries": ("gov_report", "qmsum", "multi_news", "vcsum"),
+    "examples": ("trec", "triviaqa", "samsum", "lsht"),
+    "synthetic": ("passage_count", "passage_retrieval_en", "passage_retrieval_zh"),
+    "code": ("lcc", "repobench-p"),
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,9 @@ class LongBench(Published):
 
     Source: Bai et al., LongBench (arXiv:2308.14508), section 3 and table 1; formats, answer lengths
     and metrics of its public code. The best of several references counts.
+
+    Command: lengthwise measure MODEL --suite longbench --data DIR
+        (or longbench_e, or one set as longbench_qasper)
 
     Args:
         file: The set's JSON lines: `input`, `context`, `answers`, `length`, `dataset`,
@@ -115,7 +124,7 @@ class LongBench(Published):
 
     def rows(self) -> list[Row]:
         """All questions of the file, in its order."""
-        prompts = None if self.prompts is None else _prompts(self.prompts)
+        prompts = None if self.prompts is None else read_prompts(self.prompts)
         keys = ("input", "context", "answers", "length", "dataset", "all_classes")
 
         def made(row: dict[str, Any]) -> list[Row]:
@@ -140,7 +149,11 @@ class LongBench(Published):
                 shown = re.findall(rf"{mark}(\d+)", text(row, "context"))
                 guesses = tuple(mark + number for number in dict.fromkeys(shown))
             record = {"length": row["length"], "all_classes": list(classes), "dataset": name}
-            return [Row(filled(form, row), answers, budget, record, guesses)]
+            groups = {
+                "words in the text": length_bin(row["length"]),
+                "ability": next(kind for kind, sets in _ABILITIES.items() if name in sets),
+            }
+            return [Row((filled(form, row),), answers, budget, record, guesses, groups)]
 
         return questions(self.file, keys, made)
 
@@ -153,6 +166,6 @@ class LongBench(Published):
         return max(SETS[name][0](reply, answer, classes) for answer in item.record["references"])
 
 
-def length_bin(item: Item) -> str:
-    """The bin of LongBench-E: "0-4k", "4-8k" or "8k+" words."""
-    return next(name for name, below in BINS.items() if item.record["length"] < below)
+def length_bin(words: float) -> str:
+    """The bin of LongBench-E for a text of so many words: "0-4k", "4-8k" or "8k+"."""
+    return next(name for name, below in BINS.items() if words < below)

@@ -11,6 +11,9 @@ from lengthwise.measure.run.json_lines import text
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.metrics import length_score
 
+# The ranges of the paper's table.
+_ASKED = {"0-500": 500, "500-2k": 2000, "2k-4k": 4000, "4k+": float("inf")}
+
 
 def written_words(text: str) -> int:
     """Chinese characters plus words of Latin letters, as the source counts them."""
@@ -23,6 +26,9 @@ class LongBenchWrite(Published):
 
     Source: Bai et al., LongWriter (arXiv:2408.07055), section 4.1. Its second score, quality, needs
     a judge and is not here.
+
+    Command: lengthwise measure MODEL --suite longbench_write --data DIR
+        (or longbench_write_en, longwrite_ruler)
 
     Args:
         file: JSON lines of `prompt`, `type` and `length` (words asked for).
@@ -52,7 +58,9 @@ class LongBenchWrite(Published):
             raise ValueError(f"length must be a number of words, at least 1, got {words!r:.60}")
         budget = max(16, round(words * self.tokens_per_word))
         record = {"type": text(row, "type"), "words": words}
-        return [Row(text(row, "prompt"), ("",), budget, record)]
+        asked = next(name for name, below in _ASKED.items() if words < below)
+        groups = {"words asked for": asked, "kind of text": text(row, "type")}
+        return [Row((text(row, "prompt"),), ("",), budget, record, groups=groups)]
 
     def score(self, reply: str, item: Item) -> float:
         """S_l / 100."""

@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from lengthwise.measure.report.readings import LossCell, loss_table
-from lengthwise.measure.report.terminal import STYLES, grid
+from lengthwise.measure.report.terminal import STYLES, grid, print_groups
 from lengthwise.measure.report.words import signed
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.statistics.effective import paired
@@ -109,6 +109,7 @@ def print_comparison(
     lengths = sorted({length for _, results in files for length in results.lengths})
     for task in tasks:
         console.print(_scores(every, task, lengths))
+    print_groups([(entry.label, entry.method, entry.results) for entry in every], console)
     if not tasks:
         return
     console.print(_effective(every, tasks, threshold))

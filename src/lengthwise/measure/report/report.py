@@ -5,6 +5,7 @@ from pathlib import Path
 from lengthwise.html import page, write_page
 from lengthwise.measure.report import charts, maps, words
 from lengthwise.measure.report.findings import findings, headline, reader_name
+from lengthwise.measure.report.groups import groupings
 from lengthwise.measure.report.readings import CLOSE, loss_table, speeds, told
 from lengthwise.measure.report.table import Table, refusals
 from lengthwise.measure.run.results import Results
@@ -34,6 +35,7 @@ def html(results: Results, command: str) -> str:
         headline=headline(results),
         findings=findings(results),
         refusals=refusals(results),
+        groupings=groupings([(method, method, results) for method in results.methods]),
         loss_table=loss_table,
         speeds=speeds,
         told=told,

@@ -176,19 +176,9 @@ class Table:
         return found
 
     def overall(self, method: str, length: int) -> Interval | None:
-        """The mean over the tasks that all methods have in common, each with the same weight.
-
-        Source: Zou and Donner, Construction of confidence limits about effect measures,
-        Statistics in Medicine 27 (2008): bounds of a sum from bounds of its terms.
-        """
+        """The mean over the tasks that all methods have in common, each with the same weight."""
         cells = [self.cell(method, task, length) for task in self.common_tasks(length)]
-        terms = [cell.interval for cell in cells if cell is not None and cell.interval is not None]
-        if not terms:
-            return None
-        mean = sum(term.value for term in terms) / len(terms)
-        below = math.hypot(*(term.value - term.low for term in terms)) / len(terms)
-        above = math.hypot(*(term.high - term.value for term in terms)) / len(terms)
-        return Interval(mean, max(0.0, mean - below), min(1.0, mean + above))
+        return mean_of([c.interval for c in cells if c is not None and c.interval is not None])
 
     def _reach(self, method: str, task: str) -> Reach:
         """The effective length of a method on a task.
@@ -254,6 +244,20 @@ class Table:
                     del queues[key]
         order = {task: i for i, task in enumerate(self.tasks)}
         return sorted(picked[:most], key=lambda r: (order[r.task], r.length, r.index))
+
+
+def mean_of(terms: Sequence[Interval]) -> Interval | None:
+    """The mean of scores that do not depend on each other; None of none.
+
+    Source: Zou and Donner, Construction of confidence limits about effect measures,
+    Statistics in Medicine 27 (2008): bounds of a sum from bounds of its terms.
+    """
+    if not terms:
+        return None
+    mean = sum(term.value for term in terms) / len(terms)
+    below = math.hypot(*(term.value - term.low for term in terms)) / len(terms)
+    above = math.hypot(*(term.high - term.value for term in terms)) / len(terms)
+    return Interval(mean, max(0.0, mean - below), min(1.0, mean + above))
 
 
 def refusals(results: Results) -> dict[tuple[str, str, int, str], int]:

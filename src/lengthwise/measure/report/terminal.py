@@ -9,11 +9,13 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from lengthwise.measure.report.findings import findings, headline, reader_name
+from lengthwise.measure.report.groups import Entry, groupings
 from lengthwise.measure.report.readings import CLOSE, loss_table, speeds
 from lengthwise.measure.report.table import Cell, Table, refusals
 from lengthwise.measure.report.words import bounds, counted, rate, seconds, size
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import REFERENCE
+from lengthwise.measure.statistics.intervals import Interval
 
 STYLES = {"good": "green", "bad": "red", "": ""}
 
@@ -28,6 +30,7 @@ def print_report(results: Results, console: Console) -> None:
         room = console.options.update(max_width=10_000)  # else no more than is there is measured
         fits = Measurement.get(console, room, wide).maximum <= console.width
         console.print(wide if fits else _scores(table, narrow=True))
+    print_groups([(method, method, results) for method in results.methods], console)
     for length in results.read_lengths("speed"):
         console.print(_speed(results, length))
     for (method, task, length, why), count in refusals(results).items():
@@ -36,6 +39,28 @@ def print_report(results: Results, console: Console) -> None:
         console.print(Text(words, style="yellow"))
     for sentence in findings(results) or [headline(results)]:
         console.print(Text("• " + sentence))
+
+
+def print_groups(entries: Sequence[Entry], console: Console) -> None:
+    """Print a table for everything by which items are told apart."""
+    for found in groupings(entries):
+        table = grid(
+            f"By {found.name}, {found.length:,} tokens",
+            "mean score with its 95% interval, and the number of items; of several tasks the mean, "
+            "each with the same weight",
+            "task", "method", *found.groups,
+        )  # fmt: skip
+        for line in found.lines:
+            cells = [_group(cell) for cell in line.cells]
+            table.add_row(Text(line.task or "all tasks"), Text(line.label), *cells)
+        console.print(table)
+
+
+def _group(cell: tuple[Interval, int] | None) -> Text:
+    if cell is None:
+        return Text("–", style="dim")
+    found, count = cell
+    return Text.assemble(f"{found.value:.0%}", (f" {bounds(found)} ({count})", "dim"))
 
 
 def grid(title: str, caption: str, *heads: str) -> Grid:

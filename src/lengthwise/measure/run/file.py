@@ -60,7 +60,7 @@ def _read(path: Path) -> tuple[Results, dict[Key, list[float]], int]:
         kind, entry = _entry(words)
         if kind == _SESSION and _is_session(entry):
             results.sessions.append(entry)
-        elif kind == _ITEM and _is_item(entry, results.sessions):
+        elif kind == _ITEM and _is_item(entry := _whole(entry), results.sessions):
             item = ItemRow(**{**entry, "depths": tuple(entry["depths"])})
             rows.pop(item.key, None)  # one that was refused for now, and asked again
             rows[item.key] = item
@@ -102,6 +102,11 @@ def _belongs(entry: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]]) ->
         return False
     session = sessions[entry["session"]]
     return entry["task"] in session["tasks"] and entry["method"] in (REFERENCE, *session["methods"])
+
+
+def _whole(entry: Any) -> Any:
+    """An item as it was before groups that are none were left out."""
+    return {"groups": {}, **entry} if isinstance(entry, dict) else entry
 
 
 def _is_item(entry: Any, sessions: Sequence[Mapping[str, Any]]) -> bool:
@@ -211,7 +216,10 @@ class ResultsFile:
             OSError: The disk is full, for one. What was there before is still there, whole.
         """
         if isinstance(row, ItemRow):
-            self._append({_ITEM: asdict(row)})
+            entry = asdict(row)
+            if not row.groups:
+                del entry["groups"]
+            self._append({_ITEM: entry})
             if row.key in self._again:
                 self.results.rows[:] = [old for old in self.results.rows if old.key != row.key]
             self.results.rows.append(row)

@@ -42,12 +42,13 @@ def write_parquet(results: Results, folder: Path) -> Path:
         "refused": pa.string(),
         "session": pa.int64(),
         "again": pa.bool_(),
+        "groups": pa.map_(pa.string(), pa.string()),
     }
     about = {
         "lengthwise_plan": json.dumps(results.plan, ensure_ascii=False),
         "lengthwise_sessions": json.dumps(results.sessions, ensure_ascii=False),
     }
-    rows = [vars(row) for row in results.rows]
+    rows = [{**vars(row), "groups": list(row.groups.items())} for row in results.rows]
     table = pa.Table.from_pylist(rows, schema=pa.schema(kinds.items(), metadata=about))
     path = folder / PARQUET
     with whole_file(path) as fresh:

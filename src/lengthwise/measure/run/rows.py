@@ -1,7 +1,7 @@
 """What the file of results holds of every item and of every reading: a line of JSON each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 # The method of readings of the untouched model with a context inside its window: what others are
@@ -41,6 +41,8 @@ class ItemRow:
         again: Whether it was refused for now only: the next run of the command asks it again.
         session: Which run of the command measured it, from 0: its versions and hardware stand in
             the file's line of that session.
+        groups: What reports tell items apart by, as `level`, and to which of them this belongs; no
+            line of the file says that there are none.
     """
 
     method: str
@@ -61,6 +63,7 @@ class ItemRow:
     refused: str
     session: int
     again: bool = False
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cell(self) -> Cell:

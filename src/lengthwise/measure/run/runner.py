@@ -379,6 +379,7 @@ class _Run:
             refused=reply.refused,
             session=self._session(),
             again=reply.again,
+            groups={} if item is None else item.record.get("groups", {}),
         )
         self.file.add(row)
         self.cells[cell][index] = row

@@ -35,8 +35,8 @@ class Suite:
 
     Attributes:
         tasks: From a name to a task that asks, or to a reading.
-        items: Of each task and length: so many, or in an adaptive suite at most. A reading says
-            itself how many stretches of text it reads.
+        items: Of each task and length: so many, or in an adaptive suite at most; 0 is all that a
+            set of a person's own has. A reading says itself how many stretches of text it reads.
         batch: Items between two looks at the scores of an adaptive suite.
         adaptive: Whether a length gets items only as long as its score may lie on either side of
             the threshold, and longer ones only where it lies above.
@@ -67,7 +67,7 @@ class Suite:
             return task.samples
         # A set of a person's own has so many questions: asked again they would tell nothing new.
         most = getattr(task, "most", None)
-        return self.items if most is None else min(self.items, int(most))
+        return self.items if most is None else min(self.items or int(most), int(most))
 
     def asking(self, name: str) -> Task:
         """The task of a name, which is no reading."""

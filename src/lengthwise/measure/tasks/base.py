@@ -23,7 +23,9 @@ class Item:
         length: Tokens of the prompt, with the special tokens that the tokenizer adds, plus the
             tokens allowed for the answer: exactly the length asked for.
         depths: Where the facts that the answer needs begin, as fractions of the surrounding text.
-        record: Everything the generator drew; an oracle can answer from it.
+        record: Everything the generator drew; an oracle can answer from it. `groups` in it, if it
+            is there, says what reports tell items apart by, as `level`, and to which of them the
+            item belongs.
         allowance: Tokens allowed for the answer, the same for all items of one build.
     """
 
