@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -109,6 +110,30 @@ class Queries:
             None if self.segments is None else self.segments[:, low:high],
             None if self.start is None else self.start + low,
         )
+
+
+class Run(NamedTuple):
+    """`size` slots of a buffer from `first` on, which hold consecutive positions."""
+
+    keys: Float[Tensor, "b kv n d"]
+    values: Float[Tensor, "b kv n e"]
+    first: int
+    size: int
+    start: int  # the first of these positions
+
+
+class Room(NamedTuple):
+    """The slot of a buffer that the next token of every row will have.
+
+    Attributes:
+        runs: What is held when that token is there, itself included.
+    """
+
+    keys: Float[Tensor, "b kv n d"]
+    values: Float[Tensor, "b kv n e"]
+    positions: Int[Tensor, "b 1 n"]
+    slot: int
+    runs: list[Run]
 
 
 def concatenate(blocks: Sequence[KeyBlock]) -> KeyBlock:

@@ -7,6 +7,7 @@
  */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #ifdef __AVX512F__
 #define LANES 16
@@ -27,6 +28,9 @@ static inline half narrowed(float x) {
     if (x != x) return y.bits >> 16 | 0x40;
     return (y.bits + 0x7fff + (y.bits >> 16 & 1)) >> 16;
 }
+
+static long most(long a, long b) { return a > b ? a : b; }
+static long least(long a, long b) { return a < b ? a : b; }
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int whole __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -278,15 +282,23 @@ static void item(const part *parts, long count, int halves, long at, long head, 
     }
 }
 
-/* q [b, kv, rows, d]; out [b, kv, rows, e] and lse [b, kv, rows] are written, all floats.
- * Returns 0, or 1 where no memory was to be had. */
-int lengthwise_decode(const part *parts, long count, int halves, long batch, long kv, long rows,
-                      long d, long e, long shares, float scale, int threads, float *out, float *lse) {
+/* Products from which several threads are worth waking. */
+#define SHARED (1 << 18)
+
+/* All rows of all heads: `out` [b, kv, rows, e] is written, as halves where `narrow`, and `lse`
+ * [b, kv, rows] where there is one. Queries are floats [b, kv, rows, d]. */
+static int whole_softmax(const part *parts, long count, int halves, long batch, long kv, long rows,
+                         long d, long e, float scale, int threads, int narrow, void *out,
+                         float *lse) {
+    long keys = 0;
+    for (long p = 0; p < count; p++) keys += parts[p].keys;
+    if (batch * kv * rows * keys * (d + e) < SHARED) threads = 1;
+    long shares = most(1, (threads + batch * kv - 1) / (batch * kv));
     long items = batch * kv * shares, sums = (rows + rows % 2) * (e + 2);
     long size = sums + (halves ? FEW * (d + e) : 0);
-    float *memory = malloc(sizeof(float) * items * size);
+    float *memory = malloc(sizeof(float) * (items * size + e));
     if (!memory) return 1;
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (long i = 0; i < items; i++) {
         float *mine = memory + i * size;
         state to = {mine, mine + rows, mine + 2 * rows};
@@ -297,7 +309,9 @@ int lengthwise_decode(const part *parts, long count, int halves, long batch, lon
     for (long head = 0; head < batch * kv; head++)
         for (long r = 0; r < rows; r++) {
             const float *first = memory + head * shares * size;
-            float top = -INFINITY, total = 0, *to = out + (head * rows + r) * e;
+            long place = (head * rows + r) * e;
+            float top = -INFINITY, total = 0;
+            float *to = narrow ? memory + items * size : (float *)out + place;
             for (long s = 0; s < shares; s++) top = fmaxf(top, first[s * size + r]);
             for (long c = 0; c < e; c++) to[c] = 0;
             for (long s = 0; s < shares; s++) {
@@ -307,10 +321,18 @@ int lengthwise_decode(const part *parts, long count, int halves, long batch, lon
                 for (long c = 0; c < e; c++) to[c] += shrink * mine[2 * rows + r * e + c];
             }
             for (long c = 0; c < e && total != 0; c++) to[c] /= total;
-            lse[head * rows + r] = top + logf(total);
+            for (long c = 0; c < e && narrow; c++) ((half *)out)[place + c] = narrowed(to[c]);
+            if (lse) lse[head * rows + r] = top + logf(total);
         }
     free(memory);
     return 0;
+}
+
+/* q [b, kv, rows, d]; out [b, kv, rows, e] and lse [b, kv, rows] are written, all floats.
+ * Returns 0, or 1 where no memory was to be had. */
+int lengthwise_decode(const part *parts, long count, int halves, long batch, long kv, long rows,
+                      long d, long e, float scale, int threads, float *out, float *lse) {
+    return whole_softmax(parts, count, halves, batch, kv, rows, d, e, scale, threads, 0, out, lse);
 }
 
 /* ---- Rotation by positions. ----
@@ -346,6 +368,91 @@ int lengthwise_decode(const part *parts, long count, int halves, long batch, lon
 
 TURN(lengthwise_turn, float, , )
 TURN(lengthwise_turn_half, half, widened, narrowed)
+
+/* ---- One token more. ----
+ *
+ * Its key is turned and kept with its value, its query turned and its attention computed: what the
+ * functions above and some copies do, in one call. */
+
+/* All numbers of 8 bytes; strides in numbers. */
+typedef struct {
+    const void *q, *k, *v; /* of the token: [b, heads, d], [b, kv, d] and [b, kv, e] */
+    long q_batch, q_head, k_batch, k_head, v_batch, v_head;
+    void *k_to, *v_to; /* the slot that is theirs */
+    long k_to_batch, k_to_head, v_to_batch, v_to_head;
+    long *at, at_batch, position; /* and of its position */
+    const float *cosine, *sine; /* [pairs], for the key */
+    long pairs, interleaved;
+    void *out; /* [b, heads, e] */
+    long halves, batch, heads, kv, d, e, threads, runs;
+} token;
+
+/* A run of slots that the token sees, its own among them, with the angles of its query there. */
+typedef struct {
+    const void *k, *v;
+    long keys, k_batch, k_head, k_row, v_batch, v_head, v_row;
+    const float *cosine, *sine;
+} slots;
+
+/* One vector of `width` numbers, turned and times `factor`; one of halves is rounded to halves. */
+static void turned(const void *x, long from, int halves, long width, const token *t, const float *c,
+                   const float *s, float factor, float *restrict to) {
+    long pairs = t->pairs;
+    if (halves)
+        for (long i = 0; i < width; i++) to[i] = widened(((const half *)x)[from + i]);
+    else memcpy(to, (const float *)x + from, sizeof(float) * width);
+    if (t->interleaved)
+        for (long p = 0; p < pairs; p++) {
+            float a = to[2 * p], b = to[2 * p + 1];
+            to[2 * p] = (a * c[p] - b * s[p]) * factor, to[2 * p + 1] = (b * c[p] + a * s[p]) * factor;
+        }
+    else
+        for (long p = 0; p < pairs; p++) {
+            float a = to[p], b = to[p + pairs];
+            to[p] = (a * c[p] - b * s[p]) * factor, to[p + pairs] = (b * c[p] + a * s[p]) * factor;
+        }
+    for (long i = 0; i < 2 * pairs && halves; i++) to[i] = widened(narrowed(to[i]));
+}
+
+static void keep(const float *x, int halves, long width, void *to, long at) {
+    for (long i = 0; i < width; i++)
+        if (halves) ((half *)to)[at + i] = narrowed(x[i]);
+        else ((float *)to)[at + i] = x[i];
+}
+
+/* Returns 0, or 1 where no memory was to be had. */
+int lengthwise_step(const token *x, const slots *runs, float factor, float scale) {
+    long b = x->batch, kv = x->kv, h = x->heads, d = x->d, e = x->e, count = x->runs;
+    part *parts = malloc(sizeof(part) * count + sizeof(float) * (count * b * h * d + most(d, e)));
+    if (!parts) return 1;
+    float *q = (float *)(parts + count), *one = q + count * b * h * d;
+    for (long i = 0; i < b; i++) {
+        for (long j = 0; j < kv; j++) {
+            turned(x->k, i * x->k_batch + j * x->k_head, x->halves, d, x, x->cosine, x->sine, factor, one);
+            keep(one, x->halves, d, x->k_to, i * x->k_to_batch + j * x->k_to_head);
+            long from = i * x->v_batch + j * x->v_head, to = i * x->v_to_batch + j * x->v_to_head;
+            if (x->halves) memcpy((half *)x->v_to + to, (const half *)x->v + from, sizeof(half) * e);
+            else memcpy((float *)x->v_to + to, (const float *)x->v + from, sizeof(float) * e);
+        }
+        x->at[i * x->at_batch] = x->position;
+    }
+    for (long p = 0; p < count; p++) {
+        const slots run = runs[p];
+        float *mine = q + p * b * h * d;
+        parts[p] = (part){mine, run.k, run.v, run.keys, run.k_batch, run.k_head, run.k_row,
+                          run.v_batch, run.v_head, run.v_row};
+        if (p && run.cosine == runs[p - 1].cosine) parts[p].q = parts[p - 1].q;
+        else
+            for (long i = 0; i < b; i++)
+                for (long j = 0; j < h; j++)
+                    turned(x->q, i * x->q_batch + j * x->q_head, x->halves, d, x, run.cosine,
+                           run.sine, factor, mine + (i * h + j) * d);
+    }
+    int failed = whole_softmax(parts, count, x->halves, b, kv, h / kv, d, e, scale, x->threads,
+                               x->halves, x->out, 0);
+    free(parts);
+    return failed;
+}
 
 /* ---- A band of distances: many queries at consecutive positions. ----
  *
@@ -445,9 +552,6 @@ typedef struct {
     long batch, heads, kv, times, keys, d, e, offset, near, far, first, last;
     float scale;
 } band;
-
-static long most(long a, long b) { return a > b ? a : b; }
-static long least(long a, long b) { return a < b ? a : b; }
 
 static long from(const band *x, long i) { return most(x->first, i + x->offset - x->far + 1); }
 static long until(const band *x, long i) { return least(x->last, i + x->offset - x->near + 1); }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lengthwise.core import built
-from lengthwise.core.keys import KeyBlock
+from lengthwise.core.keys import KeyBlock, Room, Run
 from lengthwise.core.partial import Partial
 
 NO_LIMIT = 1 << 62
@@ -109,15 +109,102 @@ def decode(pairs: Sequence[tuple[Tensor, KeyBlock]], scale: float) -> Partial:
         )
     )  # fmt: skip
     out, lse = torch.empty(b, h, t, e), torch.empty(b, h, t)
-    threads = torch.get_num_threads()
-    shares = max(1, -(-threads // (b * kv)))
     failed = _step(d, e)[0].lengthwise_decode(
-        parts, len(pairs), first.dtype is torch.bfloat16, b, kv, h // kv * t, d, e, shares, scale,
-        threads, out.data_ptr(), lse.data_ptr(),
+        parts, len(pairs), first.dtype is torch.bfloat16, b, kv, h // kv * t, d, e, scale,
+        torch.get_num_threads(), out.data_ptr(), lse.data_ptr(),
     )  # fmt: skip
     if failed:
         raise MemoryError("no memory for the sums of a decoding step")
     return Partial(out.to(first.dtype), lse)
+
+
+class Turns:
+    """Angles of consecutive positions from `first` on, where `step` finds those of one.
+
+    Args:
+        circle: Their cosines and sines `[1, 1, positions, pairs]` in float32; None where nothing is
+            turned.
+    """
+
+    def __init__(self, first: int, circle: tuple[Tensor, Tensor] | None) -> None:
+        self.first, self.pairs = first, 0
+        self.held = None if circle is None else tuple(x.contiguous() for x in circle)
+        self.cosines = self.sines = 0
+        if self.held is not None:
+            assert all(len(x) == x.shape[1] == 1 for x in self.held)
+            self.cosines, self.sines = (x.data_ptr() for x in self.held)
+            self.pairs = self.held[0].shape[-1]
+
+    def at(self, position: int) -> tuple[int, int]:
+        """Where cosines and sines of a position lie."""
+        behind = 4 * self.pairs * (position - self.first)
+        return self.cosines + behind, self.sines + behind
+
+
+def step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    room: Room,
+    position: int,
+    turns: Turns,
+    parts: Sequence[tuple[Run, Turns]],
+    *,
+    factor: float,
+    interleaved: bool,
+    scale: float,
+) -> Tensor | None:
+    """One token of every row: its key is turned and kept with its value in the room for it, its
+    query turned, and its attention over the parts computed, `[b, h, 1, e]`.
+
+    What `turn`, copies and `decode` compute, for vectors `[b, h or kv, 1, d or e]`. None, and
+    nothing is kept, where the C code does not take them: see `takes`.
+
+    Args:
+        turns: For the key.
+        parts: Of what the room holds then, each with those of the query for it.
+        factor: Multiplies what is turned.
+    """
+    keys, values, positions, slot, _ = room
+    kind = q.dtype
+    if not (q.is_cpu and keys.is_cpu and k.dtype is v.dtype is kind is keys.dtype is values.dtype):
+        return None
+    (b, h, _, d), (q_batch, q_head, _, q_one) = q.shape, q.stride()
+    (_, kv, _, e), (v_batch, v_head, _, v_one) = v.shape, v.stride()
+    k_batch, k_head, _, k_one = k.stride()
+    at_k, at_v, at = keys.stride(), values.stride(), positions.stride()
+    library = _step(d, e)[0]
+    whole = q_one == k_one == v_one == at_k[3] == at_v[3] == 1 and kind in STEPS
+    held = keys.shape[0] == b > 0 and keys.shape[1] == kv and keys.shape[3] == d
+    if not (whole and held and positions.shape[1] == 1) or library is None:
+        return None
+    out, size = torch.empty((b, 1, h, e), dtype=kind), kind.itemsize
+    runs: list[int] = []
+    for (k_run, v_run, first, count, _), mine in parts:
+        by_k, by_v = (at_k, at_v) if k_run is keys else (k_run.stride(), v_run.stride())
+        runs += (
+            k_run.data_ptr() + first * by_k[2] * size, v_run.data_ptr() + first * by_v[2] * size,
+            count, *by_k[:3], *by_v[:3], *mine.at(position),
+        )  # fmt: skip
+    failed = library.lengthwise_step(
+        _longs(
+            q.data_ptr(), k.data_ptr(), v.data_ptr(),
+            q_batch, q_head, k_batch, k_head, v_batch, v_head,
+            keys.data_ptr() + slot * at_k[2] * size, values.data_ptr() + slot * at_v[2] * size,
+            at_k[0], at_k[1], at_v[0], at_v[1],
+            positions.data_ptr() + slot * at[2] * 8, at[0], position,
+            *turns.at(position), turns.pairs, interleaved, out.data_ptr(),
+            size == 2, b, h, kv, d, e, torch.get_num_threads(), len(parts),
+        ),
+        _longs(*runs), factor, scale,
+    )  # fmt: skip
+    if failed:
+        raise MemoryError("no memory for the sums of a decoding step")
+    return out.transpose(1, 2)
+
+
+def _longs(*numbers: int) -> Any:
+    return (ctypes.c_long * len(numbers))(*numbers)
 
 
 def takes_turn(x: Tensor, cos: Tensor) -> bool:
@@ -180,8 +267,9 @@ def band(
 def _typed(library: Any) -> Any:
     pointer, number, word = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     library.lengthwise_decode.argtypes = [
-        pointer, number, word, *[number] * 6, ctypes.c_float, word, pointer, pointer,
+        pointer, number, word, *[number] * 5, ctypes.c_float, word, pointer, pointer,
     ]  # fmt: skip
+    library.lengthwise_step.argtypes = [pointer, pointer, ctypes.c_float, ctypes.c_float]
     for turn in (library.lengthwise_turn, library.lengthwise_turn_half):
         turn.argtypes = [pointer, *[number] * 10, pointer, pointer, number, pointer, word]
         turn.restype = None

@@ -89,6 +89,12 @@ class Rotary:
         """
         return self._turn(x, offsets, name)
 
+    def circle(self, positions: Tensor) -> Circle:
+        """Cosines and sines `[b, #h, t, pairs]` at positions `[b, #h, t]`, in float32; 1 for `b`
+        where all rows share them. The attention factor is not in them.
+        """
+        return self._circle(positions, positions.device, torch.float32)
+
     def same(self, other: "Rotary") -> bool:
         """Whether another rotation by the same rule turns by the same angles."""
         mine, theirs = (torch.as_tensor(x.attention_factor) for x in (self, other))

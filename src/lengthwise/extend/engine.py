@@ -15,6 +15,7 @@ from lengthwise.core.partial import Partial, merge, refuse_gradients, with_sink
 from lengthwise.core.regions import Region
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.plan import Axes, Groups, Plan, Several, plans
+from lengthwise.extend.quick import AHEAD, Quick, quick
 from lengthwise.extend.read import Tokens
 from lengthwise.extend.state import LayerState, Reading, SeveralStates
 from lengthwise.extend.stores.evicting import EvictingState, Piece, cuts
@@ -35,6 +36,9 @@ FORGOT = (
 )
 
 
+REMEMBERED = 256  # short ways of one token: a kind of layer has one for each run of positions
+
+
 class Engine:
     """Attention of an adapted model: `attend` for every layer of every forward.
 
@@ -52,12 +56,13 @@ class Engine:
         self.geometry, self.axes, self._groups = geometry, axes, groups
         self.for_training = groups is not None
         self._rotaries: dict[Any, Rotary] = {}  # those that stay
+        self._quicks: dict[Any, Quick | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, deep or pickled, works out anew what plans and rotations are made of."""
         worked_out = ("plans", "layers", "regions", "ordered", "told")
         kept = {name: value for name, value in self.__dict__.items() if name not in worked_out}
-        return {**kept, "_rotaries": {}}
+        return {**kept, "_rotaries": {}, "_quicks": {}}
 
     @cached_property
     def plans(self) -> list[list[Plan]]:
@@ -133,6 +138,13 @@ class Engine:
             state: The layer's memory, from `new_state`; None for a forward without a cache.
         """
         mine = self.plans[layer]
+        changed = softcap is not None or learned_sink is not None or impl != "auto"
+        if q.shape[2] == 1 and len(mine) == 1 and isinstance(state, LayerState) and not changed:
+            short = self._quick(mine[0], step)
+            if short is not None and step.start is not None:
+                out = short.attend(step.start, q, k, v, state, scale)
+                if out is not None:
+                    return out
         kw: dict[str, Any] = {"scale": scale, "softcap": softcap, "impl": impl}
         if len(mine) == 1:
             assert state is None or isinstance(state, LayerState)
@@ -145,6 +157,20 @@ class Engine:
             outs.append(self._attend(plan, *parts, step, own, sink, kw))
         order = torch.tensor([head for plan in mine for head in plan.heads or ()]).argsort()
         return torch.cat(outs, dim=1)[:, order.to(q.device)]
+
+    def _quick(self, plan: Plan, step: Step) -> Quick | None:
+        """The short way of one token through a plan's layer, where there is one."""
+        start = step.start
+        if start is None or step.order is not None or step.segments is not None:
+            return None
+        key = (plan.kind, start // AHEAD)
+        if key not in self._quicks:
+            if len(self._quicks) >= REMEMBERED:
+                self._quicks = {}
+            first = start // AHEAD * AHEAD
+            rotary = self._rotary(plan, step) if plan.stays else None
+            self._quicks[key] = quick(plan, rotary, first) if plan.stays else None
+        return self._quicks[key]
 
     def _attend(
         self,

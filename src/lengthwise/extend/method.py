@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lengthwise.core.geometry import Geometry, RotaryBase
-from lengthwise.core.keys import KeyBlock, concatenate
+from lengthwise.core.keys import KeyBlock, Room, concatenate
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import OWN, Place, Region
 from lengthwise.core.rotary import Rotary
@@ -276,6 +276,17 @@ class StoreState(ABC):
         The blocks are valid until the next call. A key stands in exactly one of them. Under
         autograd the new keys are returned as they are and kept without their history.
         """
+
+    def room(self, position: int) -> Room | None:
+        """The slot for one token at `position` of every row, behind all that is held.
+
+        None where `extend` has more to do than to fill a slot. Whoever has filled it says `took`.
+        """
+        return None
+
+    def took(self) -> None:
+        """The slot that `room` has named holds a token now."""
+        raise AssertionError(f"{type(self).__name__} names no slots")
 
     @abstractmethod
     def select_rows(self, index: Tensor) -> None:

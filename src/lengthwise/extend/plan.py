@@ -11,7 +11,7 @@ from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry, RotaryBase
 from lengthwise.core.regions import OWN, Place, Region
 from lengthwise.extend.layouts.causal import Causal
-from lengthwise.extend.method import Layout, Scaling, Selector, Store
+from lengthwise.extend.method import Layout, Method, Scaling, Selector, Store
 from lengthwise.extend.scaling.own import OwnScaling
 from lengthwise.extend.selectors.all_pages import AllPages
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
@@ -134,6 +134,30 @@ class Plan:
         return self.stays and not chosen and places == {(self.stored, self.stored, False)}
 
     @cached_property
+    def plain(self) -> bool:
+        """Whether regions are bands of keys that are read where they are stored, with scores as
+        they are.
+        """
+        chosen = self.pages or self.axes.store.every
+        sharp = any(
+            type(method).sharpness is not Method.sharpness
+            for method in (self.axes.scaling, self.axes.layout)
+        )
+        bands = all(
+            region.also is None is region.score
+            and region.range_of is None
+            and not region.blend
+            and region.k_place == self.stored
+            for region in self.regions
+        )
+        return self.stays and bands and not chosen and not sharp
+
+    @cached_property
+    def kind(self) -> tuple[int, int, int | None]:
+        """Layers of one kind do the same with their keys and queries."""
+        return id(self.base), id(self.axes), self.geometry.layers[self.layer].window
+
+    @cached_property
     def kv_heads(self) -> Tensor:
         """Whose keys are held: where another plan reads a KV head too, each has a copy."""
         group = self.geometry.heads // self.geometry.kv_heads
@@ -197,11 +221,12 @@ def plans(geometry: Geometry, axes: Axes, groups: Sequence[Groups] | None) -> li
     Args:
         groups: For every layer, heads and their layout; None for one layout everywhere.
     """
-    found = []
+    found: list[list[Plan]] = []
+    local: dict[int, Axes] = {}  # by their window
     for layer, own in enumerate(geometry.layers):
         if geometry.local(layer) and own.window is not None:
-            local = Axes(OwnScaling(), Causal(), AllPages(), StreamingLLM(0, own.window))
-            found.append([Plan(layer, None, geometry, local)])
+            here = Axes(OwnScaling(), Causal(), AllPages(), StreamingLLM(0, own.window))
+            found.append([Plan(layer, None, geometry, local.setdefault(own.window, here))])
         elif groups is None:
             found.append([Plan(layer, None, geometry, axes)])
         else:

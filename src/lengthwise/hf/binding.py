@@ -8,7 +8,8 @@ tests/hf/test_transformers_facts.py.
 """
 
 import inspect
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -146,9 +147,8 @@ class Binding(Generic[E]):
         if cache is not None:
             self._check_past(cache, rows, packed=segments is not None)
             past = cache.past
-        real = read_mask(given.get("attention_mask"), rows, past.seen, count, new.device)
-        if real is not None and past.plain and bool(real.all()):
-            real = None
+        mask, plain = given.get("attention_mask"), past.plain
+        real = read_mask(mask, rows, past.seen, count, new.device, plain=plain)
         if cache is not None and real is not None:
             hidden = cache.hidden_by(real)
         step, left = make_step(
@@ -166,7 +166,7 @@ class Binding(Generic[E]):
                 "frequencies that stay can follow; pad rows on the left"
             )
         if cache is not None:
-            step = replace(step, whole=cache.whole)
+            step = replace(step, whole=cache.whole) if cache.whole else step
             if hidden is not None:
                 cache.hide(hidden)
             cache.begin(left, packed=segments is not None)
@@ -197,7 +197,7 @@ class Binding(Generic[E]):
                 f"the cache holds {len(cache.lengths)} rows and the tokens have {rows}; pass as "
                 "many rows as before, or take another cache from lengthwise.new_cache(model)"
             )
-        if cache.get_seq_length() and cache.packed != packed:
+        if cache.past.seen and cache.packed != packed:
             raise ValueError(
                 "segment_ids must go with every forward on a cache or with none: the tokens seen "
                 f"came {'with' if cache.packed else 'without'} them"
@@ -309,10 +309,8 @@ def attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     own: float = module.scaling  # type: ignore[assignment]
     # Out of inference mode: what is remembered beyond a forward must serve outside of it too.
-    modes = (torch.inference_mode(False), torch.no_grad())
-    with ExitStack() as stack:
-        for mode in modes if torch.is_inference_mode_enabled() else ():
-            stack.enter_context(mode)
+    inside = torch.is_inference_mode_enabled()
+    with _plain_mode() if inside else nullcontext():
         out = lengthwise.engine.attend(
             layer,
             query,
@@ -324,7 +322,13 @@ def attention(
             softcap=softcap,
             learned_sink=s_aux,
         )
-        return out.transpose(1, 2), None
+    return out.transpose(1, 2), None
+
+
+@contextmanager
+def _plain_mode() -> Iterator[None]:
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

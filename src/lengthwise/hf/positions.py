@@ -138,8 +138,13 @@ def _ends(places: Tensor) -> Tensor:
     return places.gather(1, last[:, None])[:, 0] + 1
 
 
-def read_mask(mask: Any, rows: int, seen: int, count: int, device: torch.device) -> Tensor | None:
+def read_mask(
+    mask: Any, rows: int, seen: int, count: int, device: torch.device, *, plain: bool = False
+) -> Tensor | None:
     """Which of the tokens seen and new are no padding, `[rows, seen + count]`; None without a mask.
+
+    Args:
+        plain: Whether a mask that hides nothing is like none.
 
     Raises:
         ValueError: For a mask that is not 2-D, or of another shape.
@@ -162,6 +167,8 @@ def read_mask(mask: Any, rows: int, seen: int, count: int, device: torch.device)
             f"attention_mask must have a row for each of the {rows} rows of tokens, got "
             f"{mask.shape[0]}"
         )
+    if plain and bool(mask.all()):
+        return None
     return mask.to(device=device, dtype=torch.bool)
 
 
@@ -254,10 +261,14 @@ def _going_on(
 
     One short way for most forwards, and for every token that is generated from one prompt.
     """
-    positions = torch.arange(seen, seen + count, device=device).expand(rows, count)
+    if count == 1:
+        positions = torch.full((rows, 1), seen, device=device)
+    else:
+        positions = torch.arange(seen, seen + count, device=device).expand(rows, count)
     if position_ids is not None:
         given = _read_positions(position_ids, rows, count, device)
-        if not torch.equal(given, positions):
+        alike = given.item() == seen if given.numel() == 1 else torch.equal(given, positions)
+        if not alike:
             return None
     lengths = torch.full((rows,), seen + count, device=device)
     return Step(positions, None, seen, lengths)
@@ -295,7 +306,8 @@ def _read_positions(position_ids: Tensor, rows: int, count: int, device: torch.d
             f"position_ids must hold a position for each of {rows} x {count} tokens, got shape "
             f"{shape}"
         )
-    return position_ids.to(device).expand(rows, count)
+    given = position_ids if position_ids.device == device else position_ids.to(device)
+    return given if shape == (rows, count) else given.expand(rows, count)
 
 
 def _refuse_holes(real: Tensor) -> None:

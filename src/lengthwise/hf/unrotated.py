@@ -25,18 +25,20 @@ class IdentityRotary(nn.Module):
         self.original = original
         # Frequencies that follow the length change whenever they are asked: ask a copy.
         self.asked = copy.deepcopy(original)
-        # What one token's cosines look like, by what was asked for.
-        self._kinds: dict[Any, tuple[torch.Size, torch.dtype]] = {}
+        # One token's cosines and sines, by what was asked for.
+        self._kinds: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def forward(
         self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        asked = (x.dtype, *args, *kwargs.values())
-        if asked not in self._kinds:
-            cos, _ = self.asked(x[:1, :1], position_ids.new_zeros(1, 1), *args, **kwargs)
-            self._kinds[asked] = cos.shape, cos.dtype
-        shape, dtype = self._kinds[asked]
-        return x.new_ones(shape, dtype=dtype), x.new_zeros(shape, dtype=dtype)
+        asked = (x.dtype, x.device, *args, *kwargs.values())
+        found = self._kinds.get(asked)
+        if found is None:
+            with torch.inference_mode(False), torch.no_grad():  # they stay
+                first, place = torch.empty_like(x[:1, :1]), position_ids.new_zeros(1, 1)
+                cos, _ = self.asked(first, place, *args, **kwargs)
+                found = self._kinds[asked] = torch.ones_like(cos), torch.zeros_like(cos)
+        return found
 
 
 class UnrotatedForward:

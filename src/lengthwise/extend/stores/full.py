@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lengthwise.core.keys import KeyBlock
+from lengthwise.core.keys import KeyBlock, Room, Run
 from lengthwise.extend.method import Store, StoreState
 
 SHARE = 16  # of what is held, one waits to be filled
@@ -84,6 +84,23 @@ class FullState(StoreState):
             return [*older, new]
         self._append(new)
         return self.blocks()
+
+    def room(self, position: int) -> Room | None:
+        runs = []
+        for buffer in self.buffers:
+            if buffer.start is None or buffer.segments is not None:
+                return None
+            runs.append(Run(buffer.keys, buffer.values, 0, buffer.used, buffer.start))
+        if not runs:
+            return None
+        keys, values, first, used, start = runs[-1]
+        if start + used != position or used == keys.shape[2]:
+            return None
+        runs[-1] = Run(keys, values, first, used + 1, start)
+        return Room(keys, values, self.buffers[-1].positions, used, runs)
+
+    def took(self) -> None:
+        self.buffers[-1].used += 1
 
     @torch.no_grad()
     def _append(self, new: KeyBlock) -> None:

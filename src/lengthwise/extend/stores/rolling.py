@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lengthwise.core.keys import KeyBlock
+from lengthwise.core.keys import KeyBlock, Room, Run
 from lengthwise.extend.method import StoreState
 
 
@@ -38,6 +38,30 @@ class RollingState(StoreState):
         self._write(new)
         return [*older, new]
 
+    def room(self, position: int) -> Room | None:
+        keys, values, positions = self.keys, self.values, self.positions
+        if self.next != position or self.segments is not None:
+            return None
+        if keys is None or values is None or positions is None:
+            return None
+        runs = [Run(keys, values, *run) for run in self._runs(position + 1)]
+        return Room(keys, values, positions, self._slot(position), runs)
+
+    def took(self) -> None:
+        assert self.next is not None
+        self.next += 1
+
+    def _runs(self, seen: int) -> list[tuple[int, int, int]]:
+        """Slots of consecutive positions after `seen` tokens: the first, how many, its position."""
+        runs = [(0, min(seen, self.sinks), 0)]
+        newest = seen - self.sinks  # tokens that went through the ring
+        if newest > 0:
+            turn, at = divmod(newest, self.window)
+            if turn:
+                runs.append((self.sinks + at, self.window - at, seen - self.window))
+            runs.append((self.sinks, at, seen - at))
+        return [run for run in runs if run[1]]
+
     def _ring(self) -> list[KeyBlock]:
         """What is kept, as sinks and one ring, for a token that sees all or most of it."""
         if self.next is None or self.segments is not None or self.next <= self.sinks + self.window:
@@ -57,21 +81,10 @@ class RollingState(StoreState):
         whole_buffer = KeyBlock(self.keys, self.values, self.positions, self.segments)
         if self.next is None or self.segments is not None:
             return [whole_buffer]
-        runs = []
-        if self.sinks:
-            runs.append((0, min(self.next, self.sinks), 0))
-        newest = self.next - self.sinks  # tokens that went through the ring
-        if newest > 0:
-            turn, at = divmod(newest, self.window)
-            if turn:
-                runs.append((at, self.window, self.next - self.window))
-            runs.append((0, at, self.next - at))
         blocks = []
-        for i, (low, high, start) in enumerate(runs):
-            base = 0 if self.sinks and i == 0 else self.sinks
-            if high > low:
-                block = whole_buffer.slots(base + low, base + high)
-                blocks.append(KeyBlock(block.keys, block.values, block.positions, None, start))
+        for low, count, start in self._runs(self.next):
+            block = whole_buffer.slots(low, low + count)
+            blocks.append(KeyBlock(block.keys, block.values, block.positions, None, start))
         return blocks
 
     @staticmethod

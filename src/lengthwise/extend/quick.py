@@ -1,0 +1,95 @@
+"""One token more of every row, in one call of C for each layer.
+
+`Engine.attend` says the same in blocks, placed queries and parts, which cost several times what the
+attention of one token over a short text does. What they come to is worked out here for `AHEAD`
+positions at once, and what remains for a token is where keys lie.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lengthwise.core import native
+from lengthwise.core.attention.choice import record
+from lengthwise.core.keys import Run
+from lengthwise.core.native import Turns
+from lengthwise.core.regions import Region
+from lengthwise.core.rotary import Rotary
+from lengthwise.extend.plan import Plan
+from lengthwise.extend.state import LayerState
+
+AHEAD = 64  # positions
+
+
+@dataclass(frozen=True)
+class Quick:
+    """How the layers of one kind read a token at some positions.
+
+    Attributes:
+        turns: For its key.
+        regions: What it sees, each with the turns of its query.
+        factor: The attention factor.
+    """
+
+    turns: Turns
+    regions: tuple[tuple[Region, Turns], ...]
+    factor: float
+    interleaved: bool
+
+    def seen(self, position: int, run: Run) -> list[tuple[Run, Turns]]:
+        """The parts of a run that the token at a position sees."""
+        keys, values, first, count, start = run
+        parts = []
+        for region, turns in self.regions:
+            low, high = region.first - start, position - region.near + 1 - start
+            if region.far is not None:
+                low = max(low, position - region.far + 1 - start)
+            if region.last is not None:
+                high = min(high, region.last - start)
+            low, high = max(low, 0), min(high, count)
+            if high > low:
+                parts.append((Run(keys, values, first + low, high - low, start + low), turns))
+        return parts
+
+    def attend(
+        self, position: int, q: Tensor, k: Tensor, v: Tensor, state: LayerState, scale: float
+    ) -> Tensor | None:
+        """Attention `[b, h, 1, e]` of one token of every row over what the layer holds, which holds
+        the token then. None, and nothing is changed, where it takes more than one call.
+        """
+        live = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+        room = None if live or record() is not None else state.store.room(position)
+        if room is None:
+            return None
+        out = native.step(
+            q, k, v, room, position, self.turns,
+            [part for run in room.runs for part in self.seen(position, run)],
+            factor=self.factor, interleaved=self.interleaved, scale=scale,
+        )  # fmt: skip
+        if out is not None:
+            state.store.took()
+        return out
+
+
+def quick(plan: Plan, rotary: Rotary | None, first: int) -> Quick | None:
+    """How layers like that of a plan read tokens at `first` to `first + AHEAD - 1`; None where
+    keys are turned when they are read, or scores are not those of bands.
+
+    Args:
+        rotary: That of the plan, which stays.
+    """
+    stored = plan.stored
+    factor = 1.0 if rotary is None else rotary.attention_factor
+    if stored is None or not plan.plain or isinstance(factor, Tensor):
+        return None
+    if rotary is not None and (rotary.inv_freq.ndim > 1 or not rotary.inv_freq.is_cpu):
+        return None
+    ahead = torch.arange(first, first + AHEAD)[None, None]
+    turns: dict[object, Turns] = {}
+    for place in (stored, *(region.q_place for region in plan.exact)):
+        if place not in turns:
+            turns[place] = Turns(first, None if rotary is None else rotary.circle(place(ahead)))
+    regions = tuple((region, turns[region.q_place]) for region in plan.exact)
+    interleaved = rotary is not None and rotary.pairing == "interleaved"
+    return Quick(turns[stored], regions, factor, interleaved)
