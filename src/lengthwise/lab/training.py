@@ -117,12 +117,14 @@ def learn(
             if batch is None:
                 raise ValueError(f"there are {done:,} batches, and {steps:,} steps are wanted")
             torch.manual_seed(seed * 1_000_003 + done)
-            learned.losses.append(_step(model, loss(batch), optimizers, clip, done))
+            parts = _step(model, loss(batch), optimizers, clip, done)
+            learned.losses.append(sum(parts))
             for schedule in schedules:
                 schedule.step()
             done += 1
             if metrics is not None:
-                metrics.write(done, loss=round(learned.losses[-1], 5))
+                each = {"parts": [round(part, 5) for part in parts]} if parts[1:] else {}
+                metrics.write(done, loss=round(learned.losses[-1], 5), **each)
             if done == steps or (folder is not None and done % save_every == 0):
                 now = time.perf_counter(), time.process_time()
                 learned.seconds += now[0] - began[0]
@@ -142,19 +144,19 @@ def _step(
     optimizers: Sequence[torch.optim.Optimizer],
     clip: float,
     done: int,
-) -> float:
+) -> list[float]:
     for optimizer in optimizers:
         optimizer.zero_grad()
-    total = 0.0
+    parts = []
     for part in [losses] if isinstance(losses, Tensor) else losses:
         part.backward()
-        total += part.item()
-    if not math.isfinite(total):
-        raise ValueError(f"the loss of step {done + 1} is {total}")
+        parts.append(part.item())
+    if not math.isfinite(sum(parts)):
+        raise ValueError(f"the loss of step {done + 1} is {sum(parts)}")
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     for optimizer in optimizers:
         optimizer.step()
-    return total
+    return parts
 
 
 def _check_same(file: Path, about: Mapping[str, Any]) -> None:
