@@ -24,7 +24,7 @@ COMPARED = {
         ("held_out_loss.1024", "grow_length", "fixed_1024", AT_MOST),
         ("held_out_loss.256", "grow_length", "fixed_1024", AT_MOST),
     ),
-    "best_fit": (
+    "best_fit_trained": (
         ("fitting_documents_cut", "best_fit", "fixed_1024", AT_MOST),
         ("cuts", "best_fit", "fixed_1024", AT_MOST),
         ("held_out_loss.1024", "best_fit", "fixed_1024", AT_MOST),

@@ -58,6 +58,7 @@ class Loss:
         samples: Stretches of it, at least 1.
         inside: Whether every token is read with a context inside the trained window, as the
             reference is.
+        compared: Whether that reference is read beside it.
 
     Raises:
         ValueError: Fewer than one sample.
@@ -66,6 +67,7 @@ class Loss:
     text: str = field(repr=False)
     samples: int = 1
     inside: bool = field(default=False, repr=False)
+    compared: bool = field(default=True, repr=False)
     longest: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -73,9 +75,9 @@ class Loss:
             raise ValueError(f"Loss: samples must be at least 1, got {self.samples!r}")
 
     @property
-    def reference(self) -> "Loss":
+    def reference(self) -> "Loss | None":
         """The same tokens inside the window."""
-        return replace(self, inside=True)
+        return replace(self, inside=True) if self.compared else None
 
     def check(self, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
         """See `check_text`."""

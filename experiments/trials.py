@@ -1,0 +1,148 @@
+"""Rows of the claims whose experiment is methods side by side, on the bundled model and real ones.
+
+    python experiments/trials.py extend/streamingllm@smollm2          one row
+    python experiments/trials.py NAME --text book.txt manual.txt      on texts of your own
+
+Texts are the held-out files of Python's standard library; for real models its manual too, which
+lies in `pydoc_data`. What is measured is kept under runs/trials.
+"""
+
+import argparse
+from pathlib import Path
+from pydoc_data import topics
+
+import torch
+from rich.console import Console
+
+import lengthwise as lw
+from lengthwise.cli.inputs import be_quiet
+from lengthwise.lab import evidence
+from lengthwise.lab.evidence import REAL, at_least, at_most, exact
+from lengthwise.lab.trials import PLAIN, Bench, Trial, carry_out
+from lengthwise.measure import REFERENCE
+from lengthwise.measure.tasks.text import held_out_text, read_text
+
+W = 512  # the bundled model's window
+BENCHES = {
+    "bundled": Bench("demo", texts=8, length=4 * W),
+    "bundled8": Bench("demo", texts=8, length=8 * W),
+    "smollm2": Bench("smollm2", texts=20, length=640, dtype="bfloat16", inside=False),
+}
+LITTLE = 64  # keys that are left to SmolLM2, of its 8,192
+
+
+def flat(name, start, end, bound, other=REFERENCE):
+    """That a method's loss over some positions is near that of another."""
+    where = f"after {start} to {end} tokens the loss is within {bound} nats of "
+    words = "the same tokens inside the window" if other == REFERENCE else f"{other}'s"
+    return lambda f: at_most(where + words, f.gap(name, other, start, end), bound)
+
+
+def worse(name, other, start, end, by=0.1):
+    """That another's loss is clearly above."""
+    words = f"after {start} to {end} tokens the loss of {name} is above that of {other} by {by}"
+    return lambda f: at_least(words, f.gap(name, other, start, end), by, against=name)
+
+
+def finds(name, length, least=0.75):
+    """That passkeys are found."""
+    words = f"at least {least:.0%} of the passkeys are found in {length:,} tokens"
+    return lambda f: at_least(words, f.found(name, length), least)
+
+
+def misses(name, length, most=0.5):
+    """That another method finds few of them."""
+    words = f"{name} finds at most {most:.0%} of the passkeys in {length:,} tokens"
+    return lambda f: at_most(words, f.found(name, length), most)
+
+
+def trial(bench, methods, control, premise, *findings, **more):
+    """A row: findings and premise are functions of what was found."""
+    return Trial(bench, methods, control, premise, lambda f: [one(f) for one in findings], **more)
+
+
+def extends(name, spec, windows, *, key=False, tax=0.05, bound=0.2):
+    """An untuned method: flat to so many windows, nothing lost inside, passkeys at the end."""
+    end = windows * W
+    found = [flat(name, end // 2, end, bound), flat(name, 0, W, tax, PLAIN)]
+    if key:
+        found += [finds(name, end), misses(PLAIN, end)]
+    return trial(
+        {4: "bundled", 8: "bundled8"}[windows], {PLAIN: "", name: spec}, "plain attention",
+        worse(PLAIN, name, end // 2, end, 0.2), *found, passkeys=(end,) if key else (),
+    )  # fmt: skip
+
+
+def needs_sinks(name, spec, *more):
+    """Few keys with the first ones among them, beside as many without."""
+    return trial(
+        "smollm2",
+        {PLAIN: "", name: f"{spec}:sinks=4,window={LITTLE - 4}",
+         "no sinks": f"slidingwindow:window={LITTLE}"},
+        "a window of as many keys without the first ones",
+        worse("no sinks", name, 320, 640, 0.2), flat(name, 320, 640, 0.25, PLAIN), *more,
+        caches=bool(more),
+    )  # fmt: skip
+
+
+def constant(name):
+    """That the second half of a piece adds nothing to the cache."""
+    words = "bytes that the second half of a piece adds to its cache"
+    return lambda f: exact(at_most(words, f.caches[name][1] - f.caches[name][0], 0))
+
+
+TRIALS = {
+    "extend/streamingllm@smollm2": needs_sinks(
+        "StreamingLLM", "streamingllm", constant("StreamingLLM")
+    ),
+    "extend/lminfinite@smollm2": needs_sinks("LMInfinite", "lminfinite"),
+    "extend/selfextend@bundled": extends(
+        "SelfExtend", "selfextend:group=24,window=144", 4, key=True
+    ),
+    "extend/dualchunk@bundled": extends("DualChunk", "dualchunk:chunk=384,window=64", 4, key=True),
+    "extend/dynamicyarn@bundled": extends("DynamicYaRN", "dynamicyarn", 4, tax=0.01),
+    "extend/rerope@bundled": extends("ReRoPE", "rerope:window=256", 8),
+    "extend/leakyrerope@bundled": extends("LeakyReRoPE", "leakyrerope:window=128,factor=24", 8),
+    "extend/gali@bundled": extends(
+        "GALI", "gali:trained=512,window=128,factor=16", 8, tax=0.01
+    ),
+}  # fmt: skip
+
+
+def text_of(files: list[Path], real: bool) -> str:
+    """The texts one after another."""
+    if files:
+        return "\n".join(read_text(path) for path in files)
+    manual = "\n".join(topics.topics.values()) if real else ""
+    return held_out_text() + "\n" + manual if manual else held_out_text()
+
+
+def main() -> None:
+    """Measure, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", choices=[*TRIALS], metavar="NAME")
+    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
+    parser.add_argument("--out", type=Path, default=Path("runs/trials"))
+    parser.add_argument("--text", type=Path, nargs="+", default=[], help="UTF-8 files to read")
+    args = parser.parse_args()
+    be_quiet()
+    for name in args.names:
+        one = TRIALS[name]
+        bench = BENCHES[one.bench]
+        real = bench.model in REAL
+        if real:
+            from real_models import get
+
+        model, tokenizer = lw.load(
+            get(bench.model) if real else bench.model, dtype=getattr(torch, bench.dtype)
+        )
+        text = text_of(args.text, real)
+        made = carry_out(name, one, bench, (model.eval(), tokenizer), text, args.out / one.bench)
+        Console(stderr=True).print(name, made.verdict, made.reason)
+        for finding in made.findings:
+            Console(stderr=True).print(str(finding))
+        evidence.write(args.evidence, made)
+
+
+if __name__ == "__main__":
+    main()
