@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from lengthwise.cli import (
     compare,
@@ -30,6 +30,7 @@ from lengthwise.cli import (
     run,
     train,
 )
+from lengthwise.cli.command import Command
 
 USER_ERROR, BUG, CLOSED_PIPE = 2, 70, 141
 
@@ -57,22 +58,6 @@ class Commands(TyperGroup):
         except Exception as error:
             sys.exit(_explain(error))
         sys.exit(0)
-
-
-class Command(TyperCommand):
-    """A command whose help shows its options under the headings (panels) that they name."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments first, then every panel in the order of its first option."""
-        panels: dict[str, list[Any]] = {}
-        for one in self.get_params(ctx):
-            record = one.get_help_record(ctx)
-            if record is not None:
-                panel = getattr(one, "rich_help_panel", None) or f"{one.param_type_name}s".title()
-                panels.setdefault(panel, []).append(record)
-        for title, records in panels.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
 
 
 def _explain(error: Exception) -> int:
@@ -113,7 +98,7 @@ for command in (
     plan.plan, pack.pack, train.train, convert.convert,
 ):  # fmt: skip
     app.command(cls=Command)(command)
-app.command("list")(listing.listing)
+app.command("list", cls=Command)(listing.listing)
 app.add_typer(lab.lab, name="lab")
 app.add_typer(probe.probe, name="probe")
 
@@ -137,8 +122,8 @@ def lengthwise(
     """Use and measure language models beyond the length that they were trained for.
 
     Start with `lengthwise demo`: it needs no network and takes three minutes. Wherever a command
-    takes a MODEL, that is a directory with a checkpoint, a name on the Hugging Face hub, or the
-    word `demo` for the small model that comes with lengthwise.
+    takes a MODEL, that is a directory with a checkpoint, a .gguf file, a name on the Hugging Face
+    hub, or the word `demo` for the small model that comes with lengthwise.
     """
     if context.invoked_subcommand is None:
         print(context.get_help())

@@ -20,7 +20,7 @@ def compare(
         typer.Option(metavar="SCORE", help="For effective lengths [default: each file's own]"),
     ] = None,
 ) -> None:
-    """Compare results of `measure`: losses, scores, effective lengths and paired differences.
+    """Compare results of `measure`: losses, scores, effective lengths, differences.
 
     Scores are held against the first method of the first file, on the same items.
     """

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lengthwise.cli.command import Command
 from lengthwise.cli.inputs import MOST, be_quiet
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.files import check_writable
@@ -14,19 +15,19 @@ lab = typer.Typer(help="Hold the papers' claims against models.", no_args_is_hel
 FOLDER = Path("evidence")
 
 
-@lab.command("list")
+@lab.command("list", cls=Command)
 def show() -> None:
-    """List the claims: what makes the evidence of each, in how many minutes, and the paper."""
+    """List the claims: the command that makes the evidence, its minutes, and the paper."""
     from lengthwise.lab.claims import claims
 
     for claim in (one for one in claims().values() if one.minutes):
         print(f"{claim.command:<55} {claim.minutes:>3g} min  {claim.system}: {claim.source}")
 
 
-@lab.command()
+@lab.command(cls=Command)
 def status(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The directory of all evidence.")
+        Path, typer.Argument(metavar="DIR", help="The directory of all evidence.")
     ] = FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -52,7 +53,7 @@ def status(
     print(f"{sum(row.state == SHOWN for row in found)} of {len(found)} shown")
 
 
-@lab.command()
+@lab.command(cls=Command)
 def reproduce(
     names: Annotated[
         list[str],

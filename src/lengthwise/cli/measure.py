@@ -35,7 +35,7 @@ REPORT = "report.html"
 UPTO, UPTO_OF_SERVER, STANDARD_LENGTHS = "..4x", "..1x", "1x,2x,4x,8x"
 PUBLISHED_LENGTHS = "1x"  # what a text is cut to, in its middle
 COMPARE_HELP = "Once for each to compare: plain, yarn:factor=8, yarn:factor=8+streamingllm …"
-MODEL_HELP = "A checkpoint's directory, a name on the hub, `demo`, or a server's URL."
+MODEL_HELP = "A checkpoint's directory, a .gguf file, a name on the hub, `demo`, or a server's URL."
 OWN_HELP = (
     "A long text in UTF-8, or a .json of questions as SQuAD or HotpotQA have them [default: the "
     "standard library of this Python]"

@@ -32,8 +32,8 @@ SPARE = 0.05  # of a device's memory is left for CUDA's context and fragments
 
 def plan(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} Or a config.json: none but it "
-                            "is read.", show_default=False)
+        str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} A config.json alone will do "
+                            "too.", show_default=False)
     ],
     device: Annotated[str, typer.Option(metavar="DEVICE", help=DEVICE_HELP)] = "cpu",
     train: Annotated[
@@ -80,7 +80,7 @@ def plan(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
-    """Plan a length: what serving it costs, or with --train how long a sequence can be trained.
+    """Plan a length: what serving it costs, or how long a sequence can be trained.
 
     Only the model's configuration is read. Times are lower bounds, from the device's peak figures;
     of this machine, once it is calibrated, they are what a text read in chunks takes.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lengthwise.cli.command import Command
 from lengthwise.cli.inputs import (
     MOST,
     Device,
@@ -99,7 +100,7 @@ def _busy(words: str) -> "Progress":
     return shown
 
 
-@probe.command()
+@probe.command(cls=Command)
 def context(
     model: Model,
     method: Methods = None,
@@ -110,7 +111,10 @@ def context(
     block: Annotated[
         int, typer.Option(metavar="N", min=1, max=MOST, help="Tokens of a block.")
     ] = 16,
-    tolerance: Annotated[float, typer.Option(metavar="NATS", min=0.0)] = 0.02,
+    tolerance: Annotated[
+        float,
+        typer.Option(metavar="NATS", min=0.0, help="A gain for each token that is no help yet."),
+    ] = 0.02,
     text: Text = None,
     seed: Seed = 0,
     output: Json = None,
@@ -149,7 +153,7 @@ def context(
     _keep(output, record | {"model": model, "methods": method or [], "seed": seed})
 
 
-@probe.command()
+@probe.command(cls=Command)
 def tokens(
     model: Model,
     text: Annotated[Path, typer.Option(metavar="FILE", help="A short text in UTF-8.")],
@@ -190,7 +194,7 @@ def tokens(
     _keep(output, {"text": words, "tokens": said, "importance": scores.nan_to_num().tolist()})
 
 
-@probe.command()
+@probe.command(cls=Command)
 def field(
     model: Model,
     method: Methods = None,
@@ -231,7 +235,7 @@ def field(
     _keep(output, record | {"model": model, "methods": method or [], "seed": seed})
 
 
-@probe.command()
+@probe.command(cls=Command)
 def capacity(
     model: Model,
     method: Methods = None,
@@ -239,14 +243,14 @@ def capacity(
         int, typer.Option(metavar="N", min=2, max=MOST, help="Tokens of a text.")
     ] = 512,
     texts: Annotated[int, typer.Option(metavar="N", min=1, max=MOST, help="Texts.")] = 8,
-    bias: Annotated[float, typer.Option(help="Added to the bits saved.")] = 0.0,
+    bias: Annotated[float, typer.Option(metavar="BITS", help="Added to the bits saved.")] = 0.0,
     text: Text = None,
     output: Json = None,
     force: Force = False,
     device: Device = "",
     dtype: Dtype = "",
 ) -> None:
-    """Bits of text that a model saves for each doubling of its operations, tokenizer included."""
+    """Bits of text saved for each doubling of a model's operations, tokenizer included."""
     _check(model, method, dtype, text, output, force)
     from lengthwise.measure.probes import information_capacity
     from lengthwise.measure.tasks.text import held_out_text
@@ -265,13 +269,15 @@ def capacity(
     _keep(output, {**vars(found), "bias": bias, "capacity": found.capacity(bias), "model": model})
 
 
-@probe.command()
+@probe.command(cls=Command)
 def heads(
     model: Model,
     length: Annotated[
         int, typer.Option(metavar="N", min=16, max=MOST, help="Tokens of texts and passkeys.")
     ] = 512,
-    share: Annotated[float, typer.Option(help="Of all heads that are flagged.")] = 0.1,
+    share: Annotated[
+        float, typer.Option(metavar="SHARE", help="Of all heads that are flagged.")
+    ] = 0.1,
     draws: Annotated[
         int, typer.Option(metavar="N", min=2, max=MOST, help="Sets of random heads.")
     ] = 20,
@@ -305,4 +311,4 @@ def heads(
     _keep(output, found.record())
 
 
-probe.command()(study)
+probe.command(cls=Command)(study)

@@ -26,21 +26,30 @@ if TYPE_CHECKING:
     from lengthwise.measure.run.results import Results
 
 STUDY_HELP = "Once for each candidate: plain, yarn:factor=8, selfextend:group=8,window=128 …"
+OUTPUT_HELP = "The directory for the results; an interrupted study there is continued."
+LENGTHS_HELP = "Tokens, or trained windows as 2x, separated by commas."
+TASKS_HELP = "needle, and tasks of RULER, lines, threads or longicl, separated by commas."
 TUNED_HELP = "A tuned checkpoint as NAME=DIRECTORY, measured as it is."
 
 
 def study(
     context: typer.Context,
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help=OUTPUT_HELP)],
     method: Annotated[
         list[str] | None, typer.Option("--method", "-m", metavar="METHOD", help=STUDY_HELP)
     ] = None,
     tuned: Annotated[list[str] | None, typer.Option(metavar="NAME=DIR", help=TUNED_HELP)] = None,
-    lengths: Annotated[str, typer.Option(metavar="LENGTHS")] = "1x,2x,4x",
-    tasks: Annotated[str, typer.Option(metavar="TASKS")] = "needle,niah_single_1,vt",
-    items: Annotated[int, typer.Option(metavar="N", min=1, max=MOST)] = 10,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, max=MOST)] = 1,
+    lengths: Annotated[str, typer.Option(metavar="LENGTHS", help=LENGTHS_HELP)] = "1x,2x,4x",
+    tasks: Annotated[
+        str, typer.Option(metavar="TASKS", help=TASKS_HELP)
+    ] = "needle,niah_single_1,vt",
+    items: Annotated[
+        int, typer.Option(metavar="N", min=1, max=MOST, help="Items for each task and length.")
+    ] = 10,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=1, max=MOST, help="Texts for the perplexity.")
+    ] = 1,
     text: Text = None,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Measure anew.")] = False,
