@@ -22,21 +22,14 @@ from typing import Any
 
 import torch
 from lab_corpus import read_kinds
+from lab_fast import hidden, loss_of, optimizers
 from lab_model import BOS, EOS, WINDOW, make_tokenizer
 from lab_problems import KINDS, Row, dense_pairs, encoder, in_text, of_task, repeated
 from torch import Tensor
-from torch.nn.functional import (
-    cross_entropy,
-    linear,
-    rms_norm,
-    scaled_dot_product_attention,
-    silu,
-)
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lengthwise.files import whole_file
-from lengthwise.lab.muon import muon_and_adamw
 from lengthwise.lab.training import CONSOLE, learn
 from lengthwise.train.loop.checkpoint import load_checkpoint, save_checkpoint
 from lengthwise.train.places import CHECKPOINTS, RUN
@@ -112,52 +105,6 @@ class Data:
         return Row([BOS, *row.ids, EOS], [False, *row.answers, True])
 
 
-def hidden(model: LlamaForCausalLM, ids: Tensor, low: torch.dtype = torch.bfloat16) -> Tensor:
-    """The last hidden state `[n, length, width]`, as the model's own, with products in `low`.
-
-    A processor with units for bfloat16 trains five times faster so than in float32; attention stays
-    in float32, for which torch has the faster code. Norms, the loss and the weights do, too.
-    """
-    config = model.config
-    n, length = ids.shape
-    heads, of_keys, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    rates = config.rope_parameters["rope_theta"] ** (-torch.arange(0, size, 2) / size)
-    angles = torch.outer(torch.arange(length), rates)
-    cos, sin = angles.cos(), angles.sin()
-
-    def product(x: Tensor, module: torch.nn.Module) -> Tensor:
-        return linear(x, module.weight.to(low))  # type: ignore[arg-type, operator]
-
-    def normed(x: Tensor, module: torch.nn.Module) -> Tensor:
-        return rms_norm(x, x.shape[-1:], module.weight, config.rms_norm_eps).to(low)  # type: ignore[arg-type]
-
-    def split(x: Tensor, count: int, turned: bool) -> Tensor:
-        x = x.view(n, length, count, size).transpose(1, 2).float()
-        if turned:
-            one, two = x.chunk(2, -1)
-            x = torch.cat([one * cos - two * sin, two * cos + one * sin], -1)
-        return x.repeat_interleave(heads // count, 1)
-
-    x = model.model.embed_tokens(ids)
-    for layer in model.model.layers:
-        y, own = normed(x, layer.input_layernorm), layer.self_attn
-        q = split(product(y, own.q_proj), heads, turned=True)
-        k = split(product(y, own.k_proj), of_keys, turned=True)
-        v = split(product(y, own.v_proj), of_keys, turned=False)
-        mixed = scaled_dot_product_attention(q, k, v, is_causal=True)
-        mixed = mixed.transpose(1, 2).reshape(n, length, -1).to(low)
-        x = x + product(mixed, own.o_proj)
-        y, own = normed(x, layer.post_attention_layernorm), layer.mlp
-        x = x + product(silu(product(y, own.gate_proj)) * product(y, own.up_proj), own.down_proj)
-    return rms_norm(x, x.shape[-1:], model.model.norm.weight, config.rms_norm_eps)
-
-
-def loss_of(model: LlamaForCausalLM, states: Tensor, targets: Tensor) -> Tensor:
-    """The mean loss of targets `[m]` after states `[m, width]`, in nats."""
-    low = torch.bfloat16
-    return cross_entropy(linear(states.to(low), model.lm_head.weight.to(low)).float(), targets)
-
-
 def configuration() -> LlamaConfig:
     """Of the model; as the first one's, with a larger vocabulary."""
     return LlamaConfig(
@@ -166,13 +113,6 @@ def configuration() -> LlamaConfig:
         tie_word_embeddings=True, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )  # fmt: skip
-
-
-def optimizers(model: LlamaForCausalLM, name: str, rate: float) -> list[torch.optim.Optimizer]:
-    """AdamW, under which attention sinks grow; or Muon, under which they hardly do."""
-    if name == "muon":
-        return muon_and_adamw(model, rate, rate)
-    return [torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.95), weight_decay=0.1)]
 
 
 def prepared(corpus: Path, out: Path, seed: int) -> tuple[Data, PreTrainedTokenizerFast]:
@@ -269,7 +209,6 @@ def train(given: argparse.Namespace) -> LlamaForCausalLM:
         for name in ("tokenizer.json", "tokenizer_config.json", "tokens.pt"):
             shutil.copy(given.after / name, out / name)
     data, tokenizer = prepared(given.corpus, out, given.seed)
-    torch.set_float32_matmul_precision("medium")  # of Muon's products, where there are such units
     torch.manual_seed(given.seed)
     model = LlamaForCausalLM(configuration())
     stepping = optimizers(model, given.optimizer, given.rate)

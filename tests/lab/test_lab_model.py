@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lengthwise as lw
+from lengthwise.lab.muon import Muon
 from lengthwise.measure.tasks import InContextLanguage
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -22,10 +23,13 @@ def lab():
     sys.path.insert(0, str(EXPERIMENTS))
     try:
         import lab_corpus
+        import lab_fast
         import lab_model_next
         import lab_problems
 
-        yield argparse.Namespace(corpus=lab_corpus, problems=lab_problems, model=lab_model_next)
+        yield argparse.Namespace(
+            corpus=lab_corpus, fast=lab_fast, problems=lab_problems, model=lab_model_next
+        )
     finally:
         sys.path.remove(str(EXPERIMENTS))
 
@@ -114,16 +118,36 @@ def test_batches_depend_on_seed_and_step_alone(corpus, small, tmp_path):
     assert not torch.equal(data.batch(0)[0][0, :60], data.batch(1)[0][0, :60])
 
 
-def test_the_quick_forward_is_the_models_own(small):
+def test_the_quick_forward_and_backward_are_the_models_own(lab, small):
     torch.manual_seed(0)
+    hidden = lab.fast.hidden
     model = small.LlamaForCausalLM(small.configuration())
     for parameter in model.parameters():  # attention that is not even
         parameter.data.mul_(3)
-    ids = torch.randint(3, 2048, (2, 40))
-    with torch.no_grad():
-        own = model.model(input_ids=ids).last_hidden_state
-        torch.testing.assert_close(small.hidden(model, ids, torch.float32), own, rtol=0, atol=1e-4)
-        assert (small.hidden(model, ids) - own).abs().mean() < 0.03 * own.abs().mean()
+    ids = torch.randint(3, 2048, (2, 150))  # more than a block of queries
+    own = model.model(input_ids=ids).last_hidden_state
+    direction = torch.randn_like(own)
+    wanted = torch.autograd.grad((own * direction).sum(), [*model.parameters()])
+    for low, most in ((torch.float32, 1e-4), (torch.bfloat16, 0.08)):
+        quick = hidden(model, ids, low)
+        found = torch.autograd.grad((quick * direction).sum(), [*model.parameters()])
+        for one, other in zip((own, *wanted), (quick, *found), strict=True):
+            assert (one - other).norm() <= most * one.norm(), low
+
+
+def test_muon_side_by_side_is_muon(lab):
+    torch.manual_seed(0)
+    shapes = [(16, 32), (32, 16), (16, 32), (8, 8)]
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    quick, plain = lab.fast.QuickMuon(ours, 0.1, 0.05), Muon(theirs, 0.1, 0.05)
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        quick.step()
+        plain.step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() < 0.02 * (other - 1).norm()
 
 
 def test_phases_follow_each_other_and_the_last_writes_a_model(corpus, small, tmp_path, monkeypatch):
