@@ -21,6 +21,7 @@ from memory_figure import memory_figure
 from tuning_page import tuning_pages
 
 from lengthwise import catalogue, rooms
+from lengthwise.hf.families import FAMILIES
 from lengthwise.lab.claims import claims
 from lengthwise.lab.evidence import SHOWN, VERDICTS, Evidence
 from lengthwise.lab.status import BUNDLED, REAL, Row, rows
@@ -376,6 +377,20 @@ def method_table() -> str:
     return "\n".join(lines)
 
 
+def family_table() -> str:
+    windows = {"none": "none", "everywhere": "every layer", "by type": "by `layer_types`"}
+    lines = [
+        "| `model_type` | models | windows of its own | rotated layers | turned together |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, one in sorted(FAMILIES.items()):
+        pairs = {"half": "halves of a head", "interleaved": "neighbours"}[one.pairing]
+        own = windows[one.windows] if name != "llama4_text" else "chunks, in rotated layers"
+        rotated = one.rotates.__doc__ or ""
+        lines.append(f"| `{name}` | {one.models} | {own} | {rotated} | {pairs} |")
+    return "\n".join(lines)
+
+
 def method_pages() -> str:
     pages = ["# Methods", "", "Generated from the docstrings by `docs/generate.py`.", ""]
     for axis, title in ROOMS.items():
@@ -542,6 +557,7 @@ PARTS = {
     ),
     "choose": choose_table,
     "extension": extension_table,
+    "families": family_table,
     "decode": lambda: benchmark_table("decode"),
     "prefill": lambda: benchmark_table("prefill"),
 }

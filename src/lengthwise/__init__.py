@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lengthwise.extend.scaling.temp_scale import length_collapse as length_collapse
     from lengthwise.extend.selectors import *  # noqa: F403
     from lengthwise.extend.stores import *  # noqa: F403
+    from lengthwise.hf.inner import text_model as text_model
     from lengthwise.search import longrope2_search as longrope2_search
     from lengthwise.search import longrope_search as longrope_search
     from lengthwise.search.prefix import prefix_budgets as prefix_budgets
@@ -49,6 +50,7 @@ _VERBS = {
     "prefix_budgets": "lengthwise.search.prefix",
     "restore": "lengthwise.extend.adapt",
     "save": "lengthwise.extend.checkpoint",
+    "text_model": "lengthwise.hf.inner",
     "tune_head_scale": "lengthwise.extend.scaling.head_scale",
 }
 _FAMILIES = ("scaling", "layouts", "selectors", "stores")

@@ -5,8 +5,7 @@ import torch
 
 import lengthwise as lw
 from lengthwise.extend.adapt import binding_of
-from lengthwise.hf.families import FAMILIES
-from lengthwise.testing.models import PAD, tiny_model
+from lengthwise.testing.models import KINDS, PAD, tiny_model
 
 LENGTH = 40
 # Families whose tiny models have layers with a window of their own beside global ones.
@@ -48,7 +47,7 @@ def cached_model(family="llama", *methods):
 
 
 @pytest.mark.parametrize("name", EDITS)
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - MIXED))
+@pytest.mark.parametrize("family", sorted(set(KINDS) - MIXED))
 def test_the_first_layer_is_what_reading_everything_again_gives(family, name):
     model, ids = cached_model(family), tokens()
     span, new = EDITS[name]

@@ -9,9 +9,9 @@ import torch
 import transformers as hf
 
 import lengthwise as lw
-from lengthwise.hf.families import FAMILIES, decoder
+from lengthwise.hf.families import decoder
 from lengthwise.hf.release import CACHE
-from lengthwise.testing.models import PAD, VOCABULARY, tiny_model
+from lengthwise.testing.models import KINDS, PAD, VOCABULARY, tiny_model
 
 METHODS = (
     (),
@@ -20,13 +20,15 @@ METHODS = (
     (lw.StreamingLLM(sinks=2, window=12),),
     (lw.InfLLM(pages=2, page_size=4, sinks=2, window=12),),
 )
-LOCAL = ("mistral", "qwen2", "gemma2", "gemma3_text", "gpt_oss")  # have windows of their own
-SCALED = ("gpt_oss", "phi3")
+LOCAL = (  # have windows of their own
+    "mistral", "qwen2", "gemma2", "gemma3_text", "gpt_oss", "ministral", "cohere2", "exaone4",
+    "starcoder2",
+)  # fmt: skip
 
 
 def cases():
     """Every family plain, and the other methods on a family with windows and one without."""
-    for family in FAMILIES:
+    for family in KINDS:
         yield family, ()
     for family in ("llama", "gemma2"):
         for methods in METHODS[1:]:
@@ -113,7 +115,7 @@ def test_a_forward_that_died_is_taken_back_or_the_cache_refuses():
 
 
 def test_a_forward_of_the_decoder_alone_ends_by_itself():
-    for family in FAMILIES:
+    for family in KINDS:
         model, ids = adapted(family), tokens(1, 30)
         cache, want = lw.new_cache(model), lw.new_cache(model)
         with torch.no_grad():
@@ -124,7 +126,7 @@ def test_a_forward_of_the_decoder_alone_ends_by_itself():
 
 
 def test_generate_goes_on_after_it_died():
-    for family in FAMILIES:
+    for family in KINDS:
         model, ids = adapted(family), tokens(2, 20)
         how = {"max_new_tokens": 6, "do_sample": False}
         want = model.generate(ids, **how)
@@ -233,7 +235,7 @@ def test_a_row_that_ended_early_goes_on_as_if_it_had_not_been_padded():
 
 
 def test_a_second_turn_of_generate_after_rows_that_ended_early():
-    for family in FAMILIES:
+    for family in KINDS:
         if family in LOCAL:
             continue
         model, ids = tiny_model(family, eos_token_id=None), tokens(2, 12)
@@ -386,7 +388,7 @@ def test_what_cannot_be_copied_says_so():
 
 def test_kinds_of_caches_by_name():
     ids, how = tokens(2, 6), {"max_new_tokens": 3, "do_sample": False}
-    for family in FAMILIES:
+    for family in KINDS:
         model = adapted(family)
         want = model.generate(ids, **how)
         for kind in ("static", "dynamic", "sliding_window", "hybrid"):

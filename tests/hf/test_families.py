@@ -31,6 +31,11 @@ def endless(family, **changes):
     return tiny_model(family, eos_token_id=None, **changes)
 
 
+# transformers counts padding in the temperature of Llama 4, so there a padded row is not the row
+# alone: where the two are compared, no text is long enough for it.
+LONG_FLOOR = {"llama4_text": {"floor_scale": 8192}}
+
+
 def padded(ids, lengths):
     """Row i cut to its last lengths[i] tokens, with left padding and its mask."""
     mask = torch.zeros_like(ids)
@@ -51,9 +56,7 @@ def close(ours, theirs):
 @every_family
 @pytest.mark.parametrize("length", [1, 16, 17, 50])
 def test_logits_of_the_untouched_model(family, length):
-    model, ids = tiny_model(family), tokens(2, length)
-    if family != "gpt_oss":  # whose experts have no float64, in which kernels differ by less
-        model = model.double()
+    model, ids = tiny_model(family).double(), tokens(2, length)
     before = logits(model, ids)
     lw.adapt(model)
     close(logits(model, ids), before)
@@ -195,7 +198,7 @@ def test_generating_with_a_padded_batch(family):
 
 @every_family
 def test_beams_of_the_untouched_model(family):
-    model, ids = endless(family), tokens(2, 40)
+    model, ids = endless(family, **LONG_FLOOR.get(family, {})), tokens(2, 40)
     left, mask = padded(ids, (40, 34))
     how = {"attention_mask": mask, "num_beams": 3, "max_new_tokens": 10, "do_sample": False}
     how |= {"num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True}
@@ -222,7 +225,7 @@ def test_samples_of_the_untouched_model(family):
 
 @every_family
 def test_prefill_in_chunks(family):
-    model, ids = endless(family), tokens(2, 21)
+    model, ids = endless(family, **LONG_FLOOR.get(family, {})), tokens(2, 21)
     left, mask = padded(ids, (21, 10))
     how = {"attention_mask": mask, "max_new_tokens": 10, "do_sample": False}
     before = model.generate(left, **how)
@@ -242,10 +245,7 @@ def test_generating_from_embeddings(family):
 
 def exact(family):
     """A float64 model in training mode."""
-    model = tiny_model(family).double().train()
-    if family == "gpt_oss":  # torch's grouped product of experts has no float64
-        model.set_experts_implementation("eager")
-    return model
+    return tiny_model(family).double().train()
 
 
 def gradients(model, *losses):
@@ -296,8 +296,8 @@ def test_packed_documents_train_as_if_alone(family):
         return sum(summed(piece, one) for piece, one in zip(pieces, documents, strict=True))
 
     alone = [lambda one=one: summed(model(one).logits, one) for one in documents]
-    # Gemma's norms round to float32.
-    tolerance = 1e-5 if family.startswith("gemma") else 1e-10
+    # Norms of Gemma and Cohere round to float32.
+    tolerance = 1e-5 if family.startswith(("gemma", "cohere")) else 1e-10
     same_gradients(gradients(model, packed), gradients(model, *alone), tolerance)
 
 

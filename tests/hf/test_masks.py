@@ -4,9 +4,8 @@ import pytest
 import torch
 
 import lengthwise as lw
-from lengthwise.hf.families import FAMILIES
 from lengthwise.hf.release import CACHE
-from lengthwise.testing.models import VOCABULARY, tiny_model
+from lengthwise.testing.models import KINDS, VOCABULARY, tiny_model
 
 LENGTH = 30  # beyond the windows of 16, short of Phi-3's border when a few more are generated
 METHODS = (
@@ -60,7 +59,7 @@ def refusal(call):
     return str(error.value)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 @torch.no_grad()
 def test_prompts_of_the_untouched_model(family):
     model, ids = tiny_model(family, eos_token_id=None), tokens(2)
@@ -103,7 +102,7 @@ def test_prompts_of_the_untouched_model(family):
 def test_chunks_with_gaps_and_holes():
     """What a cache has seen of a gap, a hole or padding on the right holds for what follows."""
     ids = tokens(2)
-    for family in FAMILIES:
+    for family in KINDS:
         model = lw.adapt(tiny_model(family))
         for name in FORWARDS:
             given = PROMPTS[name]

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 import lengthwise as lw
-from lengthwise.hf.families import FAMILIES
-from lengthwise.testing.models import tiny_model
+from lengthwise.testing.models import KINDS, tiny_model
 
 # Lengths of the documents of every row; a negative one is padding.
 ROWS = [[7, 25, 9, 11], [-6, 30, 3, 1, 12], [20, 22, -10], [52]]
@@ -64,7 +63,7 @@ def in_chunks(model, size, ids, positions, segments, mask=None):
     return torch.cat(parts, 1)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 @torch.no_grad()
 def test_documents_in_chunks_are_documents_alone(family):
     """Local layers keep a ring, whatever the method; Phi-3's frequencies stay below 32 tokens."""

@@ -10,7 +10,7 @@ import transformers as hf
 from transformers import DynamicCache
 
 import lengthwise as lw
-from lengthwise.hf.families import FAMILIES, UnsupportedModelError
+from lengthwise.hf.families import FAMILIES, UnsupportedModelError, why_not
 from lengthwise.hf.files import SIZES, find_config
 from lengthwise.testing.models import COMMON, VOCABULARY, tiny_model
 
@@ -18,6 +18,8 @@ SMALL = {"vocab_size": 50, "num_hidden_layers": 1, "num_attention_heads": 2}
 LLAMA_LIKE = {**SMALL, "hidden_size": 16, "intermediate_size": 16, "num_key_value_heads": 1}
 NO_ROTARY = "it has no rotary positions"
 UNKNOWN = "its attention has not been checked"
+STATE = "some of its layers keep a state instead of keys, with nothing to place and "
+LATENT = "its attention is latent: keys and values are unpacked from one small vector, which"
 
 OTHERS = {
     "gpt2": (hf.GPT2LMHeadModel, {"n_embd": 16, "n_layer": 1, "n_head": 2}, NO_ROTARY),
@@ -25,11 +27,6 @@ OTHERS = {
         hf.BertLMHeadModel,
         {**SMALL, "hidden_size": 16, "intermediate_size": 16, "is_decoder": True},
         NO_ROTARY,
-    ),
-    "falcon": (
-        hf.FalconForCausalLM,
-        {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
-        UNKNOWN,
     ),
     "umt5": (
         hf.UMT5ForConditionalGeneration,
@@ -41,7 +38,19 @@ OTHERS = {
         {"n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4},
         UNKNOWN,
     ),
-    "granite": (hf.GraniteForCausalLM, LLAMA_LIKE, UNKNOWN),
+    "granitemoe": (hf.GraniteMoeForCausalLM, LLAMA_LIKE, UNKNOWN),
+    "jamba": (
+        hf.JambaForCausalLM,
+        {**LLAMA_LIKE, "num_hidden_layers": 2, "attn_layer_offset": 1, "attn_layer_period": 2,
+         "use_mamba_kernels": False},
+        STATE,
+    ),
+    "deepseek_v2": (
+        hf.DeepseekV2ForCausalLM,
+        {**LLAMA_LIKE, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4,
+         "qk_nope_head_dim": 4, "v_head_dim": 8, "first_k_dense_replace": 1},
+        LATENT,
+    ),
     "gemma3": (
         hf.Gemma3ForConditionalGeneration,
         {
@@ -52,7 +61,7 @@ OTHERS = {
             },
             "mm_tokens_per_image": 4,
         },
-        "it is multimodal; load its text model alone",
+        "it is multimodal; lengthwise.text_model takes the language model out of a gemma3",
     ),
 }  # fmt: skip
 
@@ -77,9 +86,25 @@ def test_other_architectures(kind):
     model = architecture(hf.AutoConfig.for_model(kind, **settings))
     attention = model.config._attn_implementation
     message = refusal(lambda: lw.adapt(model), UnsupportedModelError)
-    assert message.startswith(f"{kind} is not supported: {why}; supported are ")
+    assert message.startswith(f"{kind} is not supported: {why}") and "; supported are " in message
     assert all(family in message for family in FAMILIES)
     assert model.config._attn_implementation == attention and not model._forward_pre_hooks
+
+
+def test_families_that_keep_no_keys_say_what_they_keep():
+    for kinds, why in (
+        (
+            "jamba zamba zamba2 bamba falcon_h1 qwen3_next granitemoehybrid lfm2 lfm2_moe mamba "
+            "recurrent_gemma kimi_linear nemotron_h olmo_hybrid bailing_hybrid minimax",
+            STATE,
+        ),
+        (
+            "deepseek_v2 deepseek_v3 deepseek_v32 kimi_k25 minicpm3 glm4_moe_lite longcat_flash",
+            LATENT,
+        ),
+    ):
+        for kind in kinds.split():
+            assert why_not(hf.AutoConfig.for_model(kind)).startswith(why), kind
 
 
 def test_a_model_without_a_language_model_head():

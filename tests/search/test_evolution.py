@@ -267,7 +267,6 @@ def bad(**kw):
         (bad(population=1), "population must be a whole number of at least 2"),
         (lambda m, w: LongRoPESearch(m, w, 8), "the texts have 128 tokens, and a search at factor"),
         (lambda m, w: LongRoPESearch(m, w, 1), "factor must be above 1"),
-        (lambda m, w: LongRoPESearch(tiny_model("gpt_oss"), w, 2), "already carries rope_type"),
         (lambda m, w: new(m, w).best, "has tried nothing yet"),
         (lambda m, w: new(m, w).run(), "needs a limit"),
         (lambda m, w: text_windows(w.texts[0], 500, 1, 1), "the text has 128 tokens, and a search"),

@@ -37,10 +37,15 @@ class LayerGeometry:
     Attributes:
         rotary: Its rotary embedding, or None for a layer without positions.
         window: Keys that a query sees by the model's own design, itself included; None for all.
+        chunk: Tokens of the chunks within which it attends (Llama 4); None for no chunks.
+        sharpness: From positions `[b, t]` to the model's own factors on scores of their queries;
+            None for 1.
     """
 
     rotary: RotaryBase | None
     window: int | None
+    chunk: int | None = None
+    sharpness: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,11 @@ class Geometry:
         """Bytes of a token's keys and values in one layer."""
         return 2 * self.kv_heads * self.head_dim * self.dtype_bytes
 
+    @property
+    def turns(self) -> bool:
+        """Whether a layer that methods change has rotary positions."""
+        return any(one.rotary and not self.local(i) for i, one in enumerate(self.layers))
+
     def local(self, layer: int) -> bool:
         """Whether a layer has a window of its own beside layers that see everything.
 
@@ -72,4 +82,5 @@ class Geometry:
         Where every layer has a window (Mistral), methods work inside it.
         """
         mixed = any(one.window is None for one in self.layers)
-        return mixed and self.layers[layer].window is not None
+        mine = self.layers[layer]
+        return mine.chunk is not None or (mixed and mine.window is not None)

@@ -8,12 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lengthwise.core.geometry import Geometry
 from lengthwise.extend.engine import Engine
 from lengthwise.extend.layouts import Causal
-from lengthwise.extend.method import AXES, Layout, Method, Scaling, Selector, Store, by_axis
+from lengthwise.extend.method import (
+    AXES,
+    NO_ANGLES,
+    Layout,
+    Method,
+    Scaling,
+    Selector,
+    Store,
+    by_axis,
+)
 from lengthwise.extend.plan import Axes
 from lengthwise.extend.scaling import OwnScaling
 from lengthwise.extend.scores import ScoreEngine, bind_scores, check_fit
@@ -97,18 +108,27 @@ def adapt(model: PreTrainedModel, *methods: Method) -> PreTrainedModel:
         return _carrying(model)
     check_fit(model, "rotary", axes)
     geometry = read_geometry(model)
+    rotaries = [layer.rotary for i, layer in enumerate(geometry.layers) if not geometry.local(i)]
+    rotary = next((one for one in rotaries if one is not None), None)
+    if rotary is not None:
+        axes.scaling.check_base(rotary)
+        axes.layout.check_base(rotary)
+        geometry = replace(geometry, window=axes.scaling.counts_from(rotary, geometry.window))
     for method in (axes.scaling, axes.layout, axes.selector, axes.store):
         method.check(geometry.window)
     axes.scaling.check_geometry(geometry)
-    rotaries = [layer.rotary for i, layer in enumerate(geometry.layers) if not geometry.local(i)]
-    for rotary in rotaries:
-        if rotary is not None:
-            axes.scaling.check_base(rotary)
-            axes.layout.check_base(rotary)
-            window = axes.scaling.counts_from(rotary, geometry.window)
-            geometry = replace(geometry, window=window)
+    named = axes.layout in methods and axes.layout != Causal()
+    if named and not geometry.turns and _hides_nothing(axes.layout, geometry):
+        name, why = type(axes.layout).__name__, NO_ANGLES.format(geometry.family)
+        raise ValueError(f"{name} would change nothing: {why}")
     Binding(model, Engine(geometry, axes))
     return _carrying(model)
+
+
+def _hides_nothing(layout: Layout, geometry: Geometry) -> bool:
+    """Whether a token far beyond the window sees everything before it."""
+    keys = torch.arange(4 * geometry.window + 1)
+    return bool(layout.reference(keys[-1:, None], keys[None])[0].all())
 
 
 def _carrying(model: PreTrainedModel) -> PreTrainedModel:

@@ -14,7 +14,7 @@ from lengthwise.core.keys import KeyBlock, Queries, called
 from lengthwise.core.partial import Partial, merge, refuse_gradients, with_sink
 from lengthwise.core.regions import Region
 from lengthwise.core.rotary import Rotary
-from lengthwise.extend.plan import Axes, Groups, Plan, Several, plans
+from lengthwise.extend.plan import Axes, Groups, Plan, Several, plans, times
 from lengthwise.extend.quick import AHEAD, Quick, quick
 from lengthwise.extend.read import Tokens
 from lengthwise.extend.state import LayerState, Reading, SeveralStates
@@ -201,6 +201,9 @@ class Engine:
             if plan.at_once:
                 q, rotary = rotary.rotate(q, places, name), None
         q = axes.sharpened(q, plan.layer, self.geometry.window, step.positions)
+        own = self.geometry.layers[plan.layer].sharpness
+        if own is not None:
+            q = times(q, own(step.positions)[:, None])
         if order is None:
             new = KeyBlock(k, v, step.positions[:, None], step.segments, step.start)
             queries = Queries(q, step.positions, step.segments, step.start)

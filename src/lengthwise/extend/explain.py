@@ -38,6 +38,13 @@ def explain(model: PreTrainedModel) -> str:
     ]
     for axis in ("scaling", "layout", "selector", "store"):
         lines.append(f"  {axis:<9} {getattr(engine.axes, axis)}")
+    rotaries = (x.rotary for i, x in enumerate(geometry.layers) if not geometry.local(i))
+    carried = next((rotary for rotary in rotaries if rotary is not None), None)
+    if carried is not None and engine.axes.scaling.replaces(carried):
+        lines.append(
+            f"  rope_type {carried.kind!r} of the model is replaced, from its unscaled "
+            f"frequencies: factors count from the {geometry.window:,} tokens before it"
+        )
     local = [i for i in range(len(geometry.layers)) if geometry.local(i)]
     if local:
         lines.append(

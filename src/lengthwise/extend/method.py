@@ -21,6 +21,10 @@ from lengthwise.core.rotary import Rotary
 from lengthwise.extend.read import Read
 
 AXES = ("scaling", "layout", "selector", "store")
+NO_ANGLES = (
+    "in this {} the layers that see everything have no positions, and those with a window never "
+    "meet a distance that is new to them; use a store, a selector or LogTemperature"
+)
 
 
 class Method(ABC):
@@ -109,21 +113,36 @@ class Scaling(Method):
         """Tokens that a saved checkpoint should claim as its window."""
         return window
 
+    def replaces(self, base: RotaryBase) -> bool:
+        """Whether it stands in the place of a scaling that the model carries."""
+        return base.kind != "default"
+
     def counts_from(self, base: RotaryBase, window: int) -> int:
-        """The window in tokens that factors count from: before a scaling that this one replaces."""
-        return window
+        """The window in tokens that factors count from: before a scaling that this one replaces.
+
+        Raises:
+            ValueError: Where the configuration does not say how long it was.
+        """
+        if not self.replaces(base):
+            return window
+        if base.trained is None:
+            raise ValueError(
+                f"{type(self).__name__} would replace rope_type {base.kind!r}, which this model "
+                "carries, and its configuration does not say what window it had before: write "
+                "original_max_position_embeddings into config.json, or set it in model.config"
+            )
+        return base.trained
 
     def check_geometry(self, geometry: Geometry) -> None:
         """Raise ValueError for a model whose layers or heads this scaling does not fit."""
-        return
+        if not geometry.turns:
+            raise ValueError(
+                f"{type(self).__name__} would change nothing: {NO_ANGLES.format(geometry.family)}"
+            )
 
     def check_base(self, base: RotaryBase) -> None:
         """Raise ValueError for a layer that this scaling cannot start from."""
-        if base.kind != "default":
-            raise ValueError(
-                f"{type(self).__name__} starts from unscaled rotary frequencies, but this model "
-                f"already carries rope_type {base.kind!r}; use a layout such as SelfExtend instead"
-            )
+        return
 
 
 class Layout(Method):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry, RotaryBase
-from lengthwise.core.regions import OWN, Place, Region
+from lengthwise.core.regions import OWN, ChunksBack, Place, Region
 from lengthwise.extend.layouts.causal import Causal
 from lengthwise.extend.method import Layout, Method, Scaling, Selector, Store
 from lengthwise.extend.scaling.own import OwnScaling
@@ -34,8 +34,26 @@ class Axes:
         for method in (self.scaling, self.layout):
             factor = method.sharpness(layer, window, positions)
             if factor is not None:
-                q = (at_least_float32(q) * factor[..., None]).to(q.dtype)
+                q = times(q, factor)
         return q
+
+
+def times(q: Tensor, factor: Tensor) -> Tensor:
+    """Queries `[b, h, t, d]` times factors that broadcast to `[b, h, t]`."""
+    return (at_least_float32(q) * factor[..., None]).to(q.dtype)
+
+
+@dataclass(frozen=True)
+class InChunks(Layout):
+    """The model's own chunks of `chunk` tokens, each of which sees itself alone (Llama 4)."""
+
+    chunk: int
+
+    def regions(self) -> tuple[Region, ...]:
+        return (Region(range_of=ChunksBack(self.chunk, 0, 1)),)
+
+    def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return q // self.chunk == k // self.chunk, q - k
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,7 +157,7 @@ class Plan:
         they are.
         """
         chosen = self.pages or self.axes.store.every
-        sharp = any(
+        sharp = self.geometry.layers[self.layer].sharpness is not None or any(
             type(method).sharpness is not Method.sharpness
             for method in (self.axes.scaling, self.axes.layout)
         )
@@ -225,7 +243,8 @@ def plans(geometry: Geometry, axes: Axes, groups: Sequence[Groups] | None) -> li
     local: dict[int, Axes] = {}  # by their window
     for layer, own in enumerate(geometry.layers):
         if geometry.local(layer) and own.window is not None:
-            here = Axes(OwnScaling(), Causal(), AllPages(), StreamingLLM(0, own.window))
+            layout = Causal() if own.chunk is None else InChunks(own.chunk)
+            here = Axes(OwnScaling(), layout, AllPages(), StreamingLLM(0, own.window))
             found.append([Plan(layer, None, geometry, local.setdefault(own.window, here))])
         elif groups is None:
             found.append([Plan(layer, None, geometry, axes)])

@@ -30,7 +30,12 @@ from lengthwise.hf.other import HookBinding
 
 BLOCK = "lengthwise"
 FORMAT = 1
-OLDER = "4.57"  # the release of version 4 in which every family and method was loaded
+OLDER = "4.57"  # the release of version 4 in which these families were loaded with every method
+LOADED = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt_oss", "phi3", "gpt_neox",
+    "olmo2", "smollm3",
+)  # fmt: skip
+READ = {True: "was checked on this family and method", False: "has no words for them"}
 NO_LIMIT = 10**30  # what transformers gives a tokenizer that names no limit
 ROOMS = (scaling, layouts, selectors, stores)
 
@@ -79,8 +84,7 @@ def write_words(
             note = (
                 "A plain checkpoint: without lengthwise, transformers "
                 f"{transformers.__version__} was asked and gives these frequencies; {OLDER} "
-                f"{'was checked on this family and method' if older else 'has no words for them'}, "
-                "other engines were not."
+                f"{READ.get(older, 'was not asked about this family')}, other engines were not."
             )
             if not axes.scaling.static:
                 note = f"{note} {MOVES}."
@@ -102,7 +106,7 @@ def write_words(
 
 def _plain(
     config: dict[str, Any], binding: Binding[Engine], axes: Axes, window: int, both: bool
-) -> tuple[dict[str, Any], bool] | None:
+) -> tuple[dict[str, Any], bool | None] | None:
     """The configuration with this scaling in transformers' words, if that is all there is.
 
     Returns:
@@ -120,7 +124,7 @@ def _plain(
     if base is None:
         return None
     for parameters in _candidates(axes.scaling, base, geometry.window):
-        trial, older = _with_rope(config, parameters, engine, window), False
+        trial, older = _with_rope(config, parameters, engine, window), None
         if both:
             trial, older = older_words(trial)
         if _reads_the_same(trial, engine, base):
@@ -157,8 +161,9 @@ def _with_rope(
         new["rope_parameters"] = {**parameters, **kept}
     new["max_position_embeddings"] = engine.axes.scaling.reach(trained)
     _claim(new, window)
-    # Where it stands beside the parameters (Phi-3), it goes before what they say.
-    if new.pop("original_max_position_embeddings", None) or kind == "longrope":
+    # Where it stands beside the parameters (Phi-3), it goes before what they say. Those of `linear`
+    # have no word for it, and without it nobody could scale the checkpoint anew.
+    if new.pop("original_max_position_embeddings", None) or kind in ("longrope", "linear"):
         new["original_max_position_embeddings"] = parameters.get(
             "original_max_position_embeddings", trained
         )
@@ -193,12 +198,13 @@ def _reads_the_same(config: dict[str, Any], engine: Engine, base: RotaryBase) ->
     return True
 
 
-def older_words(config: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+def older_words(config: dict[str, Any]) -> tuple[dict[str, Any], bool | None]:
     """The configuration with its rotary parameters in version 4's words too.
 
     Returns:
-        It, and whether version 4 can say them. Where it cannot, what is written makes it refuse
-        the file, because without any words it would read another model in silence.
+        It, and whether version 4 can say them; None for a family that it was not asked about.
+        Where it cannot, what is written makes it refuse the file, because without any words it
+        would read another model in silence.
     """
     family, rope = config.get("model_type"), config.get("rope_parameters")
     flat = dict((rope or {}).get("full_attention", rope or {}))
@@ -216,8 +222,9 @@ def older_words(config: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     if "sliding_attention" in rope:
         new["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
     kind = flat["rope_type"]
+    loaded = True if family in LOADED else None
     if kind == "default":
-        return {**new, "rope_scaling": None}, True
+        return {**new, "rope_scaling": None}, loaded
     flat.pop("type", None)
     if "factor" in flat:
         flat["factor"] = float(flat["factor"])
@@ -235,7 +242,7 @@ def older_words(config: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         return {**new, "rope_scaling": {"type": kind, **tables}}, True  # exactly these three
     if family == "olmo2" and kind in ("linear", "dynamic") and flat["factor"] > 1:
         return {**new, "rope_scaling": {"type": kind, "factor": flat["factor"]}}, True  # these two
-    return new, family not in ("phi3", "olmo2")
+    return new, loaded and family not in ("phi3", "olmo2")
 
 
 def _temperature(factor: float, window: int) -> float:

@@ -20,7 +20,8 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from lengthwise.hf.cache import LengthwiseCache
 from lengthwise.hf.engine import AttentionEngine
-from lengthwise.hf.families import decoder
+from lengthwise.hf.families import FAMILIES, decoder
+from lengthwise.hf.handing import CALL, PAST_THE_HEAD, ByMask, Falcon, OwnSetting
 from lengthwise.hf.methods import OwnMethods
 from lengthwise.hf.positions import Past, Step, make_step, read_mask
 from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache
@@ -75,7 +76,7 @@ class Binding(Generic[E]):
         self._base, self._config = decoder(model), model.config
         self._signature = inspect.signature(self._base.forward)
         self._attention_before = model.config._attn_implementation
-        model.set_attn_implementation(NAME)
+        self._choose(model, NAME)
         self._base.rotary_emb = IdentityRotary(self._base.rotary_emb)  # type: ignore[arg-type]
         self._hooks = [
             self._base.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -83,7 +84,14 @@ class Binding(Generic[E]):
             model.register_forward_pre_hook(self._enter, with_kwargs=True),
             model.register_forward_hook(self._leave, with_kwargs=True),
         ]
-        self._unrotated = leave_unrotated(self._base)
+        self._falcon = model.config.model_type == "falcon"
+        own = Falcon(attention) if self._falcon else None
+        self._changed: list[OwnMethods | OwnSetting] = [*leave_unrotated(self._base, own)]
+        for layer in self._base.modules():  # whose factors count columns: ours are the engine's
+            if getattr(layer, "attn_temperature_tuning", False):
+                self._changed.append(OwnSetting(layer, "attn_temperature_tuning", False))
+        if FAMILIES[model.config.model_type].by_mask:
+            self._changed.append(ByMask(self._base, NAME).methods)
         self._teller = Teller(model, self._base, NAME) if engine.told else None
         self.methods = OwnMethods(model)
         self.methods.put("generate", generate)
@@ -100,12 +108,19 @@ class Binding(Generic[E]):
             hook.remove()
         self._base.rotary_emb = self._base.rotary_emb.original  # type: ignore[union-attr]
         if model.config._attn_implementation == NAME:
-            model.set_attn_implementation(self._attention_before)
-        for methods in (*self._unrotated, self.methods):
-            methods.undo()
+            self._choose(model, self._attention_before)
         if self._teller is not None:
             self._teller.methods.undo()
+        for changed in (*self._changed, self.methods):
+            changed.undo()
         del model._lengthwise
+
+    @staticmethod
+    def _choose(model: PreTrainedModel, name: str) -> None:
+        if model.config.model_type == "falcon":  # which has no choice, by transformers' account
+            model.config._attn_implementation = name
+        else:
+            model.set_attn_implementation(name)
 
     def new_cache(self) -> LengthwiseCache:
         """An empty cache for this model."""
@@ -127,6 +142,9 @@ class Binding(Generic[E]):
         if args:
             bound = self._signature.bind_partial(*args, **kwargs).arguments
             given = {**bound, **bound.pop("kwargs", {})}
+        if self._falcon:
+            given |= PAST_THE_HEAD.get({})
+            PAST_THE_HEAD.set({})
         inside = given.pop(INSIDE, False)
         ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
         if (ids is None) == (embeds is None):
@@ -181,7 +199,11 @@ class Binding(Generic[E]):
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Before the model around the decoder."""
-        return None if _cache_in(args, kwargs) is None else (args, {**kwargs, INSIDE: True})
+        inside = {} if _cache_in(args, kwargs) is None else {INSIDE: True}
+        if not self._falcon:
+            return (args, {**kwargs, **inside}) if inside else None
+        PAST_THE_HEAD.set({**inside, **{x: kwargs[x] for x in ("segment_ids",) if x in kwargs}})
+        return None
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """After the model around the decoder, where nothing died: now its tokens are seen."""
@@ -289,7 +311,7 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: "Tensor | Call | None",
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
@@ -298,6 +320,8 @@ def attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function for an adapted layer; `[b, t, heads, d]` comes back."""
+    if isinstance(attention_mask, Call):
+        lengthwise = attention_mask
     if lengthwise is None:
         raise ValueError(
             "attn_implementation 'lengthwise' is set by lengthwise.adapt, not by name; two models "
@@ -307,7 +331,7 @@ def attention(
         raise ValueError(f"an adapted model has no attention dropout, got {dropout}; set it to 0")
     cache = lengthwise.cache
     layer: int = module.layer_idx  # type: ignore[assignment]
-    own: float = module.scaling  # type: ignore[assignment]
+    scale: float = module.scaling if scaling is None else scaling  # type: ignore[assignment]
     # Out of inference mode: what is remembered beyond a forward must serve outside of it too.
     inside = torch.is_inference_mode_enabled()
     with _plain_mode() if inside else nullcontext():
@@ -318,7 +342,7 @@ def attention(
             value,
             lengthwise.step,
             None if cache is None else cache.layers[layer].state,
-            scale=own if scaling is None else scaling,
+            scale=scale,
             softcap=softcap,
             learned_sink=s_aux,
         )
@@ -331,8 +355,12 @@ def _plain_mode() -> Iterator[None]:
         yield
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Masks are computed from logical positions, so transformers needs to build none."""
+def _no_mask(*args: Any, **kwargs: Any) -> Any:
+    """Masks are computed from logical positions, so transformers needs to build none.
+
+    In a decoder that hands nothing else down it is the call.
+    """
+    return CALL.get()
 
 
 AttentionInterface.register(NAME, attention)

@@ -19,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -28,6 +29,7 @@ from transformers.activations import ACT2FN
 
 from lengthwise.hf.gguf import load_gguf
 from lengthwise.hf.gguf_file import is_gguf
+from lengthwise.hf.inner import INNER, text_model
 from lengthwise.hf.other.kinds import ABSOLUTE, T5
 
 LONGEST = 300  # characters of transformers' own words
@@ -115,7 +117,8 @@ def load_model(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A model from safetensors or a GGUF file, and what transformers says of missing weights.
 
-    Encoders without rotary positions are what they were saved as, all else a causal language model.
+    Encoders without rotary positions are what they were saved as, all else a causal language model:
+    of a Gemma 3 or Qwen2.5-VL with a vision tower that inside.
 
     Raises:
         ValueError: If there is none, it is damaged, or it asks to run code of its own.
@@ -134,6 +137,8 @@ def load_model(
                 f"cannot load {name!r}: its config.json names {config.architectures[0]!r} among "
                 "architectures, and transformers has no such model"
             )
+    if config.model_type in INNER:
+        kind = AutoModelForImageTextToText
     with _in_one_line(name):
         model, found = kind.from_pretrained(
             name,
@@ -143,6 +148,8 @@ def load_model(
             ignore_mismatched_sizes=True,
             **kw,
         )
+        if config.model_type in INNER:
+            model = text_model(model)
     return model, found
 
 

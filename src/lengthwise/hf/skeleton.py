@@ -10,6 +10,7 @@ from lengthwise.hf.families import refuse_unsupported
 from lengthwise.hf.files import find_config, read_object
 from lengthwise.hf.gguf import honour
 from lengthwise.hf.gguf_file import check_gguf, is_gguf
+from lengthwise.hf.inner import text_config
 from lengthwise.hf.loading import check_activation, in_words, load_config, refuse_kernels
 
 
@@ -55,7 +56,7 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
 
 def _from_hub(name: str) -> PreTrainedConfig:
     try:
-        return load_config(name)
+        return text_config(load_config(name))
     except ValueError as error:
         raise ValueError(f"there is no directory {name} here; {error}") from None
 
@@ -69,4 +70,4 @@ def _checked(file: str, kind: str, settings: dict[str, Any]) -> PreTrainedConfig
     assert isinstance(config, PreTrainedConfig)
     refuse_kernels(config, file)
     check_activation(config, file)
-    return config
+    return text_config(config)

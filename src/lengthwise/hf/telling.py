@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from lengthwise.hf.cache import LengthwiseCache
+from lengthwise.hf.families import read_logit_scale
 from lengthwise.hf.methods import OwnMethods
 
 LOGITS = 1 << 22  # that are held at a time
@@ -75,12 +76,13 @@ class Teller:
     def surprise(self, hidden: Float[Tensor, "n d"], ids: Int[Tensor, " n"]) -> Tensor:
         """Minus the log-probability of tokens, in nats, from what predicts them; in tiles."""
         head: Any = self.model.get_output_embeddings()
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        size = max(1, LOGITS // self.model.config.vocab_size)
+        config = self.model.config.get_text_config()
+        cap, scale = getattr(config, "final_logit_softcapping", None), read_logit_scale(config)
+        size = max(1, LOGITS // config.vocab_size)
         found = [torch.zeros(0, dtype=torch.float64, device=ids.device)]
         for states, targets in zip(hidden.split(size), ids.split(size), strict=True):
             logits = head(states)
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * scale
             if cap is not None:
                 logits = cap * torch.tanh(logits / cap)
             own = logits.gather(1, targets.to(logits.device)[:, None])[:, 0]

@@ -14,7 +14,8 @@ from lengthwise.hf.methods import OwnMethods
 from lengthwise.hf.release import CACHE, NAMES
 
 _RENAMED = set(NAMES) - {CACHE}  # other releases' names of the cache
-ROTATE = "apply_rotary_pos_emb"  # what attention calls in every family that is known
+# What attention calls to rotate, in every family that is known.
+ROTATE = {"apply_rotary_pos_emb", "apply_rotary_emb"}
 
 
 class IdentityRotary(nn.Module):
@@ -26,18 +27,22 @@ class IdentityRotary(nn.Module):
         # Frequencies that follow the length change whenever they are asked: ask a copy.
         self.asked = copy.deepcopy(original)
         # One token's cosines and sines, by what was asked for.
-        self._kinds: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._kinds: dict[Any, tuple[Tensor, Tensor] | Tensor] = {}
 
     def forward(
         self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor] | Tensor:
         asked = (x.dtype, x.device, *args, *kwargs.values())
         found = self._kinds.get(asked)
         if found is None:
             with torch.inference_mode(False), torch.no_grad():  # they stay
                 first, place = torch.empty_like(x[:1, :1]), position_ids.new_zeros(1, 1)
-                cos, _ = self.asked(first, place, *args, **kwargs)
-                found = self._kinds[asked] = torch.ones_like(cos), torch.zeros_like(cos)
+                turned = self.asked(first, place, *args, **kwargs)
+                if isinstance(turned, tuple):
+                    found = torch.ones_like(turned[0]), torch.zeros_like(turned[1])
+                else:  # Llama 4's is one tensor of complex numbers
+                    found = torch.ones_like(turned)
+                self._kinds[asked] = found
         return found
 
 
@@ -61,18 +66,21 @@ class UnrotatedForward:
         return UnrotatedForward, (self._kind,)
 
 
-def leave_unrotated(layers: nn.Module) -> list[OwnMethods]:
+def leave_unrotated(layers: nn.Module, own: Callable[..., Any] | None = None) -> list[OwnMethods]:
     """Let the attention modules of a model rotate nothing; whoever undoes the methods undoes it.
 
     A module whose forward is not its class's own, or does not call `ROTATE`, is left alone.
+
+    Args:
+        own: What stands in for their forward, if it is not the same code.
     """
     changed = []
     for module in layers.modules():
         forward = type(module).forward
-        if "forward" in vars(module) or ROTATE not in _names(forward):
+        if "forward" in vars(module) or ROTATE.isdisjoint(_names(forward)):
             continue
         methods = OwnMethods(module)
-        methods.put("forward", UnrotatedForward(type(module)))
+        methods.put("forward", own or UnrotatedForward(type(module)))
         changed.append(methods)
     return changed
 
@@ -85,7 +93,7 @@ def _names(forward: Any) -> tuple[str, ...]:
 @functools.cache
 def _without_rotation(forward: Any) -> Callable[..., Any]:
     forward = inspect.unwrap(forward)
-    there = {**forward.__globals__, ROTATE: _unchanged}
+    there = {**forward.__globals__, **dict.fromkeys(ROTATE, _unchanged)}
     own = FunctionType(
         forward.__code__, there, forward.__name__, forward.__defaults__, forward.__closure__
     )

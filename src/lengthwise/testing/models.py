@@ -37,6 +37,8 @@ COMMON: dict[str, Any] = {
     "eos_token_id": EOS,
 }
 
+MIXED = ["sliding_attention", "full_attention"]
+
 # What sets a family apart, in numbers that a text of 50 tokens already meets.
 SPECIAL: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -47,12 +49,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "sliding_window": LOCAL,
         "query_pre_attn_scalar": 8,
         "attn_logit_softcapping": 2.0,
-        "layer_types": ["sliding_attention", "full_attention"],
+        "layer_types": MIXED,
     },
     "gemma3_text": {
         "sliding_window": LOCAL,
         "query_pre_attn_scalar": 8,
-        "layer_types": ["sliding_attention", "full_attention"],
+        "layer_types": MIXED,
         "rope_parameters": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
             "full_attention": {"rope_type": "default", "rope_theta": 10_000.0},
@@ -62,7 +64,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "sliding_window": LOCAL,
         "num_local_experts": 2,
         "num_experts_per_tok": 1,
-        "layer_types": ["sliding_attention", "full_attention"],
+        "layer_types": MIXED,
         "rope_parameters": {
             "rope_type": "yarn",
             "rope_theta": 10_000.0,
@@ -84,9 +86,54 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "gpt_neox": {"rotary_pct": 0.5},
     "olmo2": {},
     "smollm3": {"no_rope_layers": [1, 0]},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "ministral": {"sliding_window": LOCAL, "layer_types": MIXED},
+    "qwen3_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "decoder_sparse_step": 2,
+    },
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "clip_qkv": 1.0},
+    "phi": {"partial_rotary_factor": 0.5},
+    "granite": {
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 2.0,
+    },
+    "glm": {},
+    "glm4": {},
+    "cohere": {"use_qk_norm": True, "logit_scale": 0.5},
+    "cohere2": {"sliding_window": LOCAL, "layer_types": MIXED, "logit_scale": 0.5},
+    "exaone4": {"sliding_window": LOCAL, "layer_types": MIXED},
+    "starcoder2": {"sliding_window": LOCAL},
+    "stablelm": {
+        "partial_rotary_factor": 0.5,
+        "use_qkv_bias": True,
+        "qk_layernorm": True,
+        "use_parallel_residual": True,
+    },
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2, "ffn_hidden_size": 64},
+    "llama4_text": {
+        "attention_chunk_size": LOCAL,
+        "no_rope_layers": [1, 0],
+        "num_local_experts": 2,
+        "interleave_moe_layer_step": 2,
+        "intermediate_size_mlp": 64,
+        "floor_scale": 8,
+        "attn_scale": 0.5,
+    },
 }
 
 assert set(SPECIAL) == set(FAMILIES)
+
+# One family for every way to place and hide keys, for tests that are not about families: the others
+# differ from one of these in what stands around attention.
+KINDS = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt_oss", "phi3", "gpt_neox",
+    "olmo2", "smollm3", "glm", "cohere2",
+)  # fmt: skip
 
 TEXT = """
 The reader keeps a window open on the text. What leaves the window is forgotten, unless a sink,
@@ -100,8 +147,9 @@ def tiny_model(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel
 
     Sliding layers show 16 keys, Gemma mixes local and global layers with a base for each, Gemma 2
     caps its scores at 2, gpt-oss has sinks that are not 0 and carries YaRN, Phi-3 changes its
-    frequencies after 32 tokens, GPT-NeoX rotates half of a head, the second layer of SmolLM3 has
-    no positions. Weights are wide enough for attention to prefer some keys.
+    frequencies after 32 tokens, GPT-NeoX, Phi and GLM rotate half of a head, the second layers of
+    SmolLM3, Cohere2 and EXAONE 4 have no positions, two of four experts are chosen. Weights are
+    wide enough for attention to prefer some keys.
 
     Args:
         family: A `model_type` of `lengthwise.hf.families.FAMILIES`.
@@ -113,7 +161,10 @@ def tiny_model(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel
     """
     if family not in SPECIAL:
         raise ValueError(f"family must be one of {', '.join(SPECIAL)}, got {family!r}")
-    config = AutoConfig.for_model(family, **{**COMMON, **SPECIAL[family], **changes})
+    settings = {**COMMON, **SPECIAL[family], **changes}
+    if family == "falcon":
+        del settings["head_dim"]  # it knows none but hidden_size / num_attention_heads
+    config = AutoConfig.for_model(family, **settings)
     with torch.random.fork_rng(devices=[]):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     generator = torch.Generator().manual_seed(seed)
@@ -122,6 +173,8 @@ def tiny_model(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel
             if parameter.ndim > 1 or name.endswith(("bias", "sinks")):
                 parameter.normal_(std=0.15 if parameter.ndim > 1 else 0.5, generator=generator)
     assert isinstance(model, PreTrainedModel)
+    if hasattr(model.config.get_text_config(), "num_experts_per_tok"):
+        model.set_experts_implementation("eager")  # torch's grouped products have no float64
     return model.eval()
 
 

@@ -116,24 +116,20 @@ def test_factors_of_a_longrope_checkpoint_are_replaced_not_multiplied():
     method = lw.LongRoPE((1.0, 2.0, 3.0, 4.0), 4)
     base = base_of(8, 100.0, "longrope", trained=64)
     method.check_base(base)
-    assert method.counts_from(base, 512) == 64
-    assert method.counts_from(base_of(8, 100.0), 64) == 64
     fresh = method.rotary(base_of(8, 100.0), 64, torch.ones(1))
     assert torch.equal(method.rotary(base, 64, torch.ones(1)).inv_freq, fresh.inv_freq)
 
 
-@pytest.mark.parametrize("kind", ["linear", "yarn", "llama3", "dynamic", "longrope"])
-@pytest.mark.parametrize(
-    "method",
-    [lw.Llama3(4.0), lw.ABF(1e7), lw.Giraffe(), lw.DynamicYaRN(), lw.LogTemperature(lw.YaRN(2.0))],
-)
-def test_a_scaled_model_is_refused(kind, method):
-    with pytest.raises(ValueError, match=f"already carries rope_type '{kind}'"):
-        method.check_base(base_of(8, 100.0, kind))
-
-
-def test_a_log_temperature_alone_goes_over_any_scaling():
-    lw.LogTemperature().check_base(base_of(8, 100.0, "yarn"))
+def test_a_scaling_counts_from_the_window_before_the_one_that_it_replaces():
+    methods = [lw.Llama3(4.0), lw.ABF(1e7), lw.Giraffe(), lw.DynamicYaRN(), lw.LongRoPE([1] * 4, 4)]
+    for method in (*methods, lw.LogTemperature(lw.YaRN(2.0))):
+        assert method.counts_from(base_of(8, 100.0), 512) == 512
+        for kind in ("linear", "yarn", "llama3", "dynamic", "longrope"):
+            assert method.counts_from(base_of(8, 100.0, kind, trained=64), 512) == 64
+            with pytest.raises(ValueError, match=rf"'{kind}'.*does not say what window it had"):
+                method.counts_from(base_of(8, 100.0, kind), 512)
+    for method in (lw.OwnScaling(), lw.LogTemperature(), lw.GiraffeLinear(8)):
+        assert method.counts_from(base_of(8, 100.0, "linear"), 512) == 512
 
 
 def test_giraffes_longer_scale_needs_a_linear_model_or_a_plain_one():

@@ -5,9 +5,8 @@ import torch
 
 import lengthwise as lw
 from lengthwise.extend.adapt import compose
-from lengthwise.hf.families import FAMILIES
 from lengthwise.testing import Bench
-from lengthwise.testing.models import PAD, tiny_model
+from lengthwise.testing.models import KINDS, PAD, tiny_model
 
 SELECTORS = (
     lw.LongHeads(chunks=4, chunk=4),
@@ -28,7 +27,7 @@ def padded(lengths):
 def test_every_family_reads_padded_chunks_as_single_rows():
     rows, ids, mask = padded((60, 37))
     # What a token of Phi-3 saw depends on how far reading had come.
-    for family in sorted({*FAMILIES} - {"phi3"}):
+    for family in sorted({*KINDS} - {"phi3"}):
         model = tiny_model(family)
         if family != "gpt_oss":  # its experts have no float64
             model = model.double()

@@ -5,11 +5,10 @@ import torch
 
 import lengthwise as lw
 from lengthwise.extend.adapt import adapted
-from lengthwise.hf.families import FAMILIES
 from lengthwise.measure.engines.greedy import greedy
 from lengthwise.measure.engines.local import LocalReader, out_of_memory
 from lengthwise.measure.tasks.base import Item, token_count
-from lengthwise.testing.models import TEXT, tiny_model, tiny_tokenizer
+from lengthwise.testing.models import KINDS, TEXT, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 CHUNK = 16  # Phi-3 reads with other frequencies when a chunk ends behind its short window
@@ -32,7 +31,7 @@ def expected(model, one: Item) -> str:
     return TOKENIZER.decode(greedy(model, ids, one.allowance, CHUNK)[0], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_every_family_answers_as_greedy_decoding_does(family: str) -> None:
     model = tiny_model(family)
     if family != "gpt_oss":  # torch groups the products of its experts in float32 at most

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 import lengthwise as lw
-from lengthwise.hf.families import FAMILIES
 from lengthwise.measure.probes import effective_context, losses_by_context
 from lengthwise.measure.tasks.loss import losses_by_position
-from lengthwise.testing.models import tiny_model
+from lengthwise.testing.models import KINDS, tiny_model
 
 LADDER = [2, 4, 8, 16, 32, 64]
 
@@ -45,7 +44,7 @@ def test_against_every_row_by_hand(head, block):
             torch.testing.assert_close(losses[place, column], by_hand, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_every_family_and_adapted_models(family):
     model = tiny_model(family)
     ids = torch.randint(3, 300, (100,), generator=seeded())

@@ -5,14 +5,13 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BloomConfig, BloomForCausalLM
 
 import lengthwise as lw
-from lengthwise.hf.families import FAMILIES
 from lengthwise.measure.probes import (
     extent,
     gradient_field,
     perturbation_field,
     theoretical_field,
 )
-from lengthwise.testing.models import LOCAL, WINDOW, tiny_model
+from lengthwise.testing.models import KINDS, LOCAL, WINDOW, tiny_model
 
 METHODS = {
     "plain": (),
@@ -59,7 +58,7 @@ def test_fields_of_windows_compound_by_layers():
     assert theoretical_field(mistral, 60).sum(1).tolist() == [2 * LOCAL - 1, LOCAL, 1]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_every_family_is_read_by_all_probes(family):
     model = tiny_model(family)
     text = ids(40)

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 import lengthwise as lw
-from lengthwise.hf.families import FAMILIES
 from lengthwise.lab.heads import evidence, same_layers
 from lengthwise.measure.probes import PositionalHeads, ablated, highest, random_heads
-from lengthwise.testing.models import tiny_model
+from lengthwise.testing.models import KINDS, tiny_model
 
 SPREAD = {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}
 
@@ -79,7 +78,7 @@ def test_a_planted_head_is_flagged():
     assert float(scores[1, 4]) == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_every_family(family):
     model = tiny_model(family)
     scores = PositionalHeads(20, 200).scores(model, ids(1), seeded())

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from lengthwise.hf.families import FAMILIES
-from lengthwise.testing.models import tiny_model
+from lengthwise.testing.models import KINDS, tiny_model
 from lengthwise.train.memory import Offload, StreamBP, TiledLoss, TiledMLP, fit
 
 METHODS = (StreamBP(chunk=22), TiledMLP(tokens=14), TiledLoss(7), Offload())
@@ -225,7 +224,7 @@ def error(found, truth):
     return (wrong / sum(float(truth[name].square().sum()) for name in truth)) ** 0.5
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_bfloat16_is_as_near_the_truth_as_the_plain_step(family):
     model = tiny_model(family, max_position_embeddings=512).train()
     half = copy.deepcopy(model).bfloat16()

@@ -77,7 +77,6 @@ class CLEX(Scaling):
         return window * (1 + len(self.factors))
 
     def check_base(self, base: RotaryBase) -> None:
-        super().check_base(base)
         if len(self.factors[0]) != base.dim // 2:
             raise ValueError(
                 f"CLEX: this model rotates {base.dim // 2} pairs, got rows of "

@@ -82,6 +82,9 @@ class GiraffeLinear(Scaling):
     def rope_parameters(self, base: RotaryBase, window: int) -> dict[str, Any]:
         return {"rope_type": "linear", "factor": self.scale, "rope_theta": base.theta}
 
+    def counts_from(self, base: RotaryBase, window: int) -> int:
+        return window
+
     def check_base(self, base: RotaryBase) -> None:
         if base.kind not in ("linear", "default"):
             raise ValueError(

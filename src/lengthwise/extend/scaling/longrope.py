@@ -22,7 +22,7 @@ class LongRoPE(Scaling):
     `short_factors`, texts up to the trained window are read with those (the readjustment for
     short lengths); keys are then rotated when they are read, so that a text that outgrows the
     window leaves no stale key. The factors come from `lengthwise.search`. They count from
-    unscaled frequencies: on a checkpoint that carries `longrope` they replace its own.
+    unscaled frequencies.
 
     Source: Ding et al. 2024, arXiv:2402.13753, equation 2 and section 3; the temperature is the
         default of the authors' code.
@@ -100,12 +100,7 @@ class LongRoPE(Scaling):
     def reach(self, window: int) -> int:
         return int(window * self.factor)
 
-    def counts_from(self, base: RotaryBase, window: int) -> int:
-        return base.trained or window if base.kind == "longrope" else window
-
     def check_base(self, base: RotaryBase) -> None:
-        if base.kind != "longrope":
-            super().check_base(base)
         if len(self.factors) != base.dim // 2:
             raise ValueError(
                 f"LongRoPE: this model rotates {base.dim // 2} pairs, got {len(self.factors)} "

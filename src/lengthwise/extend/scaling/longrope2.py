@@ -70,5 +70,4 @@ class LongRoPE2(Scaling):
         return self._long.reach(window)
 
     def check_base(self, base: RotaryBase) -> None:
-        super().check_base(base)
         self._long.check_base(base)

@@ -35,6 +35,9 @@ class Over(Scaling):
     def storable(self, base: RotaryBase) -> bool:
         return self.over.storable(base)
 
+    def replaces(self, base: RotaryBase) -> bool:
+        return self.over.replaces(base)
+
     def counts_from(self, base: RotaryBase, window: int) -> int:
         return self.over.counts_from(base, window)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lengthwise.core.geometry import RotaryBase
+from lengthwise.core.geometry import Geometry, RotaryBase
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.method import Scaling
 
@@ -28,5 +28,8 @@ class OwnScaling(Scaling):
     def storable(self, base: RotaryBase) -> bool:
         return base.static
 
-    def check_base(self, base: RotaryBase) -> None:
-        """Any base will do."""
+    def check_geometry(self, geometry: Geometry) -> None:
+        """Any model will do."""
+
+    def replaces(self, base: RotaryBase) -> bool:
+        return False

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_masks_for_generate
 
 from lengthwise.hf import documents
-from lengthwise.hf.families import decoder
+from lengthwise.hf.families import FAMILIES, decoder
 from lengthwise.hf.release import CACHE, take_cache
 
 KERNELS = ("sdpa", "eager", "flex_attention")
@@ -77,6 +77,14 @@ def document_attention(
             f"kernel must be one of {', '.join((*KERNELS, PER_DOCUMENT))} to attend within "
             f"documents, got {kernel!r}"
         )
+    family = model.config.model_type
+    if family == "llama4_text":
+        raise ValueError(
+            "transformers counts Llama 4's chunks from the beginning of a row and not of a "
+            "document; adapt the model, which then takes segment_ids by itself"
+        )
+    if kernel == PER_DOCUMENT and family in FAMILIES and FAMILIES[family].by_mask:
+        raise ValueError(f"{family} hands its layers no documents; use the sdpa or eager kernel")
     base = decoder(model)
     signature = inspect.signature(base.forward)
 

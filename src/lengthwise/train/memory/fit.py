@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 import lengthwise.train.memory.attention  # noqa: F401 (registers the attention of StreamBP)
 from lengthwise.hf.binding import NAME as ADAPTED
-from lengthwise.hf.families import decoder, refuse_unsupported
+from lengthwise.hf.families import FAMILIES, decoder, layers_of, refuse_unsupported
 from lengthwise.hf.release import CACHE, take_cache
 from lengthwise.hf.streaming import NAME as STREAMING
 from lengthwise.train.memory.head import refuse_loss, tiled_loss, unwrap
@@ -55,7 +55,7 @@ def fit(model: nn.Module, *methods: Memory) -> Iterator[nn.Module]:
         stack.callback(delattr, inner, MARK)
         stream, mlp, loss = asked.get(StreamBP), asked.get(TiledMLP), asked.get(TiledLoss)
         if isinstance(mlp, TiledMLP):
-            for layer in decoder(inner).layers:  # type: ignore[union-attr]
+            for layer in layers_of(inner):
                 _replace(stack, layer.mlp, tiled(layer.mlp, mlp.tokens))
         if stream or Offload in asked:
             assert stream is None or isinstance(stream, StreamBP)
@@ -103,6 +103,9 @@ def _refuse(model: PreTrainedModel, asked: dict[type[Memory], Memory]) -> None:
             )
     if TiledLoss in asked:
         refuse_loss(model)
+    family = model.config.model_type
+    if TiledMLP in asked and family == "llama4_text":
+        raise ValueError("TiledMLP does not cover Llama 4, whose MLPs are others; leave it out")
     if not (StreamBP in asked or Offload in asked):
         return
     name = "StreamBP" if StreamBP in asked else "Offload"
@@ -112,6 +115,11 @@ def _refuse(model: PreTrainedModel, asked: dict[type[Memory], Memory]) -> None:
         )
     if StreamBP not in asked:
         return
+    if FAMILIES[family].by_mask or family == "llama4_text":
+        raise ValueError(
+            f"StreamBP does not cover {family}, whose layers hand no keyword down or attend in "
+            "chunks; use Offload, or gradient checkpointing"
+        )
     kind = model.config._attn_implementation
     if kind == ADAPTED:
         engine = model.__dict__["_lengthwise"].engine
@@ -147,9 +155,8 @@ def _recompute(
     stack: ExitStack, model: PreTrainedModel, stream: StreamBP | None, *, offload: bool
 ) -> None:
     """Layers keep their inputs alone, and run in chunks if `stream` is given."""
-    base = decoder(model)
-    host = Host(next(base.parameters()).device) if offload else None
-    for index, layer in enumerate(base.layers):  # type: ignore[arg-type]
+    host = Host(next(decoder(model).parameters()).device) if offload else None
+    for index, layer in enumerate(layers_of(model)):
         _replace(stack, layer, _layer_forward(layer, index, stream, host))
     before = model.config._attn_implementation
     if stream is not None and before != ADAPTED:
@@ -182,12 +189,11 @@ def _watch(
     model: PreTrainedModel, asked: dict[type[Memory], Memory]
 ) -> Callable[[nn.Module, Any, dict[str, Any]], Any]:
     """What is looked at before every forward of the decoder."""
-    base = decoder(model)
 
     def watch(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         if not torch.is_grad_enabled():
             return None
-        for layer in base.layers:  # type: ignore[union-attr]
+        for layer in layers_of(model):
             if StreamBP in asked:
                 _refuse_hooks("StreamBP", layer, inside=True)
             elif Offload in asked:

@@ -12,16 +12,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
+from lengthwise.hf.families import read_logit_scale
 from lengthwise.train.memory.loss import IGNORE, linear_cross_entropy
 
 
 @dataclass(frozen=True)
 class Head:
-    """The last linear layer, weight `[v, d]`, and the soft cap of its logits, if any."""
+    """The last linear layer, weight `[v, d]`, and the soft cap of its logits, if any.
+
+    Attributes:
+        scale: What the logits are multiplied by, where there is no bias.
+    """
 
     weight: Tensor
     bias: Tensor | None
     softcap: float | None
+    scale: float = 1.0
+
+    def scaled(self, hidden: Tensor) -> Tensor:
+        """Hidden states whose product with the weight is the logits."""
+        return hidden if self.scale == 1.0 else hidden * self.scale
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
@@ -56,7 +66,9 @@ def head_of(model: PreTrainedModel) -> Head:
             f"the tiled loss needs a head that is a plain linear layer, got {type(head).__name__}; "
             "leave the head out of the adapter, or leave TiledLoss out"
         )
-    return Head(head.weight, head.bias, getattr(model.config, "final_logit_softcapping", None))
+    config = model.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)
+    return Head(head.weight, head.bias, cap, read_logit_scale(config))
 
 
 def refuse_loss(model: PreTrainedModel) -> None:
@@ -120,7 +132,7 @@ def tiled_loss(model: PreTrainedModel, tokens: int) -> Iterator[None]:
         head = head_of(model)
         count = num_items_in_batch
         return linear_cross_entropy(
-            hidden,
+            head.scaled(hidden),
             head.weight,
             targets,
             bias=head.bias,

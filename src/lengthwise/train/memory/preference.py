@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad
 
+from lengthwise.hf.families import decoder
 from lengthwise.train.memory.head import head_of, unwrap
 from lengthwise.train.memory.loss import IGNORE, linear_logps
 
@@ -34,7 +35,8 @@ def token_logps(
         )
     inner = unwrap(model)
     head = head_of(inner)
-    hidden = inner.base_model(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+    out = decoder(inner)(input_ids=input_ids, use_cache=False, **inputs)
+    hidden = head.scaled(out.last_hidden_state)
     shifted = pad(labels, (0, 1), value=IGNORE)[:, 1:]
     logps = linear_logps(
         hidden, head.weight, shifted, bias=head.bias, softcap=head.softcap, tokens=tokens

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from lengthwise.hf.families import decoder
 from lengthwise.train.data.weights import IGNORED
 from lengthwise.train.memory.head import head_of, unwrap
 from lengthwise.train.memory.loss import linear_cross_entropy
@@ -105,7 +106,7 @@ class HLP(Objective):
         head = head_of(unwrap(model))
         shifted = pad(batch["labels"], (0, 1), value=IGNORED)[:, 1:]
         loss = linear_cross_entropy(
-            hidden, head.weight, shifted, bias=head.bias, softcap=head.softcap
+            head.scaled(hidden), head.weight, shifted, bias=head.bias, softcap=head.softcap
         )
         wanted = batch["horizon"].to(hidden)
         inside = wanted >= 0
@@ -122,7 +123,7 @@ class HLP(Objective):
 
     def _hidden(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         inputs = model_inputs(batch)
-        base: Any = unwrap(model).base_model
+        base: Any = decoder(unwrap(model))
         hidden: Tensor = base(
             input_ids=batch["input_ids"], use_cache=False, **inputs
         ).last_hidden_state

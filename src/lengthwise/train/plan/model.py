@@ -6,7 +6,13 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from lengthwise.hf.families import layer_windows, refuse_unsupported
+from lengthwise.hf.families import UnsupportedModelError, layer_windows, refuse_unsupported
+
+# Families whose step is worked out operation by operation, in `families`.
+PLANNED = (
+    "llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "phi3", "gpt_neox", "gemma2",
+    "gemma3_text", "gpt_oss",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,15 @@ def read_shape(model: PreTrainedModel) -> ModelShape:
     """The shape of a model, which may lie on torch's meta device.
 
     Raises:
-        UnsupportedModelError: If its family is not supported, with the reason.
+        UnsupportedModelError: If its family is not supported, or its training step not worked out.
     """
     refuse_unsupported(model)
     config: Any = model.config
+    if config.model_type not in PLANNED:
+        raise UnsupportedModelError(
+            f"the memory of a training step is not worked out for {config.model_type}; it is for "
+            f"{', '.join(PLANNED)}"
+        )
     windows = layer_windows(config)
     heads = config.num_attention_heads
     part = config.rope_parameters.get("partial_rotary_factor", 1.0)
