@@ -221,6 +221,17 @@ def test_scalings_that_transformers_passes_over_are_honoured(tmp_path: Path) -> 
     local = {"attention.sliding_window": LOCAL, "rope.scaling.type": "linear"}
     check("gemma", model, says={**local, "rope.scaling.factor": 8.0})
 
+    # Named anew, a scaling counts from the window before: as the same weights without one.
+    anew = {"llama": {**linear, "rope.scaling.original_context_length": 16}, "qwen2": yarn}
+    for family, says in anew.items():
+        model = scaled(family, rope_type="default")
+        model.config.max_position_embeddings = 16
+        path = write(tmp_path / f"anew {family}.gguf", model, says=says)
+        found = lw.load(path)[0]
+        for one in (found, model):
+            lw.adapt(one, lw.YaRN(factor=8))
+        torch.testing.assert_close(logits(found), logits(model), rtol=1e-5, atol=1e-5)
+
     # The frequencies of Llama 3, whose slow ones no text of 50 tokens tells apart: by themselves.
     model = model_of("llama", rope_parameters=LLAMA3)
     path = write(tmp_path / "l3.gguf", model, tensors={"rope_freqs.weight": llama3_factors(model)})

@@ -35,7 +35,10 @@ LOADED = (
     "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt_oss", "phi3", "gpt_neox",
     "olmo2", "smollm3",
 )  # fmt: skip
-READ = {True: "was checked on this family and method", False: "has no words for them"}
+READ: dict[bool | None, str] = {
+    True: "was checked on this family and method",
+    False: "has no words for them",
+}
 NO_LIMIT = 10**30  # what transformers gives a tokenizer that names no limit
 ROOMS = (scaling, layouts, selectors, stores)
 

@@ -78,6 +78,9 @@ def honour(head: Head, config: PreTrainedConfig) -> None:
     if scaling := rope_scaling(head):
         full = config.rope_parameters.get("full_attention", config.rope_parameters)
         full.update(scaling)
+        before = head.get("rope.scaling.original_context_length")
+        if scaling["rope_type"] == "linear" and before is not None:
+            config.original_max_position_embeddings = before
         if hasattr(config, "original_max_position_embeddings") and LONG in head.tensors:  # twice
             config.original_max_position_embeddings = full["original_max_position_embeddings"]
 

@@ -31,11 +31,11 @@ def text_model(model: PreTrainedModel) -> PreTrainedModel:
         )
     inside, head = model.get_decoder(), model.get_output_embeddings()
     config = text_config(model.config)
-    config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight  # type: ignore[union-attr]
+    config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
     with torch.device("meta"):
         text = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
     weights = {f"model.{name}": tensor for name, tensor in inside.state_dict().items()}
-    text.load_state_dict({**weights, "lm_head.weight": head.weight}, assign=True)  # type: ignore[union-attr]
+    text.load_state_dict({**weights, "lm_head.weight": head.weight}, assign=True)
     text.tie_weights()
     for name, buffer in inside.named_buffers():  # those that are not saved
         place, _, leaf = name.rpartition(".")
