@@ -65,7 +65,8 @@ def test_padded_chunks_equal_single_rows_on_every_family(family, name):
         for i, row in enumerate(rows):
             alone = model(row, use_cache=False).logits
             worst = (together[i : i + 1, 70 - row.shape[1] :] - alone).abs().max()
-            assert worst < (1e-9 if model.dtype == torch.float64 else 1e-4)
+            # Llama 4 norms rotated queries and keys in float32.
+            assert worst < (1e-4 if family == "llama4_text" else 1e-9)
 
 
 @pytest.mark.parametrize("name", ["SelfExtend", "StreamingLLM", "InfLLM"])

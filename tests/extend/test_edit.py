@@ -9,7 +9,7 @@ from lengthwise.testing.models import KINDS, PAD, tiny_model
 
 LENGTH = 40
 # Families whose tiny models have layers with a window of their own beside global ones.
-MIXED = {"gemma2", "gemma3_text", "gpt_oss", "qwen2"}
+MIXED = {"gemma2", "gemma3_text", "gpt_oss", "qwen2", "cohere2"}
 EDITS = {
     "insert": ((11, 11), [5, 6, 7]),
     "delete": ((11, 16), []),

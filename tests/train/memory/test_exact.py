@@ -23,8 +23,8 @@ COMBINATIONS = [
 
 @pytest.fixture(autouse=True)
 def _float64_throughout(monkeypatch):
-    """transformers rounds to float32 in eager softmax, in Gemma's norms and in the loss."""
-    softmax, to_float = functional.softmax, torch.Tensor.float
+    """transformers rounds to float32 in eager softmax, norms of Gemma and Cohere, and the loss."""
+    softmax, to_float, to = functional.softmax, torch.Tensor.float, torch.Tensor.to
 
     def exact_softmax(x, dim=None, dtype=None, **kwargs):
         return softmax(x, dim=dim, dtype=None if x.dtype == torch.float64 else dtype, **kwargs)
@@ -32,6 +32,11 @@ def _float64_throughout(monkeypatch):
     def exact_float(x, *args, **kwargs):
         return x if x.dtype == torch.float64 else to_float(x, *args, **kwargs)
 
+    def exact_to(x, *args, **kwargs):
+        rounds = x.dtype == torch.float64 and args == (torch.float32,)
+        return x if rounds else to(x, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", exact_to)
     monkeypatch.setattr(functional, "softmax", exact_softmax)
     monkeypatch.setattr(torch.Tensor, "float", exact_float)
 
