@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from lengthwise.specs import hint
 
-SUITES = ("quick", "ruler", "effective", "full")
+SUITES = ("quick", "ruler", "effective", "full", "flenqa")
 ADAPTIVE = "effective"  # the suite that spends items where the answer is open
 READINGS = ("loss", "speed")  # tasks that measure a model itself
 STANDARD = "loss,passkey,speed"  # what is measured unless another suite is named
@@ -58,6 +58,28 @@ PUBLISHED: Mapping[str, Mapping[str, str]] = {
     "longbench_write_en": {"longbench_write_en": "longbench_write_en.jsonl"},
     "longwrite_ruler": {"longwrite_ruler": "longwrite_ruler.jsonl"},
 }
+# What is no part of `full` and may be named alone, mostly with options.
+ALONE = ("longsafety", *_PROCEDURES)
+# Suites that are one task with all combinations of some options.
+GRIDS = {
+    "flenqa": {
+        "problem": ("relations", "rooms", "rules"),
+        "padding": ("repeated", "similar", "different"),
+        "place": ("first", "middle", "last", "random"),
+    },
+}
+# From how a task's name begins to its class.
+FAMILIES = {
+    "niah_": "NIAH", "vt": "VariableTracking", "cwe": "CommonWords", "fwe": "FrequentWords",
+    "qa_": "DocumentQA", "passkey": "Passkey", "lines": "Lines", "nolima": "NoLiMa",
+    "lveval": "LVEval", "tsort": "TSort", "best_answer": "BestAnswer", "needles": "Threads",
+    "thread": "Threads", "branched_thread": "Threads", "conditional_needles": "ConditionalNeedles",
+    "flenqa": "FLenQA", "longins": "LongIns", "longicl": "LongICL", "m4le": "M4LE",
+    "diffusion": "DiffusionScope", "languages": "InContextLanguage", "lcfo": "LCFO",
+    "hellobench": "HelloBench", "golden_thread": "GoldenThread", "longsafety": "LongSafety",
+    "path": "PathTraversal", "belief": "BeliefTracking", "countdown": "Countdown",
+    "travel": "TravelPlanning", "html": "HtmlToTable", "pseudocode": "PseudoToCode",
+}  # fmt: skip
 RESULTS, LOCK = "results.jsonl", ".lock"  # in the folder of a measurement
 
 
@@ -67,21 +89,28 @@ def home_of(name: str) -> str | None:
 
 
 def suite_names(words: str) -> list[str]:
-    """The suites and tasks of `quick,loss`, each once.
+    """The suites and tasks of `quick,loss,lveval:confusing=0/4,replaced=false`, each once, with
+    their options.
 
     Raises:
         ValueError: There is no such suite or task, several that ask beside an adaptive one, or
             published ones beside our own.
     """
-    names = list(dict.fromkeys(word.strip() for word in words.split(",")))
-    for name in names:
-        if name not in (*SUITES, *TASKS) and home_of(name) is None:
+    pieces: list[str] = []
+    for word in (word.strip() for word in words.split(",")):
+        if pieces and "=" in word and ":" not in word.partition("=")[0] and ":" in pieces[-1]:
+            pieces[-1] += f",{word}"  # one more option
+        else:
+            pieces.append(word)
+    names = list(dict.fromkeys(pieces))
+    for name in (piece.partition(":")[0] for piece in names):
+        if name not in (*SUITES, *TASKS, *ALONE) and home_of(name) is None:
             every = (
                 f"there are the suites {', '.join(SUITES)}, every task of full, "
                 f"{' and '.join(READINGS)}; of published sets {', '.join(PUBLISHED)}"
             )
             known = [one for suite, sets in PUBLISHED.items() for one in (suite, *sets)]
-            rest = hint(name, (*SUITES, *TASKS, *known), every)
+            rest = hint(name, (*SUITES, *TASKS, *ALONE, *known), every)
             raise ValueError(f"--suite: there is no suite or task {name!r}; {rest}")
     ours = [name for name in names if home_of(name) is None]
     if ours and len(ours) < len(names):

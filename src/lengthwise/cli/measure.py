@@ -23,6 +23,7 @@ from lengthwise.cli.inputs import (
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.cli.readers import Place, Server, check_reader, is_url, open_here, open_server
 from lengthwise.files import check_writable, hold, leftovers
+from lengthwise.measure.run.options import settings
 from lengthwise.measure.run.own_copy import find_sets, left_out
 from lengthwise.measure.run.plan import read_plan
 from lengthwise.names import PUBLISHED, RESULTS, STANDARD, home_of, suite_names
@@ -41,8 +42,9 @@ OWN_HELP = (
     "standard library of this Python]"
 )
 SUITE_HELP = (
-    "Suites (quick, ruler, effective, full; published ones: lengthwise list published) and single "
-    "tasks, separated by commas."
+    "Suites (quick, ruler, effective, full, flenqa; published ones: lengthwise list published) and "
+    "single tasks, separated by commas; tasks with options as lveval:confusing=0/4/8, where each "
+    "value behind a / is a task of its own."
 )
 LENGTHS_HELP = (
     "Tokens, or trained windows as 8x, separated by commas; or ..8x alone, which "
@@ -61,7 +63,10 @@ RAY_HELP = (
 )
 TOKENIZER_HELP = "The tokenizer of the server's model: a directory, or a name on the hub."
 SERVED_HELP = "The model, as the server names it [default: the only one]"
-CHAT_HELP = "Ask by chat completions: the server adds its template, beyond the exact length."
+CHAT_HELP = (
+    "Ask in the model's chat template, which counts towards the length; of a server by chat "
+    "completions, beyond the exact length [default: where a model in this process has a template]"
+)
 KEY_HELP = "The environment variable that holds the server's key."
 OUTPUT_HELP = "The directory for the results; an interrupted measurement there is continued."
 HERE, THERE = "A model in this process", "A model behind a URL"
@@ -130,16 +135,20 @@ def measure(
             metavar="N", min=1, max=MOST, help="Requests at a time.", rich_help_panel=THERE
         ),
     ] = 8,
-    chat: Annotated[bool, typer.Option("--chat", help=CHAT_HELP, rich_help_panel=THERE)] = False,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help=CHAT_HELP, show_default=False)
+    ] = None,
 ) -> None:
     """Measure loss by position, passkey retrieval, speed and memory; or suites of tasks.
 
     The loss is read once over the longest length, everything else at every length. Results are
     kept as they come, so a measurement that was interrupted goes on where it stopped.
     """
-    server = Server(tokenizer, served_model, key_env, parallel, chat)
-    place = Place(chunk, device, dtype, ray)
+    server = Server(tokenizer, served_model, key_env, parallel, bool(chat))
+    place = Place(chunk, device, dtype, ray, chat)
     names = suite_names(suite)
+    for name in names:
+        settings(name)
     check_reader(context, model, names, server, place)
     files = find_published(names, data, text)
     own = read_own(text)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 AS_SAVED = "as saved"
 # Options of the one and of the other, by the names of `measure`'s arguments.
-OF_SERVER = ("tokenizer", "served_model", "key_env", "parallel", "chat")
+OF_SERVER = ("tokenizer", "served_model", "key_env", "parallel")
 OF_PROCESS = ("method", "chunk", "device", "dtype", "ray")
 
 
@@ -44,6 +44,7 @@ class Place:
     device: str
     dtype: str
     ray: int | None
+    chat: bool | None = None
 
 
 def is_url(model: str) -> bool:
@@ -156,6 +157,7 @@ def open_here(
         every_logit: Whether a loss is read, for which every token has its logits.
     """
     from lengthwise.cli.inputs import open_model
+    from lengthwise.hf.prompts import Chat
     from lengthwise.measure.engines.local import LocalReader
     from lengthwise.measure.engines.reading import trained_window
 
@@ -166,7 +168,10 @@ def open_here(
         methods = {**methods, AS_SAVED: saved}
     check_methods(loaded, methods, max(lengths), place.chunk, every_logit)
     if place.ray is None:
-        return LocalReader(loaded, tokenizer, place.chunk, model), methods, lengths
+        reader = LocalReader(loaded, tokenizer, place.chunk, model, chat=place.chat)
+        if place.chat is None and isinstance(reader.tokenizer, Chat):
+            say("asked in the model's chat template; --no-chat asks without it")
+        return reader, methods, lengths
     from lengthwise.measure.engines.fanout import RayReader
 
     gpus = 1.0 if loaded.device.type == "cuda" else 0.0
@@ -184,7 +189,7 @@ def copy_of(path: str, place: Place, name: str) -> "Reader":
     be_quiet()
     loaded, tokenizer = open_model(path, place.device, place.dtype)
     take_out(loaded)
-    return LocalReader(loaded, tokenizer, place.chunk, name)
+    return LocalReader(loaded, tokenizer, place.chunk, name, chat=place.chat)
 
 
 def take_out(model: "PreTrainedModel") -> "tuple[Method, ...]":

@@ -4,6 +4,8 @@ Some tokenizers close every text, with `</s>` say. A closed text is no prompt: t
 told that it is over. So every prompt of the project is encoded here.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,11 +19,44 @@ WRAPPING = 1 << 20  # characters that a chat template may put around what was sa
 ROOM = 1 << 30  # bytes that it may work with
 
 
+class Chat:
+    """A tokenizer whose prompts are what a person says, in the model's chat template.
+
+    Everything else is that of the tokenizer: a text without special tokens, decoding, and so on.
+
+    Raises:
+        ValueError: A tokenizer without a template, or one that cannot be used.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.chat_template:
+            raise ValueError(f"the tokenizer {tokenizer.name_or_path} has no chat template")
+        self.inner = tokenizer
+        encode_chat(tokenizer, "a")  # what cannot be used is said before anything is measured
+
+    @property
+    def template(self) -> str:
+        """What tells the template from others: the start of its SHA-256."""
+        text = json.dumps(self.inner.chat_template, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __call__(self, *texts: Any, **options: Any) -> Any:
+        return self.inner(*texts, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "inner":  # while it is copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Tokens of each text, with what the tokenizer puts before it and without what it puts behind.
+    """Tokens of each text, with what the tokenizer puts before it and without what it puts behind;
+    with a `Chat`, tokens of its template around the text.
 
     A closing token that the text itself ends with stays.
     """
+    if isinstance(tokenizer, Chat):
+        return [encode_chat(tokenizer.inner, text) for text in texts]
     # verbose=False: going beyond the trained window is the point.
     rows: Any = tokenizer(list(texts), verbose=False)["input_ids"]
     return _opened(tokenizer, rows)
@@ -29,6 +64,8 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The same for one text."""
+    if isinstance(tokenizer, Chat):
+        return encode_chat(tokenizer.inner, text)
     row: Any = tokenizer(text, verbose=False)["input_ids"]
     return _opened(tokenizer, [row])[0]
 

@@ -17,15 +17,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import sqrt
+from statistics import fmean
 from typing import Any
 
 from lengthwise.hf.prompts import encode_prompt
-from lengthwise.measure.tasks.base import Item, Task
+from lengthwise.measure.tasks.base import Item, Task, by_shortcuts
 from lengthwise.measure.tasks.exact import Generated
 
 LENGTHS = (256, 700, 1500)
 _GUESSES = 400
 _COUNT = 5  # items that most checks look at
+_SHORTCUTS = 40  # items on which shortcuts are tried
 
 Tokenizers = Mapping[str, Any]  # the first one makes the golden item
 
@@ -39,6 +41,7 @@ class TaskCase:
         task: A `Task`, hashable.
         golden: `fingerprint` of the first item of seed 0 with the first tokenizer.
         length: Where everything but the exact length is checked; raised to the shortest possible.
+        shortcut: The most that the best shortcut or a guess may score.
         except_for: Reasons for the checks that do not hold, by name.
     """
 
@@ -46,6 +49,7 @@ class TaskCase:
     task: Any
     golden: str = ""
     length: int = 900
+    shortcut: float = 0.45
     except_for: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -181,6 +185,21 @@ def check_chance(case: TaskCase, tokenizers: Tokenizers) -> None:
     assert abs(mean - expected) <= margin, f"guesses score {mean:.4f}, expected {expected:.4f}"
 
 
+def check_shortcuts(case: TaskCase, tokenizers: Tokenizers) -> None:
+    """Who does not do the task scores no more than the case allows, and there is a reader who does
+    not: shortcuts are the same for every item, and their replies have a score.
+    """
+    tokenizer = next(iter(tokenizers.values()))
+    length = max(case.length, 2 * shortest(case.task, tokenizer, 2))
+    items = case.task.build(tokenizer, length, _SHORTCUTS, seed=0)
+    scores = [by_shortcuts(case.task, item) for item in items]
+    assert all(one.keys() == scores[0].keys() for one in scores)
+    means = {name: fmean(one[name] for one in scores) for name in scores[0]}
+    means["a guess"] = fmean(case.task.chance(item) for item in items)
+    best = max(means, key=means.__getitem__)
+    assert means[best] <= case.shortcut, f"{best} scores {means[best]:.2f} of {means}"
+
+
 def check_no_leak(case: TaskCase, tokenizers: Tokenizers) -> None:
     """Facts stand in the prompt once; no answer stands outside of the surrounding text."""
     assert isinstance(case.task, Generated)
@@ -234,6 +253,7 @@ CHECKS: dict[str, Callable[[TaskCase, Tokenizers], None]] = {
     "any answer": check_any_answer,
     "wrong answers": check_wrong_answers,
     "chance": check_chance,
+    "shortcuts": check_shortcuts,
     "no leak": check_no_leak,
     "effort": check_effort,
     "form": check_form,

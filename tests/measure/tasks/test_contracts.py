@@ -13,16 +13,28 @@ FILLER = "\n".join(f"line {i} of the filler, with {i * i % 97} things in it" for
 # A hash that differs from these means that published results can no longer be made again.
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 
+# What the design of a task gives away; the report prints it beside the scores.
+ONE_NEEDLE = {"shortcuts": "the needle is the only one of its kind: to find it is the task"}
+ALL_ASKED = {"shortcuts": "as in the source, nothing of the kind misleads: all of it is asked for"}
+EARLY_WORDS = {"shortcuts": "as in the source, frequent words come early in the list as well"}
 PASSKEY_EXCEPTIONS = {
     "no leak": "its own tests check it; it cuts its haystack itself",
     "shortest": "its keys are drawn anew with the length; its own tests check it",
     "effort": "a baseline whose items must stay what they were; it fits over whole prompts",
+    **ONE_NEEDLE,
 }
+FEW_LEFT_OUT = {"shortcuts": "a short page has few entries that are left out; see `every entry`"}
 LABELS = {"no leak": "the labels stand in the question, to choose from"}
 LANGUAGES = {
     "no leak": "the answer is one letter of the alphabet",
     "wrong answers": "several letters are right",
 }
+RULER = {
+    **{f"niah_single_{i}": ONE_NEEDLE for i in (1, 2, 3)},
+    **{name: ALL_ASKED for name in ("niah_multivalue", "niah_multiquery", "vt")},
+    **{name: EARLY_WORDS for name in ("cwe", "fwe")},
+}
+ALL_RISKY = {"shortcuts": "all of this file is to be declined; harmless instructions tell"}
 ANY_TEXT = {"no leak": "what must be written is asked for in so many words"}
 
 
@@ -35,7 +47,7 @@ def case(name, task, **options):
 
 CASES = [
     case("passkey", tasks.Passkey(FILLER), except_for=PASSKEY_EXCEPTIONS),
-    *(case(name, task) for name, task in tasks.RULER.items()),
+    *(case(name, task, except_for=RULER.get(name, {})) for name, task in tasks.RULER.items()),
     case("lines", tasks.Lines()),
     case("nolima", tasks.NoLiMa()),
     case("nolima-two-steps", tasks.NoLiMa(steps=2, distractor=True)),
@@ -43,7 +55,7 @@ CASES = [
     case("tsort", tasks.TSort()),
     case("best-answer", tasks.BestAnswer()),
     case("needles", tasks.Threads(threads=3, clustered=True)),
-    case("thread", tasks.Threads(steps=4, direction="backward")),
+    case("thread", tasks.Threads(steps=4, direction="backward"), length=3000),
     case("threads", tasks.Threads(threads=2, steps=2, direction="random")),
     case("branched-thread", tasks.Threads(steps=3, branches=3)),
     case("conditional", tasks.ConditionalNeedles()),
@@ -52,6 +64,7 @@ CASES = [
         case(
             f"flenqa-{problem}-{padding}-{place}",
             tasks.FLenQA(problem, padding, place),
+            shortcut=0.8,  # a coin; one of two links of a chain makes it three in four
             except_for={"no leak": "the question names both answers"},
         )
         for problem, padding, place in [
@@ -68,18 +81,23 @@ CASES = [
     case("belief", tasks.BeliefTracking()),
     case("countdown", tasks.Countdown()),
     case("travel", tasks.TravelPlanning(), length=2600),
-    case("html", tasks.HtmlToTable()),
+    case("html", tasks.HtmlToTable(), except_for=FEW_LEFT_OUT),
     case("pseudocode", tasks.PseudoToCode()),
-    *(case(f"m4le-{ability}", tasks.M4LE(ability), except_for=LABELS) for ability in ABILITIES),
+    *(
+        case(f"m4le-{ability}", tasks.M4LE(ability), shortcut=0.5, except_for=LABELS)
+        for ability in ABILITIES
+    ),
     *(
         case(f"diffusion-{name}", tasks.DiffusionScope(diffusion=name))
         for name in ("together", "scattered", "worded", "linked")
     ),
-    case("languages", tasks.InContextLanguage(), except_for=LANGUAGES),
+    case("languages", tasks.InContextLanguage(), shortcut=0.7, except_for=LANGUAGES),
     case("hellobench", tasks.HelloBench(), except_for=ANY_TEXT),
+    case("hellobench-chat", tasks.HelloBench(60, subtask="chat"), except_for=ANY_TEXT),
     case("golden-thread", tasks.GoldenThread(), except_for=ANY_TEXT),
     case("lcfo", tasks.LCFO()),
-    case("longsafety", tasks.LongSafety(INSTRUCTIONS)),
+    case("lcfo-expansion", tasks.LCFO(expand=120)),
+    case("longsafety", tasks.LongSafety(INSTRUCTIONS), except_for=ALL_RISKY),
 ]
 
 

@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import pytest
 
@@ -10,16 +11,31 @@ def demonstrations(item):
     return [line.split(" => ")[1] for line in lines]
 
 
+def words_of(text, words):
+    return [word for word in words if word in re.findall(r"\w+", text)]
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 def test_every_label_is_shown_and_the_word_of_the_right_one(tokenizer, grouped):
-    item = LongICL(labels=10, grouped=grouped).build(tokenizer, 1500, 1, 0)[0]
+    item = LongICL(labels=10, grouped=grouped).build(tokenizer, 2400, 1, 0)[0]
     shown = demonstrations(item)
     assert {*shown} == {*item.record["labels"]} and len(shown) == item.record["units"]
     counts = sorted(shown.count(label) for label in {*shown})
-    assert counts[-1] - counts[0] <= 1
-    word = item.record["asked"].rstrip(".").split()[-1]
-    seen = [line for line in item.prompt.split("\n") if f"{word}. => " in line]
-    assert {line.split(" => ")[1] for line in seen} == {item.answer}
+    assert counts[-1] - counts[0] <= 1 and counts[0] >= 2
+    # No demonstration has both words of the asked text; both were shown, also by other labels.
+    nouns, adjectives = item.record["groups"][item.answer]
+    noun, adjective = (
+        words_of(item.record["asked"], nouns),
+        words_of(item.record["asked"], adjectives),
+    )
+    lines = [line for line in item.prompt.split("\n") if " => " in line]
+    have = {
+        word: {line for line in lines if words_of(line, [word])} for word in (*noun, *adjective)
+    }
+    assert len(have) == 2 and not set.intersection(*have.values())
+    for rows in have.values():
+        labels = {line.split(" => ")[1] for line in rows}
+        assert item.answer in labels and len(labels) >= 2
     changes = sum(a != b for a, b in itertools.pairwise(shown))
     assert (changes == 9) == grouped
 
@@ -40,7 +56,7 @@ def test_the_first_label_named_counts(tokenizer):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="from 2 to 200, got 1"):
+    with pytest.raises(ValueError, match="from 4 to 200, got 1"):
         LongICL(labels=1)
     with pytest.raises(ValueError, match="needs grouped"):
         LongICL(position=0.5)

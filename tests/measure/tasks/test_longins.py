@@ -55,6 +55,15 @@ def test_f1_of_the_numbers(tokenizer):
     assert task.score(re.sub(", .*", "", item.answer), item) == pytest.approx(2 / (len(wrong) + 1))
 
 
+def test_every_wrong_answer_counts_where_it_stands(tokenizer):
+    task = LongIns(wrong=0.4)
+    for item in task.build(tokenizer, 1800, 8, 0):
+        wrong = item.record["wrong"]
+        assert len(item.depths) == len(wrong) and list(item.depths) == sorted(item.depths)
+        assert task.at_depths(f"{wrong[0]}, 999", item) == (1.0, *[0.0] * (len(wrong) - 1))
+        assert task.parts(f"{wrong[0]}, 999", item) == {"precision": 0.5, "recall": 1 / len(wrong)}
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="GIST, LIST or LIMT, got 'ALL'"):
         LongIns("ALL")

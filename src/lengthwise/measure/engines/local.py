@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lengthwise.extend.adapt import adapt, binding_of, is_adapted, restore
 from lengthwise.extend.method import Method
 from lengthwise.extend.whole import steady
+from lengthwise.hf.prompts import Chat
 from lengthwise.hf.weights import fingerprint
 from lengthwise.measure.cost.peak import PeakBytes
 from lengthwise.measure.cost.speed import cache_bytes, peak_bytes
@@ -36,9 +37,12 @@ class LocalReader:
         name: What to call it in reports.
         chunk: Tokens per forward pass.
         window: The trained window in tokens; None takes it from the configuration.
+        chat: Whether a prompt is what a person says, in the tokenizer's chat template, which counts
+            towards its length; None does so where there is a template.
 
     Raises:
-        ValueError: A chunk below 1, or a configuration that names no window.
+        ValueError: A chunk below 1, a configuration that names no window, or no chat template
+            where one is asked for.
     """
 
     def __init__(
@@ -48,17 +52,21 @@ class LocalReader:
         chunk: int = CHUNK,
         name: str = "",
         window: int | None = None,
+        chat: bool | None = None,
     ) -> None:
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1 token, got {chunk!r}")
-        self.model, self.tokenizer, self.chunk = model, tokenizer, chunk
+        self.model, self.chunk = model, chunk
+        chats = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
+        self.tokenizer = cast(PreTrainedTokenizerBase, Chat(tokenizer)) if chats else tokenizer
         self.name = name or type(model).__name__
         self.window = window or trained_window(model)
         self._counted: set[tuple[str, int]] = set()
 
     def describe(self) -> Mapping[str, Any]:
-        """Name, fingerprint, parameters, dtype, window and chunk."""
-        return {
+        """Name, fingerprint, parameters, dtype, window, chunk, and the template if it chats."""
+        template = {"chat": self.tokenizer.template} if isinstance(self.tokenizer, Chat) else {}
+        return template | {
             "name": self.name,
             "fingerprint": fingerprint(self.model),
             "parameters": sum(weight.numel() for weight in self.model.parameters()),

@@ -218,8 +218,9 @@ def score_chart(table: Table, task: str | None = None) -> str:
                 points.append(_Point(length, score.value, title, (score.low, score.high)))
         lines.append(_Line(method, colour(table.results, method), points))
     dashed = {"the threshold": table.threshold}
-    if task is not None and (chance := table.chance(task)) >= 0.005:
-        dashed["a guess"] = chance
+    if task is not None:
+        value, what = table.shortcut(task)
+        dashed |= {what: value} if value >= 0.005 else {}
     where = "all tasks" if task is None else task
     height = 266 if task is None else 206
     lengths = sorted({point.at for line in lines for point in line.points})

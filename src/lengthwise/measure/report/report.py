@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from lengthwise.html import page, write_page
-from lengthwise.measure.report import charts, maps, words
+from lengthwise.measure.report import charts, curves, maps, words
 from lengthwise.measure.report.findings import findings, headline, reader_name
 from lengthwise.measure.report.groups import groupings
 from lengthwise.measure.report.readings import CLOSE, loss_table, speeds, told
-from lengthwise.measure.report.table import Table, refusals
+from lengthwise.measure.report.table import DEPTHS, Table, refusals
 from lengthwise.measure.run.results import Results
 
 EXAMPLES = 24
@@ -41,6 +41,8 @@ def html(results: Results, command: str) -> str:
         told=told,
         charts=charts,
         maps=maps,
+        curves=curves,
+        depths=DEPTHS,
         words=words,
         close=CLOSE,
         examples=EXAMPLES,

@@ -3,9 +3,9 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from statistics import median
+from statistics import fmean, median
 
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import ItemRow
@@ -122,13 +122,13 @@ class Table:
     def by_depth(self, method: str, task: str, length: int) -> list[Cell | None]:
         """The cell in `DEPTHS` ranges of depth, from the start of the text.
 
-        An item counts in every range in which one of its facts lies.
+        An item counts in every range in which one of its facts lies: with the mean score of its
+        facts there, or with that of the whole where a fact has none of its own.
         """
         rows = self.rows(method, task, length)
-        places = [{min(int(d * DEPTHS), DEPTHS - 1) for d in row.depths} for row in rows]
         ranges = []
         for i in range(DEPTHS):
-            inside = [row for row, place in zip(rows, places, strict=True) if i in place]
+            inside = [one for row in rows if (one := _within(row, i)) is not None]
             ranges.append(self._cell(inside) if inside else None)
         return ranges
 
@@ -146,6 +146,35 @@ class Table:
             if row.score is not None
         ]
         return sum(chances) / max(len(chances), 1)
+
+    def shortcut(self, task: str) -> tuple[float, str]:
+        """The best score that shows no reading, a guess or a shortcut, and what it does."""
+        by_name: dict[str, list[float]] = {}
+        for (_, name, _), rows in self._rows.items():
+            for row in rows if name == task else ():
+                for what, score in row.shortcuts.items():
+                    by_name.setdefault(what, []).append(score)
+        means = {what: fmean(scores) for what, scores in by_name.items()}
+        return max([(self.chance(task), "a guess"), *((v, k) for k, v in means.items())])
+
+    def parts(self, method: str, task: str, length: int) -> dict[str, float]:
+        """The mean of each part of the score; none where it has no parts."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for row in self.rows(method, task, length):
+            for name, value in row.parts.items():
+                found[name].append(value)
+        return {name: fmean(values) for name, values in found.items()}
+
+    def part_names(self, task: str) -> list[str]:
+        """The parts of a task's score, in its order."""
+        rows = (r for m in self.methods for n in self.lengths for r in self.rows(m, task, n))
+        return list(dict.fromkeys(name for row in rows for name in row.parts))
+
+    def characters(self, task: str, length: int) -> float:
+        """The mean number of characters of a prompt; 0 where they were not counted."""
+        counts = [r.characters for m in self.methods for r in self.rows(m, task, length)]
+        known = [count for count in counts if count]
+        return fmean(known) if known else 0.0
 
     def common_tasks(self, length: int) -> list[str]:
         """Tasks at this length whose items every method has answered, all of them.
@@ -258,6 +287,14 @@ def mean_of(terms: Sequence[Interval]) -> Interval | None:
     below = math.hypot(*(term.value - term.low for term in terms)) / len(terms)
     above = math.hypot(*(term.high - term.value for term in terms)) / len(terms)
     return Interval(mean, max(0.0, mean - below), min(1.0, mean + above))
+
+
+def _within(row: ItemRow, part: int) -> ItemRow | None:
+    """An item as it counts in one range of depth; None where no fact of it lies there."""
+    here = [k for k, d in enumerate(row.depths) if min(int(d * DEPTHS), DEPTHS - 1) == part]
+    if not here:
+        return None
+    return replace(row, score=fmean(row.found[k] for k in here)) if row.found else row
 
 
 def refusals(results: Results) -> dict[tuple[str, str, int, str], int]:

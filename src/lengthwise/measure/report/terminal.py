@@ -1,6 +1,7 @@
 """The report as tables in a terminal."""
 
 from collections.abc import Sequence
+from itertools import product
 
 from rich import box
 from rich.console import Console
@@ -8,15 +9,30 @@ from rich.measure import Measurement
 from rich.table import Table as Grid
 from rich.text import Text
 
+from lengthwise.measure.report.curves import (
+    CONTOUR,
+    against_base,
+    contours,
+    perplexity,
+)  # fmt: skip
 from lengthwise.measure.report.findings import findings, headline, reader_name
 from lengthwise.measure.report.groups import Entry, groupings
 from lengthwise.measure.report.readings import CLOSE, loss_table, speeds
-from lengthwise.measure.report.table import Cell, Table, refusals
-from lengthwise.measure.report.words import bounds, counted, rate, seconds, size
+from lengthwise.measure.report.table import DEPTHS, Cell, Table, refusals
+from lengthwise.measure.report.words import (
+    bounds,
+    counted,
+    part_words,
+    rate,
+    seconds,
+    share_of,
+    size,
+)
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import REFERENCE
 from lengthwise.measure.statistics.intervals import Interval
 
+FEW_TASKS = 6  # more tasks than this have no contour in a terminal
 STYLES = {"good": "green", "bad": "red", "": ""}
 
 
@@ -30,6 +46,13 @@ def print_report(results: Results, console: Console) -> None:
         room = console.options.update(max_width=10_000)  # else no more than is there is measured
         fits = Measurement.get(console, room, wide).maximum <= console.width
         console.print(wide if fits else _scores(table, narrow=True))
+        for task, method in product(table.tasks, table.methods):
+            if table.part_names(task):
+                console.print(_parts(table, method, task))
+            base = against_base(table, method, task)
+            for words in (_contour(table, method, task), base and f"{task} · {method}: {base}"):
+                if words:
+                    console.print(Text(words, style="dim"))
     print_groups([(method, method, results) for method in results.methods], console)
     for length in results.read_lengths("speed"):
         console.print(_speed(results, length))
@@ -125,6 +148,8 @@ def _scores(table: Table, narrow: bool) -> Grid:
     made.add_column("method", no_wrap=not narrow, overflow="fold")
     for head in (*(f"{length:,}" for length in table.lengths), "effective"):
         made.add_column(head, justify="right", no_wrap=True)
+    if not narrow:
+        made.add_column("without reading", style="dim")
     between = "\n" if narrow else " "
     for task in table.tasks:
         for i, method in enumerate(table.methods):
@@ -133,11 +158,48 @@ def _scores(table: Table, narrow: bool) -> Grid:
             ]
             last = i == len(table.methods) - 1
             reach = Text(table.reach(method, task).words)
+            floor = Text(floor_words(table, task) if i == 0 else "")
             if narrow and i == 0:
-                made.add_row(Text(task, style="bold"))
+                made.add_row(Text.assemble((task, "bold"), ("\n" + floor.plain, "dim")))
             name = [] if narrow else [Text(task if i == 0 else "")]
-            made.add_row(*name, Text(method), *cells, reach, end_section=last)
+            end = [] if narrow else [floor]
+            made.add_row(*name, Text(method), *cells, reach, *end, end_section=last)
+    for method in table.methods:
+        found = [perplexity(table, method, length) for length in table.lengths]
+        if any(one is not None for one in found):
+            shown = [Text("–" if one is None else f"{one:.4g}", style="dim") for one in found]
+            name = [] if narrow else [Text("perplexity")]
+            called = f"{'perplexity, ' * narrow}{method}"
+            made.add_row(*name, Text(called), *shown, *[Text()] * (1 + (not narrow)))
     return made
+
+
+def floor_words(table: Table, task: str) -> str:
+    """`18% all numbers`: the best score that shows no reading."""
+    value, what = table.shortcut(task)
+    return share_of(value, what)
+
+
+def _parts(table: Table, method: str, task: str) -> Grid:
+    """What the scores of a task are made of."""
+    lengths = table.task_lengths(task)
+    made = grid(f"Parts of {task} · {method}", "means over the items",
+                "part", *(f"{length:,}" for length in lengths))  # fmt: skip
+    found = [table.parts(method, task, length) for length in lengths]
+    for part in table.part_names(task):
+        made.add_row(part, *(part_words(part, one[part]) if part in one else "–" for one in found))
+    return made
+
+
+def _contour(table: Table, method: str, task: str) -> str:
+    """Where the score falls below the contour's, by depth; "" of many tasks or of one length."""
+    few = len(table.tasks) <= FEW_TASKS and len(table.task_lengths(task)) > 1
+    if not (few and table.has_depths(task)):
+        return ""
+    depths = [*(f"depth {(i + 0.5) / DEPTHS:.0%}" for i in range(DEPTHS)), "all depths"]
+    found = zip(depths, contours(table, method, task), strict=True)
+    places = [f"{where} {one}" for where, one in found if one is not None]
+    return f"{task} · {method} falls below {CONTOUR:.0%} at tokens: {'; '.join(places)}"
 
 
 def _words(cell: Cell | None, threshold: float, between: str) -> Text:

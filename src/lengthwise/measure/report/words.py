@@ -48,6 +48,16 @@ def bounds(interval: Interval) -> str:
     return f"{100 * interval.low:.0f}–{interval.high:.0%}"
 
 
+def share_of(value: float, what: str) -> str:
+    """`18% by all numbers`: what a way to answer scores."""
+    return f"{value:.0%} by {what}"
+
+
+def part_words(name: str, value: float) -> str:
+    """A part of a score: a share, or a number of words."""
+    return f"{value:,.0f}" if name == "words" else f"{value:.0%}"
+
+
 def windows(length: int, window: int) -> str:
     """A length in windows: `half a window`, `1 window`, `8 windows`."""
     ratio = length / window

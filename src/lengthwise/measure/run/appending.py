@@ -5,6 +5,7 @@ import json
 import os
 import types
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -62,11 +63,13 @@ def parsed(words: bytes) -> dict[str, Any] | None:
 
 
 def is_row(entry: Any, kind: type) -> bool:
-    """Whether an entry has the fields of a dataclass, and values of their types."""
+    """Whether an entry has the fields of a dataclass, and values of their types; fields with a
+    default may be missing, for they came later.
+    """
     hints = _hints(kind)
     return (
         isinstance(entry, dict)
-        and entry.keys() == hints.keys()
+        and _needed(kind) <= entry.keys() <= hints.keys()
         and all(is_a(value, hints[key]) for key, value in entry.items())
     )
 
@@ -92,3 +95,10 @@ def is_a(value: Any, hint: Any) -> bool:
 @cache
 def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
+
+
+@cache
+def _needed(kind: Any) -> frozenset[str]:
+    return frozenset(
+        one.name for one in fields(kind) if one.default is one.default_factory is MISSING
+    )

@@ -39,6 +39,9 @@ VALUES: Mapping[str, Mapping[str, Any]] = {
     },
 }  # fmt: skip
 
+# What was not in files at first, and is left out where it is empty.
+_LATER = {"groups", "characters", "shortcuts", "parts", "found"}
+
 Key = tuple[str, str, int, int]  # method, task, length, and which item or sample
 
 
@@ -60,8 +63,9 @@ def _read(path: Path) -> tuple[Results, dict[Key, list[float]], int]:
         kind, entry = _entry(words)
         if kind == _SESSION and _is_session(entry):
             results.sessions.append(entry)
-        elif kind == _ITEM and _is_item(entry := _whole(entry), results.sessions):
-            item = ItemRow(**{**entry, "depths": tuple(entry["depths"])})
+        elif kind == _ITEM and _is_item(entry, results.sessions):
+            lists = {key: tuple(entry.get(key, ())) for key in ("depths", "found")}
+            item = ItemRow(**{**entry, **lists})
             rows.pop(item.key, None)  # one that was refused for now, and asked again
             rows[item.key] = item
         elif kind == _READING and _is_reading(entry, results.sessions):
@@ -104,17 +108,15 @@ def _belongs(entry: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]]) ->
     return entry["task"] in session["tasks"] and entry["method"] in (REFERENCE, *session["methods"])
 
 
-def _whole(entry: Any) -> Any:
-    """An item as it was before groups that are none were left out."""
-    return {"groups": {}, **entry} if isinstance(entry, dict) else entry
-
-
 def _is_item(entry: Any, sessions: Sequence[Mapping[str, Any]]) -> bool:
     return (
         is_row(entry, ItemRow)
         and _belongs(entry, sessions)
         and all(0 <= x <= 1 for x in (entry["chance"], entry["score"] or 0, *entry["depths"]))
-        and min(entry["index"], entry["tokens"]) >= 0
+        and all(0 <= x <= 1 for x in entry.get("found", ()))
+        and all(0 <= x <= 1 for x in entry.get("shortcuts", {}).values())
+        and len(entry.get("found", ())) in (0, len(entry["depths"]))
+        and min(entry["index"], entry["tokens"], entry.get("characters", 0)) >= 0
     )
 
 
@@ -217,8 +219,7 @@ class ResultsFile:
         """
         if isinstance(row, ItemRow):
             entry = asdict(row)
-            if not row.groups:
-                del entry["groups"]
+            entry = {key: value for key, value in entry.items() if value or key not in _LATER}
             self._append({_ITEM: entry})
             if row.key in self._again:
                 self.results.rows[:] = [old for old in self.results.rows if old.key != row.key]

@@ -43,12 +43,20 @@ def write_parquet(results: Results, folder: Path) -> Path:
         "session": pa.int64(),
         "again": pa.bool_(),
         "groups": pa.map_(pa.string(), pa.string()),
+        "characters": pa.int64(),
+        "shortcuts": pa.map_(pa.string(), pa.float64()),
+        "parts": pa.map_(pa.string(), pa.float64()),
+        "found": pa.list_(pa.float64()),
     }
     about = {
         "lengthwise_plan": json.dumps(results.plan, ensure_ascii=False),
         "lengthwise_sessions": json.dumps(results.sessions, ensure_ascii=False),
     }
-    rows = [{**vars(row), "groups": list(row.groups.items())} for row in results.rows]
+    maps = ("groups", "shortcuts", "parts")
+    rows = [
+        {**vars(row), **{key: list(getattr(row, key).items()) for key in maps}}
+        for row in results.rows
+    ]
     table = pa.Table.from_pylist(rows, schema=pa.schema(kinds.items(), metadata=about))
     path = folder / PARQUET
     with whole_file(path) as fresh:

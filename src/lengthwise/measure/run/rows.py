@@ -43,6 +43,10 @@ class ItemRow:
             the file's line of that session.
         groups: What reports tell items apart by, as `level`, and to which of them this belongs; no
             line of the file says that there are none.
+        characters: Of the prompt; 0 where they were not counted.
+        shortcuts: What readers score who do not do the task, by what they do instead.
+        parts: What the score is made of, or goes with.
+        found: The score for the fact at each depth; empty where there is only that of the whole.
     """
 
     method: str
@@ -64,6 +68,10 @@ class ItemRow:
     session: int
     again: bool = False
     groups: Mapping[str, str] = field(default_factory=dict)
+    characters: int = 0
+    shortcuts: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, float] = field(default_factory=dict)
+    found: tuple[float, ...] = ()
 
     @property
     def cell(self) -> Cell:

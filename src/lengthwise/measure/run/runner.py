@@ -25,7 +25,7 @@ from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import REFERENCE, Cell, ItemRow, ReadingRow
 from lengthwise.measure.run.suites import Suite
 from lengthwise.measure.statistics.effective import verdict
-from lengthwise.measure.tasks.base import Item, Reading, token_count
+from lengthwise.measure.tasks.base import Item, Reading, beside, token_count
 
 _ANSWER = 1000  # tokens whose reading takes about as long as writing an answer
 _HEAD, _TAIL = 300, 900  # characters of a prompt that are kept
@@ -380,6 +380,7 @@ class _Run:
             session=self._session(),
             again=reply.again,
             groups={} if item is None else item.record.get("groups", {}),
+            **({} if item is None else beside(task, item, reply.text, not reply.refused)),
         )
         self.file.add(row)
         self.cells[cell][index] = row

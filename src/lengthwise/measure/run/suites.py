@@ -10,12 +10,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lengthwise.measure import tasks
+from lengthwise.measure.run.options import class_of, settings
 from lengthwise.measure.run.rows import REFERENCE, Cell
 from lengthwise.measure.statistics.effective import THRESHOLD
 from lengthwise.measure.tasks import DocumentQA, Item, Passkey, Task
 from lengthwise.measure.tasks.base import Reading
 from lengthwise.measure.tasks.readings import Loss, Speed
-from lengthwise.names import ADAPTIVE, READINGS, suite_names
+from lengthwise.names import ADAPTIVE, ALONE, GRIDS, READINGS, suite_names
 
 SHORTEST = 512  # tokens; shorter prompts hold no more than the question
 _LEVELS = (512, 2048, 8192)  # output tokens of LongProc's procedures
@@ -56,7 +57,7 @@ class Suite:
 
     def settings(self) -> dict[str, str]:
         """How every task is set, which must stay the same too; others may join."""
-        return {name: repr(task) + _contents(task) for name, task in self.tasks.items()}
+        return {name: _written(task) + _contents(task) for name, task in self.tasks.items()}
 
     def counts(self) -> dict[str, int]:
         """Items of every task and length at most, or samples of a reading."""
@@ -116,6 +117,12 @@ class Suite:
             found.append(length)
             length *= 2
         return [*found, upto]
+
+
+def _written(task: Task | Reading) -> str:
+    """How a task is set, and which version of it."""
+    version = getattr(task, "version", 1)
+    return repr(task) + (f" version {version}" if version > 1 else "")
 
 
 def _contents(task: Task | Reading) -> str:
@@ -189,7 +196,7 @@ def suite(
     found: dict[str, Task | Reading] = {}
     counts, names = [1], suite_names(name)
     for one in names:
-        more, count = _plain(one, filler, items or 1)
+        more, count = _asked(one, filler, items or 1)
         for key, task in more.items():
             if found.setdefault(key, task) != task:
                 raise ValueError(
@@ -209,13 +216,28 @@ def suite(
 def _own(task: Task | Reading, text: str | None, questions: Mapping[str, Path]) -> Task | Reading:
     """The task on a person's own text or questions, where it takes them."""
     if isinstance(task, DocumentQA):
-        return replace(task, file=questions.get(task.form))
+        return replace(task, file=task.file or questions.get(task.form))
     if text is not None and isinstance(task, _PROSE):
         return replace(task, text=text)
     return task
 
 
-_PROSE = (tasks.FLenQA, tasks.LVEval, tasks.NIAH, tasks.NoLiMa, tasks.TSort)
+_PROSE = (tasks.FLenQA, tasks.LVEval, tasks.LongSafety, tasks.NIAH, tasks.NoLiMa, tasks.TSort)
+
+
+def _asked(spec: str, filler: str, samples: int) -> tuple[Mapping[str, Task | Reading], int]:
+    """Tasks and items of each length, of one suite or task with its options."""
+    name = spec.partition(":")[0]
+    if name == spec and name not in (*GRIDS, *ALONE):
+        return _plain(name, filler, samples)
+    found: dict[str, Task | Reading] = {}
+    for called, values in settings(spec).items():
+        if name in (*GRIDS, *ALONE):
+            found[called] = getattr(tasks, class_of(name))(**values)
+        else:
+            base: Any = _full(filler)[name]
+            found[called] = replace(base, **values)
+    return found, 10
 
 
 def _plain(name: str, filler: str, samples: int) -> tuple[Mapping[str, Task | Reading], int]:

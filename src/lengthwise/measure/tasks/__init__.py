@@ -3,6 +3,7 @@
 from lengthwise.measure.tasks.adaleval import BestAnswer, TSort
 from lengthwise.measure.tasks.base import Item, Task
 from lengthwise.measure.tasks.conditional import ConditionalNeedles
+from lengthwise.measure.tasks.contour import contour
 from lengthwise.measure.tasks.diffusion import DiffusionScope
 from lengthwise.measure.tasks.flenqa import FLenQA
 from lengthwise.measure.tasks.golden_thread import GoldenThread
@@ -31,7 +32,7 @@ from lengthwise.measure.tasks.ruler import (
     FrequentWords,
     VariableTracking,
 )
-from lengthwise.measure.tasks.threads import Threads, contour
+from lengthwise.measure.tasks.threads import Threads
 from lengthwise.measure.tasks.writing import LCFO, HelloBench
 
 __all__ = [

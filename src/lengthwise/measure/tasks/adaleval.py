@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, Stretch, depths, invented, new_from, number
@@ -14,10 +14,11 @@ from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
 from lengthwise.measure.tasks.facts import HOBBIES, TRADES
 from lengthwise.measure.tasks.words import NAMES, NOUNS
 
+# Every step goes on from where the last one ended; nothing else tells what comes first.
 _STEPS = (
-    "On day {day} they reached {place}, where {name} bought a {thing}.",
-    "Day {day} brought them to {place}, and {name} mended the {thing}.",
-    "They slept in {place} on day {day} after {name} had sold the {thing}.",
+    "From {place} they went on to {next}, where {name} bought a {thing}.",
+    "They left {place} for {next}, and {name} mended the {thing}.",
+    "Between {place} and {next} they slept, after {name} had sold the {thing}.",
 )
 
 
@@ -27,18 +28,19 @@ class TSort(Generated):
 
     Source: Wang et al., Ada-LEval (arXiv:2404.06480), section 3.1: four segments, exact match of
     the whole order; chance is 1 / 24.
-    Differs from the source: without a text, the segments come from a generated travel diary whose
-    days are numbered; each prompt ends where the answer begins.
+    Differs from the source: without a text, the segments come from a generated tale of a journey
+    whose every step begins where the last one ended; each prompt ends where the answer begins.
 
     Args:
         segments: Segments to put in order, 2 to 6.
-        text: A person's own text with an order of its own; None generates a diary.
+        text: A person's own text with an order of its own; None generates a journey.
         budget: Tokens for the answer at least.
 
     Raises:
         ValueError: A number of segments out of range.
     """
 
+    version: ClassVar[int] = 2
     segments: int = 4
     text: str | None = field(default=None, repr=False)
     budget: int = 24
@@ -82,14 +84,17 @@ class TSort(Generated):
         own = new_from(rng)
         if self.text is not None:
             return Stretch(self.text, own)
-        day = 0
+        here, seen = invented(own, 3), set[str]()
 
         def entry() -> str:
-            nonlocal day
-            day += own.randint(1, 3)
+            nonlocal here
+            seen.add(here)
+            place = here
+            while here in seen:
+                here = invented(own, 3)
             return own.choice(_STEPS).format(
-                day=day,
-                place=invented(own).capitalize(),
+                place=place.capitalize(),
+                next=here.capitalize(),
                 name=own.choice(NAMES),
                 thing=own.choice(NOUNS),
             )
@@ -125,6 +130,16 @@ class TSort(Generated):
         """Where each part of the text went."""
         order = record["order"]
         return "Answer: " + json.dumps([order.index(i) + 1 for i in range(len(order))])
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """The order backwards, and that of the first number in each segment."""
+        parts = item.prompt.split("\nSegment ")[1:]
+        found = [int((re.findall(r"\d{1,9}", part[1:]) or ["0"])[0]) for part in parts]
+        by_number = sorted(range(1, len(parts) + 1), key=lambda i: found[i - 1])
+        return {
+            "backwards": json.dumps(list(range(self.segments, 0, -1))),
+            "by the first numbers": json.dumps(by_number),
+        }
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """Any order but the one that is shown, which is never right."""
@@ -220,6 +235,15 @@ class BestAnswer(Generated):
             if fits and fee <= record["fee"]:
                 return f"A{i}"
         raise AssertionError("no offer meets the conditions")
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """An answer by its place, or by the words it shares with the question."""
+        offers, words = item.record["offers"], (item.record["trade"], item.record["hobby"])
+        alike = [i for i, text in enumerate(offers, 1) if all(word in text for word in words)]
+        return {
+            "the first answer": "A1", "the middle answer": f"A{(len(offers) + 1) // 2}",
+            "the last answer": f"A{len(offers)}", "the first answer alike": f"A{alike[0]}",
+        }  # fmt: skip
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """Any designation."""

@@ -1,9 +1,10 @@
 """What a task is: it makes items of an exact length and scores the answers."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
@@ -59,6 +60,68 @@ class Task(Protocol):
 
     def chance(self, item: Item) -> float:
         """The expected score of `guess`, by arithmetic."""
+
+
+class Beside:
+    """What a task may tell beside its score; here nothing.
+
+    Attributes:
+        version: Goes up when the same arguments give other items or another score, so that results
+            of both are told apart.
+    """
+
+    version: ClassVar[int] = 1
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """Replies of readers who do not do the task, by what they do instead: the same kinds for
+        every item. What the best of them scores is no sign of reading.
+        """
+        return {}
+
+    def parts(self, text: str, item: Item) -> Mapping[str, float]:
+        """What the score of a reply is made of, or goes with: shares from 0 to 1, and `words`."""
+        return {}
+
+    def at_depths(self, text: str, item: Item) -> tuple[float, ...]:
+        """The score for each of the item's facts, in the order of its depths; or empty, where
+        there is only that of the whole.
+        """
+        return ()
+
+
+def picked(found: Sequence[str], count: int = 1, kind: str = "") -> dict[str, str]:
+    """Replies that pick some of the candidates in a text by their place or number alone.
+
+    Args:
+        found: Candidates in the order of the text.
+        count: How many a reply has.
+        kind: What a candidate is called.
+    """
+    if not found:
+        return {}
+    s = "s" * (count > 1)
+    often = [word for word, _ in Counter(found).most_common(count)]
+    different = [*dict.fromkeys(found)]
+    return {
+        f"the first {kind}{s}": " ".join(different[:count]),
+        f"the last {kind}{s}": " ".join(different[-count:]),
+        f"the most frequent {kind}{s}": " ".join(often),
+    }
+
+
+def by_shortcuts(task: Task, item: Item) -> dict[str, float]:
+    """What each shortcut of a task scores on an item."""
+    replies = task.shortcuts(item) if isinstance(task, Beside) else {}
+    return {name: task.score(reply, item) for name, reply in replies.items()}
+
+
+def beside(task: Task, item: Item, text: str, answered: bool) -> dict[str, Any]:
+    """What a row tells of an item beside the score: see `ItemRow`."""
+    told = task if isinstance(task, Beside) else Beside()
+    found: dict[str, Any] = {"characters": len(item.prompt), "shortcuts": by_shortcuts(task, item)}
+    if answered:
+        found |= {"parts": dict(told.parts(text, item)), "found": told.at_depths(text, item)}
+    return found
 
 
 @runtime_checkable

@@ -1,11 +1,12 @@
 """Conditional needles: the values of all keys in which a character stands."""
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.base import Item, picked
 from lengthwise.measure.tasks.draws import Endless, new_from, uuid4
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
 from lengthwise.measure.tasks.metrics import set_f1
@@ -95,6 +96,16 @@ class ConditionalNeedles(Generated):
         """Goes through the keys."""
         table, character = record["table"], record["character"]
         return "\n".join(value for key, value in table.items() if character in key)
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """Values, whatever their key."""
+        values = re.findall(r'":\[?"([^"]+)"', item.prompt)
+        return picked(values, len(item.record["answers"]), "value")
+
+    def at_depths(self, text: str, item: Item) -> tuple[float, ...]:
+        """Whether each value is in the reply."""
+        found = {*UUID.findall(text.lower())}
+        return tuple(float(value in found) for value in item.record["answers"])
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """UUIDs drawn anew, as many as there are."""

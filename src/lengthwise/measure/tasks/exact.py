@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lengthwise.measure.tasks.base import Item, token_count
+from lengthwise.measure.tasks.base import Beside, Item, token_count
 from lengthwise.measure.tasks.draws import Exhausted
 from lengthwise.measure.tasks.fit import fit
 
@@ -54,7 +54,7 @@ Pages = Callable[[int], Page]
 Tokens = Callable[[str], int]
 
 
-class Generated(ABC):
+class Generated(Beside, ABC):
     """A task whose prompts grow by units of haystack; `build` finds how many fit.
 
     The draws depend on the seed and the number of the item, never on the length, so that the same

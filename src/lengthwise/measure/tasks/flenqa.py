@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, haystack, new_from
@@ -13,34 +13,47 @@ from lengthwise.measure.tasks.words import ADJECTIVES, NAMES, NOUNS
 
 
 class Problem(NamedTuple):
-    """Two facts that are both needed, a question about them, and the answer."""
+    """Two facts that are both needed, a question about them, and the answer.
+
+    Attributes:
+        beside: A sentence that stands beside the second fact, and misleads who reads one alone.
+    """
 
     facts: tuple[str, str]
     question: str
     right: bool
+    beside: str = ""
 
 
 _RELATIONS = ("taller", "older", "faster", "richer", "louder", "calmer")
 _FLOORS = ("marble", "oak", "slate", "cork", "brick", "granite")
+_ROOMS = [noun for noun in NOUNS if noun not in _FLOORS]
 
 
 def _relations(rng: random.Random) -> Problem:
-    """Two links of a chain of comparisons."""
+    """Two links of a chain of comparisons, of which one is turned round where nothing follows."""
     (a, b, c), word = rng.sample(NAMES, 3), rng.choice(_RELATIONS)
     right = rng.random() < 0.5
-    asked = (a, c) if right else (c, a)
-    facts = (f"{a} is {word} than {b}.", f"{b} is {word} than {c}.")
-    return Problem(facts, f"{asked[0]} is {word} than {asked[1]}.", right)
+    links = [(a, b), (b, c)]
+    if not right:
+        turned = rng.randrange(2)
+        links[turned] = links[turned][::-1]
+    if rng.random() < 0.5:  # who stands first in the text says nothing
+        links.reverse()
+    first, second = (f"{x} is {word} than {y}." for x, y in links)
+    return Problem((first, second), f"{a} is {word} than {c}.", right)
 
 
 def _rooms(rng: random.Random) -> Problem:
     """Who is where, and what the floor is made of there."""
     name, right = rng.choice(NAMES), rng.random() < 0.5
-    room = f"the {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)} room"
+    adjectives, nouns = rng.sample(ADJECTIVES, 2), rng.sample(_ROOMS, 2)
+    room, elsewhere = (f"the {a} {n} room" for a, n in zip(adjectives, nouns, strict=True))
     floor, other = rng.sample(_FLOORS, 2)
     facts = (f"{name} is in {room}.", f"The floor of {room} is made of {floor}.")
     asked = floor if right else other
-    return Problem(facts, f"{name} is in a room whose floor is made of {asked}.", right)
+    beside = f"The floor of {elsewhere} is made of {other}."
+    return Problem(facts, f"{name} is in a room whose floor is made of {asked}.", right, beside)
 
 
 def _rules(rng: random.Random) -> Problem:
@@ -89,6 +102,7 @@ class FLenQA(Generated):
         ValueError: An unknown problem, padding or place.
     """
 
+    version: ClassVar[int] = 2
     problem: Literal["relations", "rooms", "rules"] = "relations"
     padding: Literal["repeated", "similar", "different"] = "different"
     place: Literal["first", "middle", "last", "random"] = "random"
@@ -119,6 +133,9 @@ class FLenQA(Generated):
         drawn_places = sorted(rng.random() for _ in range(2))
         places = drawn_places if self.place == "random" else list(_PLACES[self.place])
         units = self._units(problem, rng)
+        around_second = [problem.facts[1], *filter(None, [problem.beside])]
+        if rng.random() < 0.5:
+            around_second.reverse()
         head = "Read these facts. Then say whether a statement follows from them.\n"
         tail = f'\nStatement: "{problem.question}" Is it true or false? Answer:'
         record = {**problem._asdict(), "kind": self.problem, "places": places}
@@ -127,7 +144,7 @@ class FLenQA(Generated):
         def page(count: int) -> Page:
             around = units.first(count)
             cuts = [int(count * place) for place in places]
-            lines = [*around[: cuts[0]], facts[0], *around[cuts[0] : cuts[1]], facts[1]]
+            lines = [*around[: cuts[0]], facts[0], *around[cuts[0] : cuts[1]], *around_second]
             context = " ".join(lines + around[cuts[1] :])
             return Page(head, context, tail, str(problem.right), record, marks)
 
@@ -138,8 +155,9 @@ class FLenQA(Generated):
         if self.padding == "different":
             return haystack(self.text, own)
         if self.padding == "repeated":
-            return Endless(lambda: own.choice(problem.facts))
-        taken = _content(" ".join(problem.facts))
+            facts = [*problem.facts, *filter(None, [problem.beside])]
+            return Endless(lambda: own.choice(facts))
+        taken = _content(" ".join([*problem.facts, problem.beside]))
 
         def similar() -> str:
             while True:
@@ -160,10 +178,30 @@ class FLenQA(Generated):
         first, second = record["facts"]
         asked = record["question"]
         if record["kind"] == "relations":
-            return str(asked.split()[0] == first.split()[0])
+            (a, *_, b), (c, *_, d) = (fact.rstrip(".").split() for fact in (first, second))
+            (x, *_, y) = asked.rstrip(".").split()
+            return str((b == c and (x, y) == (a, d)) or (d == a and (x, y) == (c, b)))
         if record["kind"] == "rooms":
             return str(second.rsplit(" ", 1)[1] == asked.rsplit(" ", 1)[1])
         return str(first.split()[2] == second.rstrip(".").split()[2])
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """One answer always; whether who is asked of stands first; one of the two facts alone; and
+        whether all that the statement names stands in the text.
+        """
+        first, second = item.record["facts"]
+        asked, before = item.record["question"], item.prompt.rpartition("\nStatement:")[0]
+        named = re.findall(r"\w+", asked)
+        x, y = named[0], named[-1]
+        found = {
+            "always true": True,
+            "the order of names": 0 <= before.find(x) < before.find(y),
+            "the words of the statement": y in before,
+        }
+        if self.problem == "relations":
+            subjects = {first.split()[0], second.split()[0]}
+            found |= {"one fact alone": x in subjects, "the other alone": y not in subjects}
+        return {name: str(value) for name, value in found.items()}
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """A coin."""

@@ -2,14 +2,18 @@
 
 import random
 import string
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from lengthwise.measure.tasks.base import Item
 from lengthwise.measure.tasks.draws import Endless, new_from
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
 
+_TRIES = 400  # for what most languages have; the others are taken as they are
+_SEEN = 16  # strings that are counted
+_LONG = 12  # symbols of the string that is gone on with
 Automaton = list[dict[str, int]]  # for every state, from a symbol to the next state
 
 
@@ -20,8 +24,10 @@ class InContextLanguage(Generated):
     Source: Akyürek et al., In-Context Language Learning (arXiv:2401.12973), section 3: random
     automata of 4 to 12 states over 4 to 18 symbols, 1 to 4 ways out of every state, strings of 1 to
     50 symbols; a symbol is right if the automaton allows it.
-    Differs from the source: more length means more strings; every state that the last string ends
-    in has been left before, by each allowed symbol; automata that allow everything are left out.
+    Differs from the source: more length means more strings; the state that the last string ends in
+    has been reached in other ways before, and left by each allowed symbol; in one item of two the
+    symbol that mostly follows its last one or its last two is not allowed there, so that counting
+    pairs and triples of symbols does not do; automata that allow everything are left out.
 
     Args:
         states: States of the automaton; None draws 4 to 12.
@@ -32,6 +38,7 @@ class InContextLanguage(Generated):
         ValueError: A number out of range.
     """
 
+    version: ClassVar[int] = 2
     states: int | None = None
     symbols: int | None = None
     budget: int = 4
@@ -51,13 +58,10 @@ class InContextLanguage(Generated):
 
     def drawn(self, index: int, rng: random.Random, tokens: Tokens) -> Pages:
         """An automaton and strings; grows by strings."""
-        alphabet = rng.sample(string.ascii_lowercase, self.symbols or rng.randint(5, 18))
-        automaton = _automaton(self.states or rng.randint(4, 12), alphabet, rng)
-        own = new_from(rng)
-        # The first strings leave the last state of the asked one by every way.
-        asked = _walk(automaton, rng.randint(2, 12), rng)
-        state = _end(automaton, asked)
-        shown = [asked + symbol for symbol in automaton[state]]
+        alphabet, automaton, asked = self._language(rng)
+        own, state = new_from(rng), _end(automaton, asked)
+        # The first strings reach the last state of the asked one, and leave it by every way.
+        shown = [_way(automaton, state, asked, rng) + symbol for symbol in automaton[state]]
         following = iter(shown)
 
         def example() -> str:
@@ -78,6 +82,20 @@ class InContextLanguage(Generated):
 
         return page
 
+    def _language(self, rng: random.Random) -> tuple[list[str], Automaton, str]:
+        """An alphabet, an automaton, and a string that counting can or cannot go on with."""
+        hard = rng.random() < 0.5
+        for _ in range(_TRIES):
+            alphabet = rng.sample(string.ascii_lowercase, self.symbols or rng.randint(5, 18))
+            automaton = _automaton(self.states or rng.randint(4, 12), alphabet, rng)
+            asked = _walk(automaton, rng.randint(2, _LONG), rng)
+            seen = [_walk(automaton, rng.randint(1, 50), rng) for _ in range(_SEEN)]
+            usual = {followers(seen, asked[-size:])[:1] for size in (1, 2)}
+            fits = len(usual & automaton[_end(automaton, asked)].keys())
+            if fits == (0 if hard else len(usual)):
+                break
+        return alphabet, automaton, asked
+
     def score(self, text: str, item: Item) -> float:
         """1 if the first symbol of the reply is one that the automaton allows here, else 0."""
         record = item.record
@@ -88,6 +106,21 @@ class InContextLanguage(Generated):
         """A symbol that leaves the state of the asked string."""
         return min(record["automaton"][_end(record["automaton"], record["asked"])])
 
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """What mostly follows the last symbol, or the last two, and the most frequent symbol."""
+        *lines, asked = item.prompt.replace(" ", "").split("\n")[1:]
+        shown = [line for line in lines if {*line} <= {*item.record["alphabet"]}]
+        alike = [
+            line[len(asked)] for line in shown if len(line) > len(asked) and line.startswith(asked)
+        ]
+        return {
+            "the most frequent symbol": followers(shown, "")[:1],
+            "what follows one": followers(shown, asked[-1:])[:1],
+            "what follows two": followers(shown, asked[-2:])[:1],
+            "what follows one now and then": followers(shown, asked[-1:])[1:2],
+            "a line that begins alike": alike[0] if alike else "",
+        }
+
     def guess(self, item: Item, rng: random.Random) -> str:
         """Any symbol of the alphabet."""
         return rng.choice(item.record["alphabet"])
@@ -97,6 +130,30 @@ class InContextLanguage(Generated):
         automaton = item.record["automaton"]
         allowed = automaton[_end(automaton, item.record["asked"])]
         return len(allowed) / len(item.record["alphabet"])
+
+
+def followers(strings: Iterable[str], end: str) -> str:
+    """The symbols that stand behind `end` in the strings, the most frequent ones first."""
+    size = len(end)
+    counts = Counter(
+        line[i + size]
+        for line in strings
+        for i in range(len(line) - size)
+        if line[i : i + size] == end
+    )
+    return "".join(symbol for symbol, _ in counts.most_common())
+
+
+def _way(automaton: Automaton, state: int, asked: str, rng: random.Random) -> str:
+    """A string that ends in a state, another one than `asked` if there is one."""
+    for _ in range(_TRIES):
+        word, now = "", 0
+        while len(word) < 2 * _LONG and (now != state or rng.random() < 0.5):
+            symbol = rng.choice(sorted(automaton[now]))
+            word, now = word + symbol, automaton[now][symbol]
+        if now == state and word and word[-2:] != asked[-2:]:
+            return word
+    return asked
 
 
 def _automaton(states: int, alphabet: list[str], rng: random.Random) -> Automaton:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.base import Item, picked
 from lengthwise.measure.tasks.draws import Endless, new_from, pair_of_words, scatter
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
 
@@ -73,6 +73,10 @@ class Lines(Generated):
     def oracle(self, record: Mapping[str, Any]) -> str:
         """The content of the register."""
         return f" <{record['content']}>"
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """The content of a line, whatever its name."""
+        return picked(re.findall(r"<(\d+)>", item.prompt), kind="line")
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """Any content."""

@@ -1,30 +1,47 @@
-"""Long in-context learning: very many labels, shown by demonstrations only."""
+"""LongICLBench: classify a text into one of very many labels, from demonstrations alone."""
 
 import random
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import isqrt
+from typing import Any, ClassVar
 
 from lengthwise.measure.tasks.base import Item
-from lengthwise.measure.tasks.draws import Endless, different, invented, new_from, sentence
+from lengthwise.measure.tasks.draws import Endless, different, invented, new_from
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
+from lengthwise.measure.tasks.words import ADJECTIVES, NOUNS
 
-_CUES = 3  # words of its own that point to a label
+_WORDS = 2  # of a group; each is shown in turn
+_ONLY_NOUNS = [noun for noun in NOUNS if noun not in ADJECTIVES]
+_CONTENT = {*NOUNS, *ADJECTIVES}
+# A noun {n} and an adjective {a} that tell the label, another noun and adjective that do not.
+_FRAMES = (
+    "The {a} {m} is near the {b} {n}.",
+    "A {b} {n} and a {a} {m} were seen.",
+    "They sold a {a} {m} for a {b} {n}.",
+    "Who left the {b} {n} by the {a} {m}?",
+    "Neither a {a} {m} nor a {b} {n}.",
+)
 
 
 @dataclass(frozen=True)
 class LongICL(Generated):
     """Classify a text into one of very many labels that only demonstrations show.
 
-    Every label has words of its own; each demonstration holds one of them among others. The last
-    text holds a word that a demonstration of its label has shown.
+    A label stands for a group of nouns and a group of adjectives. The last text has a noun of the
+    one and an adjective of the other that no demonstration has together: other labels share the
+    noun, others the adjective, and only the right one has shown both, apart. So no demonstration
+    can be copied, and nobody is told what the groups are.
 
     Source: Li et al., LongICLBench (arXiv:2404.02060), sections 3 and 5: 28 to 174 labels, at least
     one demonstration of each, scattered or grouped by label, with the position of the label varied.
-    Differs from the source: labels and texts are generated, so nothing can be known beforehand.
+    Differs from the source: labels and texts are generated, so nothing can be known beforehand;
+    at least two demonstrations of each label.
 
     Args:
-        labels: Number of labels, 2 to 200.
+        labels: Number of labels, 4 to 200.
         grouped: Whether the demonstrations of a label stand together.
         position: Where the group of the right label stands, from 0 to 1; None draws it. Needs
             `grouped`.
@@ -34,14 +51,15 @@ class LongICL(Generated):
         ValueError: A number out of range, or a position without groups.
     """
 
+    version: ClassVar[int] = 2
     labels: int = 28
     grouped: bool = False
     position: float | None = None
     budget: int = 16
 
     def __post_init__(self) -> None:
-        if not 2 <= self.labels <= 200:
-            raise ValueError(f"LongICL: labels must be from 2 to 200, got {self.labels!r}")
+        if not 4 <= self.labels <= 200:
+            raise ValueError(f"LongICL: labels must be from 4 to 200, got {self.labels!r}")
         if self.position is not None and not 0 <= self.position <= 1:
             raise ValueError(f"LongICL: position must be from 0 to 1, got {self.position!r}")
         if self.position is not None and not self.grouped:
@@ -49,31 +67,45 @@ class LongICL(Generated):
 
     @property
     def least(self) -> int:
-        """A demonstration of every label."""
-        return self.labels
+        """Two demonstrations of every label."""
+        return _WORDS * self.labels
 
     def drawn(self, index: int, rng: random.Random, tokens: Tokens) -> Pages:
-        """Labels, their words and the text to classify; grows by demonstrations."""
-        drawn = different(lambda: invented(rng, 3), self.labels * (1 + _CUES))
-        labels, rest = drawn[: self.labels], drawn[self.labels :]
-        cues = {label: rest[i :: self.labels] for i, label in enumerate(labels)}
-        right = rng.choice(labels)
+        """Labels, their groups and the text to classify; grows by demonstrations."""
+        labels = different(lambda: invented(rng, 2), self.labels)
+        side = isqrt(self.labels - 1) + 1
+        nouns, adjectives = (
+            rng.sample(_ONLY_NOUNS, len(_ONLY_NOUNS)),
+            rng.sample(ADJECTIVES, len(ADJECTIVES)),
+        )
+        groups = {
+            label: (
+                nouns[_WORDS * (i % side) :][:_WORDS],
+                adjectives[_WORDS * (i // side) :][:_WORDS],
+            )
+            for i, label in enumerate(labels)
+        }
+        told = (nouns[_WORDS * side :], adjectives[_WORDS * side :])  # that tell nothing
+
+        shared = Counter(word for words in groups.values() for word, _ in words)
+        # A label that is alone with one of its groups could be told by that one.
+        right = rng.choice([x for x in labels if all(shared[word] > 1 for word, _ in groups[x])])
         order = [label for label in labels if label != right]
         place = rng.random() if self.position is None else self.position
         order.insert(round(place * (self.labels - 1)), right)
         own, turn = new_from(rng), 0
 
-        def demonstration() -> tuple[float, str, str, str]:
+        def demonstration() -> tuple[float, str, str]:
             nonlocal turn
-            label, cue = labels[turn % self.labels], cues[labels[turn % self.labels]]
-            text = _with(sentence(own), cue[turn // self.labels % _CUES])
+            label, word = labels[turn % self.labels], turn // self.labels % _WORDS
+            noun, adjective = (group[word] for group in groups[label])
             turn += 1
-            return own.random(), label, text, f"{text} => {label}"
+            return own.random(), label, f"{_text(own, noun, adjective, told)} => {label}"
 
         shown = Endless(demonstration)
-        asked = _with(sentence(rng), cues[right][0])
+        asked = _text(rng, groups[right][0][0], groups[right][1][1], told)
         tail = f"\n{asked} =>"
-        record = {"labels": order, "cues": cues, "asked": asked, "answers": [right]}
+        record = {"labels": order, "groups": groups, "asked": asked, "answers": [right]}
 
         def page(count: int) -> Page:
             rows = shown.first(count)
@@ -81,8 +113,8 @@ class LongICL(Generated):
                 rows = sorted(rows, key=lambda row: order.index(row[1]))
             else:
                 rows = sorted(rows)
-            own_rows = tuple(row[3] for row in rows if row[1] == right)
-            context = "\n".join(row[3] for row in rows)
+            own_rows = tuple(row[2] for row in rows if row[1] == right)
+            context = "\n".join(row[2] for row in rows)
             return Page(
                 "Each text is followed by its label.\n", context, tail, right, record, own_rows
             )
@@ -96,9 +128,13 @@ class LongICL(Generated):
         return float(bool(named) and named[min(named)] == item.answer)
 
     def oracle(self, record: Mapping[str, Any]) -> str:
-        """The label whose word stands in the text."""
-        words = {*record["asked"].rstrip(".").replace(",", "").split()}
-        return next(label for label, cues in record["cues"].items() if words & {*cues})
+        """The label whose noun and adjective stand in the text."""
+        words = {*re.findall(r"\w+", record["asked"])}
+        return next(
+            label
+            for label, (nouns, adjectives) in record["groups"].items()
+            if words & {*nouns} and words & {*adjectives}
+        )
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """Any label."""
@@ -108,7 +144,24 @@ class LongICL(Generated):
         """Every label is as likely."""
         return 1 / self.labels
 
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """Copies a label: of the last demonstration, the last or first that is most alike, or the
+        most frequent one.
+        """
+        rows = re.findall(r"^(.+) => (\w+)$", item.prompt, re.MULTILINE)
+        asked = {*re.findall(r"\w+", item.record["asked"])} & _CONTENT
+        alike = [len(asked & {*re.findall(r"\w+", text)}) for text, _ in rows]
+        nearest = [label for (_, label), n in zip(rows, alike, strict=True) if n == max(alike)]
+        return {
+            "the last label": rows[-1][1],
+            "the most frequent label": Counter(label for _, label in rows).most_common(1)[0][0],
+            "the first text alike": nearest[0],
+            "the last text alike": nearest[-1],
+        }
 
-def _with(text: str, cue: str) -> str:
-    """The sentence with the word before its full stop."""
-    return f"{text.rstrip('.')}, said the {cue}."
+
+def _text(rng: random.Random, noun: str, adjective: str, told: tuple[list[str], list[str]]) -> str:
+    """A text with a noun and an adjective that tell the label, and two that tell nothing."""
+    words = {"n": noun, "a": adjective, "m": rng.choice(told[0]), "b": rng.choice(told[1])}
+    text = rng.choice(_FRAMES).format(**words)
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)

@@ -109,7 +109,7 @@ class LongIns(Generated):
                 lines.append(f"{i}. {order}{text} Answer: {given}")
                 rows.append([text, given, right])
             wrong = [str(i) for i, (_, given, right) in enumerate(rows, 1) if given != right]
-            marks = tuple("\n" + lines[int(i) - 1] for i in wrong if i != "1")
+            marks = tuple("\n" * (i != "1") + lines[int(i) - 1] for i in wrong)
             record = {"rows": rows, "wrong": wrong}
             return Page(head, "\n".join(lines), tail, ", ".join(wrong), record, marks)
 
@@ -123,6 +123,27 @@ class LongIns(Generated):
         """Compares every given answer with the right one."""
         rows = enumerate(record["rows"], 1)
         return ", ".join(str(i) for i, (_, given, right) in rows if given != right)
+
+    def parts(self, text: str, item: Item) -> Mapping[str, float]:
+        """Precision and recall."""
+        found, wanted = {*re.findall(r"\d+", text)}, {*item.record["wrong"]}
+        right = len(found & wanted)
+        return {"precision": right / max(len(found), 1), "recall": right / len(wanted)}
+
+    def at_depths(self, text: str, item: Item) -> tuple[float, ...]:
+        """Whether each wrong answer was found, where it stands."""
+        found = {*re.findall(r"\d+", text)}
+        return tuple(float(i in found) for i in item.record["wrong"])
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """Numbers without a look at the questions."""
+        every = [str(i) for i in range(1, len(item.record["rows"]) + 1)]
+        return {
+            "all numbers": ", ".join(every),
+            "the second half": ", ".join(every[len(every) // 2 :]),
+            "the last number": every[-1],
+            "the first number": every[0],
+        }
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """One number."""

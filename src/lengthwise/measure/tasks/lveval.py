@@ -1,11 +1,12 @@
 """LV-Eval's three devices: confusing facts, replaced keywords, keyword recall before F1."""
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.base import Item, picked
 from lengthwise.measure.tasks.draws import depths, different, haystack, invented, scatter
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
 from lengthwise.measure.tasks.metrics import keyword_f1
@@ -132,6 +133,15 @@ class LVEval(Generated):
         kind = _KINDS[record["kind"]]
         before = kind.fact.format(subject=record["subject"], value="{value}").split("{value}")[0]
         return kind.answer.format(value=record["fact"].removeprefix(before).rstrip("."))
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """What everybody knows, and the value of a fact of the kind, whatever its subject."""
+        kind = _KINDS[item.record["kind"]]
+        values = "|".join(map(re.escape, kind.facts.values()))
+        begun = re.escape(kind.fact.partition("{subject}")[0])
+        found = re.findall(rf"{begun}.{{1,60}}? (?:in|by) ({values})\.", item.prompt)
+        replies = {"what everybody knows": item.record["true"]} | picked(found, kind="fact")
+        return {name: kind.answer.format(value=value) for name, value in replies.items()}
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """Any value of this kind, in the form of the answer."""

@@ -4,12 +4,12 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from lengthwise.measure.tasks.base import Item
-from lengthwise.measure.tasks.draws import depths, haystack, scatter
+from lengthwise.measure.tasks.base import Item, picked
+from lengthwise.measure.tasks.draws import Endless, depths, haystack, new_from, scatter, sentence
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
-from lengthwise.measure.tasks.words import NAMES
+from lengthwise.measure.tasks.words import ADJECTIVES, NAMES, NOUNS
 
 # A needle, what must be known of its person one step away, two steps away, and a sentence that
 # shares the first question's word but is no answer. Ours; the source's set may not be passed on.
@@ -64,6 +64,17 @@ ASSOCIATIONS = (
      "is a volcanologist", "could lecture about Etna", "A volcanologist wrote the foreword."),
 )  # fmt: skip
 
+# What others do: known of nobody who is asked for.
+_OTHERS = (
+    "{name} waited for the bus with a {a} {n}.",
+    "{name} had left the {n} at home again.",
+    "{name} spoke about a {a} {n} for an hour.",
+    "{name} asked who had taken the {a} {n}.",
+    "{name} carried a {n} up the stairs.",
+    "{name} did not care for the {a} {n} at all.",
+)
+_SURELY = 4  # others whom the shortest text has
+_SHARE = 0.25  # of the sentences around are about others
 PEOPLE = tuple(n for n in NAMES if not any(n != other and n in other for other in NAMES))
 
 
@@ -74,8 +85,9 @@ class NoLiMa(Generated):
     Source: Modarressi et al., NoLiMa (arXiv:2502.05167), section 3: one needle with a random name
     at one of 26 depths, questions of one or two steps, a distractor at 20 to 80 % of the text and
     at least 20 % away; the score is whether the name occurs.
-    Differs from the source: the needles are ours, the text is generated without names (or a
-    person's own text), and the length covers the whole prompt and the answer.
+    Differs from the source: the needles are ours, the text is generated (or a person's own), with
+    other people in it, so that a name alone is no answer; the first name of the reply counts; and
+    the length covers the whole prompt and the answer.
 
     Args:
         steps: 1 or 2 steps of knowledge between needle and question.
@@ -87,6 +99,7 @@ class NoLiMa(Generated):
         ValueError: Steps out of range.
     """
 
+    version: ClassVar[int] = 2
     steps: int = 1
     distractor: bool = False
     text: str | None = field(default=None, repr=False)
@@ -119,7 +132,10 @@ class NoLiMa(Generated):
         if self.distractor:
             facts.append(misleading)
             places.append(_away(place, rng))
-        units = haystack(self.text, rng)
+        units = haystack(self.text, rng) if self.text is not None else self._others(rng, name)
+        if self.text is None:
+            facts += [_other(rng, name) for _ in range(_SURELY)]
+            places += [rng.random() for _ in range(_SURELY)]
         head = "Read this text; a question follows.\n"
         tail = (
             f"\nQuestion: Which person {question}? Reply with the name only. Answer: The person "
@@ -133,14 +149,24 @@ class NoLiMa(Generated):
 
         return page
 
+    def _others(self, rng: random.Random, name: str) -> Endless[str]:
+        own = new_from(rng)
+        return Endless(lambda: _other(own, name) if own.random() < _SHARE else sentence(own))
+
     def score(self, text: str, item: Item) -> float:
-        """1 if the name occurs in the reply, else 0."""
-        return float(item.answer in text)
+        """1 if the first name in the reply is that of the person, else 0."""
+        named = {text.index(name): name for name in PEOPLE if name in text}
+        return float(bool(named) and named[min(named)] == item.answer)
 
     def oracle(self, record: Mapping[str, Any]) -> str:
         """What stands in the needle in place of the name."""
         before, after = record["template"].split("{name}")
         return str(record["needle"])[len(before) : len(record["needle"]) - len(after)]
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """A name, whatever the person does."""
+        words = re.findall(r"\b[A-Z]\w+", item.prompt)
+        return picked([word for word in words if word in PEOPLE], kind="name")
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """Any name."""
@@ -149,6 +175,14 @@ class NoLiMa(Generated):
     def chance(self, item: Item) -> float:
         """Every name is as likely."""
         return 1 / len(PEOPLE)
+
+
+def _other(rng: random.Random, name: str) -> str:
+    """A sentence about somebody else."""
+    words = {"a": rng.choice(ADJECTIVES), "n": rng.choice(NOUNS)}
+    other = rng.choice([one for one in PEOPLE if one != name])
+    told = rng.choice(_OTHERS).format(name=other, **words)
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", told)
 
 
 def _speaks(text: str, question: str) -> bool:

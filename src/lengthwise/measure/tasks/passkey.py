@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lengthwise.measure.tasks.base import Item, token_count
+from lengthwise.measure.tasks.base import Beside, Item, picked, token_count
 from lengthwise.measure.tasks.fit import fit
 
 NEEDLE = "\nThe passkey is {key}. Remember it: {key} is the passkey.\n"
@@ -45,7 +45,7 @@ def _insert(filler: str, needle: str, depth: float) -> tuple[str, float]:
 
 
 @dataclass(frozen=True)
-class Passkey:
+class Passkey(Beside):
     """Find a number that stands somewhere in a long text.
 
     Source: Mohtashami and Jaggi, Landmark Attention (arXiv:2305.16300), section 4.2.
@@ -165,6 +165,10 @@ class Passkey:
     def guess(self, item: Item, rng: random.Random) -> str:
         """A number of as many digits."""
         return "".join(rng.choices("0123456789", k=self.digits))
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """A number of so many digits, by its place or how often it stands there."""
+        return picked(re.findall(rf"\b\d{{{self.digits}}}\b", item.prompt), kind="number")
 
     def chance(self, item: Item) -> float:
         """Every number is as likely."""

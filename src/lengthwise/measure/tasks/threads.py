@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from math import log2
 from typing import Any, Literal
 
-from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.base import Item, picked
 from lengthwise.measure.tasks.draws import Endless, new_from, uuid4
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
 
@@ -122,6 +121,11 @@ class Threads(Generated):
             ends.append(key)
         return "\n".join(ends)
 
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """Values, whatever their key."""
+        values = re.findall(r'":\[?"([^"]+)"', item.prompt)
+        return picked(values, len(item.record["answers"]), "value")
+
     def guess(self, item: Item, rng: random.Random) -> str:
         """UUIDs drawn anew."""
         return "\n".join(uuid4(rng) for _ in item.record["answers"])
@@ -144,32 +148,3 @@ def _question(starts: list[str], steps: int, branches: int) -> str:
         "\nStart at a key, take its value as the next key, and go on until a value is no key. "
         f"{which}What is the last value for each of these keys: {listed}? Give only last values: "
     )
-
-
-def contour(scores: Mapping[int, float], threshold: float = 0.75) -> float:
-    """The effective length: where the score first falls below the threshold.
-
-    Source: Roberts et al. (arXiv:2411.05000), section 4.3, effective context limits.
-    Differs from the source: between two lengths it is interpolated in the logarithm of the length.
-
-    Args:
-        scores: From lengths in tokens to mean scores; at least one.
-        threshold: The score that still counts as effective, above 0 to 1.
-
-    Returns:
-        Tokens; 0 if the shortest length already fails, the longest length if none fails. One value
-        per depth, number of needles or method makes the contour.
-    """
-    if not scores or not 0 < threshold <= 1:
-        raise ValueError(
-            f"contour: needs scores and a threshold above 0 to 1, got {len(scores)} scores and "
-            f"{threshold!r}"
-        )
-    lengths = sorted(scores)
-    if scores[lengths[0]] < threshold:
-        return 0.0
-    for shorter, longer in pairwise(lengths):
-        if scores[longer] < threshold:
-            share = (scores[shorter] - threshold) / (scores[shorter] - scores[longer])
-            return float(2 ** (log2(shorter) + share * (log2(longer) - log2(shorter))))
-    return float(lengths[-1])

@@ -111,6 +111,11 @@ class BeliefTracking(Procedure):
         """Plays the story."""
         return "\n".join(_World(**record["world"]).beliefs(record["steps"]))
 
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """Nothing ever moves."""
+        world = _World(**{**item.record["world"], "moves": [[]] * item.record["steps"]})
+        return {"nothing moves": "\n".join(world.beliefs(item.record["steps"]))}
+
     def guess(self, item: Item, rng: random.Random) -> str:
         """Any state in every line."""
         world = _World(**item.record["world"])

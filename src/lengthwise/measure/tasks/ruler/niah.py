@@ -1,11 +1,12 @@
 """RULER's eight needle tasks: numbers for keys, hidden in sentences."""
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.base import Item, picked
 from lengthwise.measure.tasks.draws import (
     NOISE,
     Endless,
@@ -141,6 +142,15 @@ class NIAH(Generated):
     def oracle(self, record: Mapping[str, Any]) -> str:
         """The values of the keys that are asked for."""
         return " ".join(value for key in record["keys"] for value in record["values"][key])
+
+    def at_depths(self, text: str, item: Item) -> tuple[float, ...]:
+        """Whether each value that is asked for stands in the reply."""
+        return tuple(match_all(text, [value]) for value in item.record["answers"])
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """Values of needles, whatever their key."""
+        values = re.findall(r"The special \w+ of \S+ is: (\S+)\.", item.prompt)
+        return picked(values, len(item.record["answers"]), "needle")
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """Values drawn anew."""

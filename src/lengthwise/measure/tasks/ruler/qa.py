@@ -1,14 +1,15 @@
 """RULER's question answering: the right documents among many others."""
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lengthwise.measure.run.json_lines import parse, text
-from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.base import Item, picked
 from lengthwise.measure.tasks.draws import Endless, depths, new_from, scatter
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
 from lengthwise.measure.tasks.facts import TRADES, people, person
@@ -97,6 +98,7 @@ class DocumentQA(Generated):
         ValueError: An unknown form, or a file that cannot be read as that form.
     """
 
+    version: ClassVar[int] = 2
     form: Literal["squad", "hotpot"] = "squad"
     file: Path | None = None
     budget: int = 32
@@ -140,7 +142,9 @@ class DocumentQA(Generated):
     def _generated(self, rng: random.Random) -> tuple[Question, Endless[str]]:
         asked, *rest = people(rng, 4)
         own = new_from(rng)
-        related = [p.work() for p in rest] if self.form == "hotpot" else []
+        # Of others both documents too, so that a person with both is no sign.
+        related = [d for p in rest for d in (p.document(), p.work())]
+        related = related if self.form == "hotpot" else []
         first = iter(related)
 
         def other() -> str:
@@ -188,6 +192,11 @@ class DocumentQA(Generated):
         if self.file is None:
             return list(TRADES)
         return [q.answers[0] for q in read_corpus(self.file, self.form).questions]
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """A trade, whoever has it; none for questions of a file."""
+        trades = re.findall(r" is a (\w+)\. The evenings", item.prompt)
+        return {} if self.file is not None else picked(trades, kind="trade")
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """The answer of any question."""

@@ -1,13 +1,14 @@
 """RULER's variable tracking: which names hold a value after a chain of assignments?"""
 
 import random
+import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from lengthwise.measure.tasks.base import Item
+from lengthwise.measure.tasks.base import Item, picked
 from lengthwise.measure.tasks.draws import NOISE, different, number
 from lengthwise.measure.tasks.exact import Generated, Page, Pages, Tokens
 from lengthwise.measure.tasks.metrics import match_all
@@ -109,6 +110,11 @@ class VariableTracking(Generated):
             if source.removeprefix("VAR ") in held:
                 held.append(name)
         return " ".join(held[1:])
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """Variables, whatever their value; of one chain these are all."""
+        names = re.findall(r"VAR ([A-Z]{5}) =", item.prompt)
+        return picked(names, len(item.record["answers"]), "variable")
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """Names drawn anew."""

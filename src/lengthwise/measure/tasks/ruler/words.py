@@ -1,6 +1,7 @@
 """RULER's aggregation: the words that are most common in a list or in a coded text."""
 
 import random
+import re
 import string
 from collections import Counter
 from collections.abc import Mapping
@@ -137,6 +138,15 @@ class CommonWords(Generated):
         counts = record["counts"]
         return _numbered(sorted(counts, key=counts.get, reverse=True)[: len(record["answers"])])
 
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """The first and the last words of the list."""
+        listed = item.prompt.rpartition(_HEAD)[2].rpartition("\nQuestion:")[0]
+        words = re.findall(r"\d+\. ([a-z]+)", listed)
+        return {
+            "the first words": _numbered([*dict.fromkeys(words)][: self.common]),
+            "the last words": _numbered([*dict.fromkeys(words)][-self.common :]),
+        }
+
     def guess(self, item: Item, rng: random.Random) -> str:
         """Real words drawn without looking."""
         return _numbered(rng.sample(real_words(), self.common))
@@ -232,6 +242,12 @@ class FrequentWords(Generated):
         """The words with the highest counts, without the dots."""
         counts = {word: count for word, count in record["counts"].items() if word != "..."}
         return " ".join(sorted(counts, key=counts.__getitem__, reverse=True)[:3])
+
+    def shortcuts(self, item: Item) -> Mapping[str, str]:
+        """The first and the last coded words."""
+        text = item.prompt.partition("\n")[2].rpartition("\nQuestion:")[0]
+        words = [*dict.fromkeys(word for word in text.split() if word != "...")]
+        return {"the first words": " ".join(words[:3]), "the last words": " ".join(words[-3:])}
 
     def guess(self, item: Item, rng: random.Random) -> str:
         """Coded words drawn anew."""
