@@ -65,7 +65,11 @@ def text(model, tokenizer, kinds: dict[str, list[str]], count: int) -> Iterator[
 def tasks(model, tokenizer, kinds: dict[str, list[str]], count: int) -> Iterator[str]:
     """Scores of every task inside the window."""
     yield f"| task, {count} items of {WINDOW} tokens | score | chance |\n| --- | ---: | ---: |"
-    every = suite("quick,full", held_out_text()).tasks
+    every = {
+        f"{name}, {key}": task
+        for name in ("quick", "full")
+        for key, task in suite(name, held_out_text()).tasks.items()
+    }
     for name, task in every.items():
         try:
             items = task.build(tokenizer, WINDOW, count, seed=0)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 import lengthwise as lw
 from lengthwise.lab.muon import Muon
-from lengthwise.measure.tasks import InContextLanguage
+from lengthwise.measure.tasks import InContextLanguage, Passkey
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 WORDS = "the cat sat on a mat and saw one dog; def run(x): return x + 12 # said the king . "
@@ -24,12 +25,14 @@ def lab():
     try:
         import lab_corpus
         import lab_fast
+        import lab_model_card
         import lab_model_next
         import lab_problems
 
         yield argparse.Namespace(
-            corpus=lab_corpus, fast=lab_fast, problems=lab_problems, model=lab_model_next
-        )
+            card=lab_model_card, corpus=lab_corpus, fast=lab_fast, model=lab_model_next,
+            problems=lab_problems,
+        )  # fmt: skip
     finally:
         sys.path.remove(str(EXPERIMENTS))
 
@@ -49,7 +52,7 @@ def small(lab, monkeypatch):
     """A model and steps of a thousandth of the size."""
     config = lab.model.configuration()
     config.hidden_size, config.intermediate_size, config.num_hidden_layers = 64, 64, 2
-    config.num_attention_heads, config.num_key_value_heads = 2, 1
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = 2, 1, 32
     monkeypatch.setattr(lab.model, "configuration", lambda: config)
     stages = ((0, 256, (64, 128), (0.3, 0.4, 0.2)), (2, 512, (128, 256), (0.0, 0.1, 0.1)))
     monkeypatch.setattr(lab.model, "STAGES", stages)
@@ -167,6 +170,22 @@ def test_phases_follow_each_other_and_the_last_writes_a_model(corpus, small, tmp
     again, _ = lw.load(str(end / "model"))
     for one, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_card_holds_a_model_against_every_kind_of_text(
+    lab, corpus, small, tmp_path, monkeypatch, capsys
+):
+    ran(small, monkeypatch, options(corpus, tmp_path, "--steps=1", "--fall"))
+    passkey = argparse.Namespace(tasks={"passkey": Passkey("one dog\nsat on a mat\n" * 40)})
+    monkeypatch.setattr(lab.card, "suite", lambda name, filler: passkey)
+    chosen = ["--only=text", "--only=sinks", "--only=tasks", "--items=2"]
+    words = ["lab_model_card", str(tmp_path / "model"), f"--corpus={corpus}", *chosen]
+    monkeypatch.setattr(sys, "argv", words)
+    lab.card.main()
+    told = capsys.readouterr().out
+    for name in lab.corpus.KINDS:
+        assert len(re.findall(rf"(?m)^\| {name} \| .*\[.*\]", told)) == 2, told
+    assert "| quick, passkey | 0.00 [" in told and "| full, passkey | 0.00 [" in told
 
 
 def test_who_has_no_packages_is_told_where_they_are(lab, tmp_path, monkeypatch):
