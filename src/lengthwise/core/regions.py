@@ -8,7 +8,7 @@ visible or invisible without looking at a single key.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -123,7 +123,14 @@ class ByRank:
 
 
 class KeyRange(Protocol):
-    """Which run of keys a query sees, elementwise: positions to (first, one past the last)."""
+    """Which run of keys a query sees, elementwise: positions to (first, one past the last).
+
+    Attributes:
+        reach: Every run lies within so many tokens, the query's own included; None for no limit.
+    """
+
+    @property
+    def reach(self) -> int | None: ...
 
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -139,6 +146,10 @@ class ChunksBack:
     near: int
     far: int | None = None
 
+    @property
+    def reach(self) -> int | None:
+        return None if self.far is None else self.far * self.chunk
+
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
         own = q.div(self.chunk, rounding_mode="floor")
         last = (own - self.near + 1) * self.chunk
@@ -153,6 +164,7 @@ class AllWhileFew:
 
     chunk: int
     chunks: int
+    reach: ClassVar[int | None] = None
 
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
         own = q.div(self.chunk, rounding_mode="floor")
@@ -230,6 +242,13 @@ class Region:
             last=_smaller(self.last, last),
             paged=self.paged if paged is None else paged,
         )
+
+    @property
+    def reach(self) -> int | None:
+        """Every key that is seen lies within so many tokens, the query's own included; None for no
+        limit.
+        """
+        return _smaller(self.far, None if self.range_of is None else self.range_of.reach)
 
     @property
     def empty(self) -> bool:

@@ -14,6 +14,7 @@ from lengthwise.extend.layouts.causal import Causal
 from lengthwise.extend.method import Layout, Method, Scaling, Selector, Store
 from lengthwise.extend.scaling.own import OwnScaling
 from lengthwise.extend.selectors.all_pages import AllPages
+from lengthwise.extend.stores.full import FullStore
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
 
 # Query heads of a layer that share a layout, and the layout; together they hold every head once.
@@ -214,7 +215,8 @@ class Plan:
         """Keys that the last query of a text of `length` tokens reads."""
         if any(region.paged for region in self.regions):
             return self.axes.selector.keys_read(length)
-        return min(_seen_by_the_last(self.exact, length), self.axes.store.kept(length))
+        heads = self.shape.heads if self.axes.layout.by_head else 1
+        return min(_seen_by_the_last(self.exact, length, heads), self.axes.store.kept(length))
 
     def keys_turned(self, length: int) -> int:
         """Keys that the last of `length` tokens reads elsewhere than where the cache holds them."""
@@ -228,9 +230,12 @@ class Plan:
         return min(length, exact + self.axes.selector.keys_read(length))
 
 
-def _seen_by_the_last(regions: Sequence[Region], length: int) -> int:
+def _seen_by_the_last(regions: Sequence[Region], length: int, heads: int = 1) -> int:
+    """The most keys that one of the heads sees."""
     positions, zero = torch.arange(length), torch.zeros((), dtype=torch.long)
-    return sum(int(r.visible(zero, zero, positions[-1], positions).sum()) for r in regions)
+    each = torch.arange(heads)[:, None]
+    seen = [r.visible(zero, each, positions[-1], positions).sum(-1) for r in regions]
+    return int(torch.stack([one.expand(heads) for one in seen]).sum(0).max()) if seen else 0
 
 
 def plans(geometry: Geometry, axes: Axes, groups: Sequence[Groups] | None) -> list[list[Plan]]:
@@ -252,5 +257,17 @@ def plans(geometry: Geometry, axes: Axes, groups: Sequence[Groups] | None) -> li
             mine = groups[layer]
             assert sorted(h for heads, _ in mine for h in heads) == list(range(geometry.heads))
             named = [(None if len(mine) == 1 else tuple(heads), layout) for heads, layout in mine]
-            found.append([Plan(layer, h, geometry, replace(axes, layout=x)) for h, x in named])
+            found.append([Plan(layer, h, geometry, _keeping(axes, x)) for h, x in named])
     return found
+
+
+def _keeping(axes: Axes, layout: Layout) -> Axes:
+    """The axes with a layout; where it never reads far keys and all would be kept, in a ring."""
+    mine = replace(axes, layout=layout)
+    regions = layout.regions()
+    near = [region.reach for region in regions if region.reach is not None]
+    first = [region.last for region in regions if region.reach is None]
+    if axes.store != FullStore() or axes.selector != AllPages() or not near or None in first:
+        return mine
+    sinks = max((last for last in first if last is not None), default=0)
+    return replace(mine, store=StreamingLLM(sinks, max(near)))

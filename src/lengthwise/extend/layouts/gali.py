@@ -144,6 +144,7 @@ class _Unpacked:
     """The keys that keep steps of one, for every query."""
 
     gali: GALI
+    reach: ClassVar[int | None] = None
 
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
         _, packed, _ = self.gali.packing(q)
@@ -156,6 +157,7 @@ class _Packed:
 
     gali: GALI
     group: int
+    reach: ClassVar[int | None] = None
 
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
         group, packed, _ = self.gali.packing(q)

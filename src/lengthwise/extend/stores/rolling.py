@@ -1,4 +1,4 @@
-"""The first tokens and the newest ones, in a ring that never grows."""
+"""The first tokens and the newest ones, in a ring that grows to its size and no further."""
 
 from dataclasses import replace
 
@@ -7,6 +7,13 @@ from torch import Tensor
 
 from lengthwise.core.keys import KeyBlock, Room, Run
 from lengthwise.extend.method import StoreState
+from lengthwise.extend.stores.full import room
+
+
+def grown(slots: int, end: int, most: int) -> int:
+    """Slots of a ring of `most` once it has read `end` tokens, and had `slots` before."""
+    wanted = min(end, most)
+    return slots if wanted <= slots else min(most, slots + room(slots, wanted - slots))
 
 
 class RollingState(StoreState):
@@ -99,11 +106,12 @@ class RollingState(StoreState):
 
     @torch.no_grad()
     def _write(self, new: KeyBlock) -> None:
-        if self.keys is None:
-            self._allocate(new)
-        assert self.keys is not None and self.values is not None and self.positions is not None
         agreed = self.next is not None and new.start == self.next
         count = len(new)
+        end = self.next + count if agreed and self.next is not None else self._end(new)
+        if end > self.room and self.room < self.sinks + self.window:
+            self._grow(new, end)
+        assert self.keys is not None and self.values is not None and self.positions is not None
         self.next = self.next + count if agreed and self.next is not None else None
         if agreed and new.start is not None and new.segments is None:
             for low, high in self._pieces(new.start, count):
@@ -167,15 +175,31 @@ class RollingState(StoreState):
             low = high
         return [(low - start, high - start) for low, high in pieces]
 
-    def _allocate(self, new: KeyBlock) -> None:
+    @property
+    def room(self) -> int:
+        """Slots that are allocated."""
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    @staticmethod
+    def _end(new: KeyBlock) -> int:
+        """One past the last position of any row, and at least as many tokens as come."""
+        return max(len(new), int(new.positions.amax()) + 1)
+
+    def _grow(self, new: KeyBlock, end: int) -> None:
         b, kv, _, d = new.keys.shape
-        size = self.sinks + self.window
+        size, before = grown(self.room, end, self.sinks + self.window), self.room
         # Zeros, not whatever memory held: masked slots still enter products.
-        self.keys = new.keys.new_zeros(b, kv, size, d)
-        self.values = new.values.new_zeros(b, kv, size, new.values.shape[-1])
-        self.positions = new.positions.new_full((b, 1, size), -1)
-        if new.segments is not None:
-            self.segments = new.segments.new_full((b, size), -1)
+        keys = new.keys.new_zeros(b, kv, size, d)
+        values = new.values.new_zeros(b, kv, size, new.values.shape[-1])
+        positions = new.positions.new_full((b, 1, size), -1)
+        segments = None if new.segments is None else new.segments.new_full((b, size), -1)
+        if self.keys is not None and self.values is not None and self.positions is not None:
+            keys[:, :, :before], values[:, :, :before] = self.keys, self.values
+            positions[:, :, :before] = self.positions
+        if segments is not None and self.segments is not None:
+            segments[:, :before] = self.segments
+        self.keys, self.values, self.positions = keys, values, positions
+        self.segments = segments if segments is not None else self.segments
 
     def select_rows(self, index: Tensor) -> None:
         for name in ("keys", "values", "positions", "segments"):

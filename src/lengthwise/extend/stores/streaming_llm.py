@@ -8,7 +8,7 @@ from torch import Tensor
 from lengthwise.core.regions import Region
 from lengthwise.extend.layouts.slots import CacheSlots
 from lengthwise.extend.method import Method, Store, whole
-from lengthwise.extend.stores.rolling import RollingState
+from lengthwise.extend.stores.rolling import RollingState, grown
 
 
 @dataclass(frozen=True)
@@ -71,4 +71,7 @@ class StreamingLLM(Store):
         return min(length, self.sinks + self.window)
 
     def slots(self, ends: Sequence[int]) -> int:
-        return self.sinks + self.window
+        slots, most = 0, self.sinks + self.window
+        for end in ends:
+            slots = grown(slots, end, most)
+        return slots

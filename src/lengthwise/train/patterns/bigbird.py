@@ -1,6 +1,7 @@
 """BigBird for decoders: a window of blocks, global blocks, and a few random ones."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class RandomBlock:
     count: int
     number: int
     seed: int
+    reach: ClassVar[int | None] = None
 
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
         own = q.div(self.block, rounding_mode="floor")

@@ -16,6 +16,10 @@ class InGroup:
     size: int
     shift: int = 0
 
+    @property
+    def reach(self) -> int:
+        return self.size
+
     def __call__(self, q: Tensor) -> tuple[Tensor, Tensor]:
         first = (q - self.shift).div(self.size, rounding_mode="floor") * self.size + self.shift
         return first, first + self.size

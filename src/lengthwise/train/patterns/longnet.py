@@ -10,18 +10,21 @@ from lengthwise.core.regions import Region
 from lengthwise.extend.method import Layout, whole
 from lengthwise.extend.plan import Groups as HeadGroups
 from lengthwise.train.patterns.blocks import InGroup
-from lengthwise.train.patterns.pattern import Pattern
+from lengthwise.train.patterns.pattern import Pattern, whole_layers
 
 
 @dataclass(frozen=True)
 class SameResidue:
-    """Queries and keys whose position is `offset` modulo `rate` (a MaskMod)."""
+    """Queries and keys whose position is `offset` modulo `rate`, None for their head's number
+    (a MaskMod).
+    """
 
     rate: int
-    offset: int
+    offset: int | None
 
     def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return torch.as_tensor((q % self.rate == self.offset) & (k % self.rate == self.offset))
+        at = h % self.rate if self.offset is None else self.offset
+        return torch.as_tensor((q % self.rate == at) & (k % self.rate == at))
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Dilated(Layout):
         segments: Tokens of the segments, rising; the first has rate 1, so that every query sees
             itself.
         rates: One token in so many, one rate for each segment, rising from 1.
-        head: Which of the tokens: those at `head` modulo the rate, at least 0.
+        head: Which of the tokens: those at `head` modulo the rate, at least 0; None is another one
+            for every head, its own number.
 
     Raises:
         ValueError: If the numbers are out of their range or order.
@@ -48,26 +52,36 @@ class Dilated(Layout):
 
     segments: tuple[int, ...]
     rates: tuple[int, ...]
-    head: int = 0
+    head: int | None = 0
 
     def __post_init__(self) -> None:
         check_dilation("Dilated", self.segments, self.rates)
-        whole("Dilated", "head", self.head, 0)
+        if self.head is not None:
+            whole("Dilated", "head", self.head, 0)
+
+    @property
+    def by_head(self) -> bool:  # type: ignore[override]
+        return self.head is None
 
     def regions(self) -> tuple[Region, ...]:
         return tuple(
             Region(
                 range_of=InGroup(segment),
-                also=None if rate == 1 else SameResidue(rate, self.head % rate),
+                also=None if rate == 1 else SameResidue(rate, self._offset(rate)),
             )
             for segment, rate in zip(self.segments, self.rates, strict=True)
         )
+
+    def _offset(self, rate: int) -> int | None:
+        return None if self.head is None else self.head % rate
 
     def reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return self.times(q, k) > 0, q - k
 
     def times(self, q: Tensor, k: Tensor) -> Tensor:
         """Under how many (segment, rate) a query meets a key."""
+        if self.head is None:
+            raise ValueError("heads meet keys of their own: ask each, as Dilated(…, head=0)")
         met = torch.zeros_like(q - k)
         for segment, rate in zip(self.segments, self.rates, strict=True):
             chosen = (q % rate == self.head % rate) & (k % rate == self.head % rate)
@@ -95,13 +109,8 @@ class LongNet(Pattern):
         check_dilation("LongNet", self.segments, self.rates)
 
     def parts(self, layers: int, heads: int) -> list[HeadGroups]:
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for head in range(heads):
-            alike.setdefault(tuple(head % rate for rate in self.rates), []).append(head)
-        layer = [
-            (tuple(group), Dilated(self.segments, self.rates, group[0])) for group in alike.values()
-        ]
-        return [layer] * layers
+        # One layout for all heads, so that a layer holds every key once.
+        return whole_layers([Dilated(self.segments, self.rates, None)] * layers, heads)
 
 
 def check_dilation(owner: str, segments: tuple[int, ...], rates: tuple[int, ...]) -> None:
