@@ -40,11 +40,11 @@ class FullStore(Store):
         slots = 0
         for end in ends:
             if end > slots:  # the blocks so far are filled first
-                slots += room(slots, end - slots)
+                slots += growth(slots, end - slots)
         return slots
 
 
-def room(held: int, coming: int) -> int:
+def growth(held: int, coming: int) -> int:
     """Slots that are added to full blocks that hold `held` tokens."""
     return max(coming, min(max(held // SHARE, FEWEST), MOST))
 
@@ -126,7 +126,7 @@ class FullState(StoreState):
 
     def _grow(self, coming: KeyBlock) -> _Buffer:
         last = self.buffers[-1] if self.buffers and self.buffers[-1].used <= MOST else None
-        size = room(self.held, len(coming)) + (0 if last is None else last.used)
+        size = growth(self.held, len(coming)) + (0 if last is None else last.used)
         b, kv, _, d = coming.keys.shape
         heads = coming.positions.shape[1]
         segments = None if coming.segments is None else coming.segments.new_zeros(b, size)

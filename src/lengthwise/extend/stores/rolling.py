@@ -7,13 +7,13 @@ from torch import Tensor
 
 from lengthwise.core.keys import KeyBlock, Room, Run
 from lengthwise.extend.method import StoreState
-from lengthwise.extend.stores.full import room
+from lengthwise.extend.stores.full import growth
 
 
 def grown(slots: int, end: int, most: int) -> int:
     """Slots of a ring of `most` once it has read `end` tokens, and had `slots` before."""
     wanted = min(end, most)
-    return slots if wanted <= slots else min(most, slots + room(slots, wanted - slots))
+    return slots if wanted <= slots else min(most, slots + growth(slots, wanted - slots))
 
 
 class RollingState(StoreState):
@@ -50,6 +50,8 @@ class RollingState(StoreState):
         if self.next != position or self.segments is not None:
             return None
         if keys is None or values is None or positions is None:
+            return None
+        if self._slot(position) >= self.slots:
             return None
         runs = [Run(keys, values, *run) for run in self._runs(position + 1)]
         return Room(keys, values, positions, self._slot(position), runs)
@@ -109,7 +111,7 @@ class RollingState(StoreState):
         agreed = self.next is not None and new.start == self.next
         count = len(new)
         end = self.next + count if agreed and self.next is not None else self._end(new)
-        if end > self.room and self.room < self.sinks + self.window:
+        if end > self.slots and self.slots < self.sinks + self.window:
             self._grow(new, end)
         assert self.keys is not None and self.values is not None and self.positions is not None
         self.next = self.next + count if agreed and self.next is not None else None
@@ -176,7 +178,7 @@ class RollingState(StoreState):
         return [(low - start, high - start) for low, high in pieces]
 
     @property
-    def room(self) -> int:
+    def slots(self) -> int:
         """Slots that are allocated."""
         return 0 if self.keys is None else self.keys.shape[2]
 
@@ -187,7 +189,7 @@ class RollingState(StoreState):
 
     def _grow(self, new: KeyBlock, end: int) -> None:
         b, kv, _, d = new.keys.shape
-        size, before = grown(self.room, end, self.sinks + self.window), self.room
+        size, before = grown(self.slots, end, self.sinks + self.window), self.slots
         # Zeros, not whatever memory held: masked slots still enter products.
         keys = new.keys.new_zeros(b, kv, size, d)
         values = new.values.new_zeros(b, kv, size, new.values.shape[-1])
