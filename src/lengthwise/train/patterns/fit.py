@@ -17,8 +17,8 @@ def fit_pattern(
 ) -> PreTrainedModel:
     """`lengthwise.adapt` with a pattern in the place of the layout, in place; `restore` undoes it.
 
-    Where a layer's layout never reads far keys again, its cache is a ring that holds no more than it
-    reads, unless a method for the store or the selector is given.
+    Where a layer's layout never reads far keys again, its cache is a ring that holds no more than
+    it reads, unless a method for the store or the selector is given.
 
     Args:
         model: As for `adapt`, with rotary positions.
