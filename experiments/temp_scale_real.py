@@ -11,6 +11,7 @@ import argparse
 import random
 from pathlib import Path
 from pydoc_data import topics
+from typing import Any
 
 import torch
 from real_models import get
@@ -33,7 +34,7 @@ TEMPERATURE = 0.8
 TEXTS = 120
 
 
-def texts(tokenizer) -> list[Tensor]:
+def texts(tokenizer: Any) -> list[Tensor]:
     """Token ids of texts that hold two pieces of the greatest length, in an order drawn once."""
     found = []
     files = [read_text(path) for path in standard_library_files(held_out=False)]
@@ -50,7 +51,7 @@ def texts(tokenizer) -> list[Tensor]:
 
 
 @torch.no_grad()
-def embed(model, tokenizer, pieces: list[Tensor], temperature: float) -> Tensor:
+def embed(model: Any, tokenizer: Any, pieces: list[Tensor], temperature: float) -> Tensor:
     """Means of the last hidden states `[n, d]`, of length 1."""
     first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
     ids = torch.stack([torch.cat([torch.tensor([first]), p, torch.tensor([last])]) for p in pieces])

@@ -8,8 +8,10 @@ lies in `pydoc_data`. What is measured is kept under runs/trials.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from pydoc_data import topics
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,11 +19,12 @@ from rich.console import Console
 import lengthwise as lw
 from lengthwise.cli.inputs import be_quiet
 from lengthwise.lab import evidence
-from lengthwise.lab.evidence import REAL, at_least, at_most, exact
-from lengthwise.lab.trials import PLAIN, Bench, Trial, carry_out
+from lengthwise.lab.evidence import REAL, Finding, at_least, at_most, exact
+from lengthwise.lab.trials import PLAIN, Bench, Found, Trial, carry_out
 from lengthwise.measure import REFERENCE
 from lengthwise.measure.tasks.text import held_out_text, read_text
 
+Judge = Callable[[Found], Finding]
 W = 512  # the bundled model's window
 BENCHES = {
     "bundled": Bench("demo", texts=8, length=4 * W),
@@ -31,37 +34,41 @@ BENCHES = {
 LITTLE = 64  # keys that are left to SmolLM2, of its 8,192
 
 
-def flat(name, start, end, bound, other=REFERENCE):
+def flat(name: str, start: int, end: int, bound: float, other: str = REFERENCE) -> Judge:
     """That a method's loss over some positions is near that of another."""
     where = f"after {start} to {end} tokens the loss is within {bound} nats of "
     words = "the same tokens inside the window" if other == REFERENCE else f"{other}'s"
     return lambda f: at_most(where + words, f.gap(name, other, start, end), bound)
 
 
-def worse(name, other, start, end, by=0.1):
+def worse(name: str, other: str, start: int, end: int, by: float = 0.1) -> Judge:
     """That another's loss is clearly above."""
     words = f"after {start} to {end} tokens the loss of {name} is above that of {other} by {by}"
     return lambda f: at_least(words, f.gap(name, other, start, end), by, against=name)
 
 
-def finds(name, length, least=0.75):
+def finds(name: str, length: int, least: float = 0.75) -> Judge:
     """That passkeys are found."""
     words = f"at least {least:.0%} of the passkeys are found in {length:,} tokens"
     return lambda f: at_least(words, f.found(name, length), least)
 
 
-def misses(name, length, most=0.5):
+def misses(name: str, length: int, most: float = 0.5) -> Judge:
     """That another method finds few of them."""
     words = f"{name} finds at most {most:.0%} of the passkeys in {length:,} tokens"
     return lambda f: at_most(words, f.found(name, length), most)
 
 
-def trial(bench, methods, control, premise, *findings, **more):
+def trial(
+    bench: str, methods: dict[str, str], control: str, premise: Judge, *findings: Judge, **more: Any
+) -> Trial:
     """A row: findings and premise are functions of what was found."""
     return Trial(bench, methods, control, premise, lambda f: [one(f) for one in findings], **more)
 
 
-def extends(name, spec, windows, *, key=False, tax=0.05, bound=0.2):
+def extends(
+    name: str, spec: str, windows: int, *, key: bool = False, tax: float = 0.05, bound: float = 0.2
+) -> Trial:
     """An untuned method: flat to so many windows, nothing lost inside, passkeys at the end."""
     end = windows * W
     found = [flat(name, end // 2, end, bound), flat(name, 0, W, tax, PLAIN)]
@@ -73,7 +80,7 @@ def extends(name, spec, windows, *, key=False, tax=0.05, bound=0.2):
     )  # fmt: skip
 
 
-def needs_sinks(name, spec, *more):
+def needs_sinks(name: str, spec: str, *more: Judge) -> Trial:
     """Few keys with the first ones among them, beside as many without."""
     return trial(
         "smollm2",
@@ -85,7 +92,7 @@ def needs_sinks(name, spec, *more):
     )  # fmt: skip
 
 
-def constant(name):
+def constant(name: str) -> Judge:
     """That the second half of a piece adds nothing to the cache."""
     words = "bytes that the second half of a piece adds to its cache"
     return lambda f: exact(at_most(words, f.caches[name][1] - f.caches[name][0], 0))
@@ -133,9 +140,8 @@ def main() -> None:
         if real:
             from real_models import get
 
-        model, tokenizer = lw.load(
-            get(bench.model) if real else bench.model, dtype=getattr(torch, bench.dtype)
-        )
+        where = get(bench.model) if real else bench.model
+        model, tokenizer = lw.load(where, dtype=getattr(torch, bench.dtype))
         text = text_of(args.text, real)
         made = carry_out(name, one, bench, (model.eval(), tokenizer), text, args.out / one.bench)
         Console(stderr=True).print(name, made.verdict, made.reason)
