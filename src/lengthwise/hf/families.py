@@ -203,6 +203,11 @@ def _kv_heads(config: Any) -> int:
     return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
 
+def mlp_width(config: Any) -> int:
+    """Numbers between the two halves of an MLP."""
+    return int(getattr(config, "intermediate_size", None) or config.ffn_hidden_size)
+
+
 @dataclass(frozen=True)
 class FloorLog:
     """Llama 4's factor on scores where a layer has no positions: `1 + s ln(1 + ⌊(p + 1) / f⌋)`.

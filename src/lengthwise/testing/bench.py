@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lengthwise.core.geometry import Geometry, LayerGeometry, RotaryBase
+from lengthwise.core.rotary import Pairing
 from lengthwise.extend.adapt import compose
 from lengthwise.extend.engine import Engine
 from lengthwise.extend.method import Method, Scaling
@@ -68,6 +69,7 @@ class Bench:
         window: The model's own sliding window, as in Mistral; None for none.
         mixed: Whether a local layer of `LOCAL` keys stands before the layer that is run.
         formula: What scalings are checked against.
+        pairing: Which numbers of a head turn together: halves, or neighbours as in GLM.
     """
 
     heads: int = 6
@@ -81,11 +83,14 @@ class Bench:
     window: int | None = None
     mixed: bool = False
     formula: Formula = own_angles
+    pairing: Pairing = "half"
     base: RotaryBase = field(init=False)
 
     def __post_init__(self) -> None:
         inv_freq = THETA ** -(torch.arange(0, self.rotary_dim, 2).float() / self.rotary_dim)
-        base = RotaryBase(self.rotary_dim, THETA, "default", lambda length: (inv_freq, 1.0), True)
+        base = RotaryBase(
+            self.rotary_dim, THETA, "default", lambda length: (inv_freq, 1.0), True, self.pairing
+        )
         object.__setattr__(self, "base", base)
 
     @property
@@ -217,6 +222,13 @@ class Bench:
             _rounded_alike(mine[0], sharp),
         )
 
+    def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The numbers `[..., pairs]` of heads `[..., d]` that turn together."""
+        if self.pairing == "interleaved":
+            return x[..., 0 : self.rotary_dim : 2], x[..., 1 : self.rotary_dim : 2]
+        half = self.rotary_dim // 2
+        return x[..., :half], x[..., half : 2 * half]
+
     def scores_by_hand(
         self,
         axes: Axes,
@@ -256,12 +268,11 @@ class Bench:
         inv_freq, factor, sharpness = self.angles(axes, length)
         by = distance if distances is None else distances
         turn = turns(by, inv_freq, axes.layout.blends and distances is None)
-        half = self.rotary_dim // 2
-        qc = torch.complex(q[..., :half], q[..., half : 2 * half])
-        kc = torch.complex(k[..., :half], k[..., half : 2 * half])
+        qc, kc = (torch.complex(*self.pairs(x)) for x in (q, k))
         how = "bhip,bhjp,ijp->bhij" if distances is None else "bhip,bhjp,bhijp->bhij"
         scores = torch.einsum(how, qc, kc.conj(), turn).real * factor**2
-        scores = scores + q[..., 2 * half :] @ k[..., 2 * half :].transpose(-1, -2)
+        rest = (x[..., self.rotary_dim :] for x in (q, k))
+        scores = scores + next(rest) @ next(rest).transpose(-1, -2)
         scores = scores * sharpness[:, :, None]
         of_layout = axes.layout.sharpness(0, WINDOW, torch.arange(length).expand(rows, -1))
         if of_layout is not None:

@@ -22,11 +22,14 @@ def geometries(case: Case) -> dict[str, dict[str, Any]]:
         "learned sinks": {"sinks": True},
         "a window": {"window": window},
         "all of them": {"softcap": SOFTCAP, "sinks": True, "window": window},
+        "neighbours that turn together": {"pairing": "interleaved"},
     }
 
 
 def check_geometries(case: Case) -> None:
-    """With a soft cap, learned sinks and a model's own window it is the dense softmax with them."""
+    """With a soft cap, learned sinks, a model's own window and another pairing it is the dense
+    softmax with them.
+    """
     length = 4 * case.window + 3
     for name, settings in geometries(case).items():
         exact = Bench(**settings, formula=case.formula)

@@ -395,3 +395,15 @@ def test_offload_gives_checkpoints_up_in_the_first_backward():
         loss.backward(retain_graph=True)
         with pytest.raises(RuntimeError, match="compute the loss again"):
             loss.backward()
+
+
+def test_what_does_not_cover_a_family_says_so():
+    cases = [
+        ("falcon", StreamBP(8), "StreamBP does not cover falcon, whose layers hand no keyword"),
+        ("stablelm", StreamBP(8), "StreamBP does not cover stablelm"),
+        ("llama4_text", StreamBP(8), "StreamBP does not cover llama4_text"),
+        ("llama4_text", TiledMLP(8), "TiledMLP does not cover Llama 4"),
+    ]
+    for family, method, words in cases:
+        with pytest.raises(ValueError, match=words), fit(tiny_model(family).train(), method):
+            pass

@@ -77,7 +77,8 @@ def count_weights(model: PreTrainedModel) -> Weights:
         share = 1.0
         if ".experts." in name:
             config = model.config
-            share = config.num_experts_per_tok / config.num_local_experts
+            experts = getattr(config, "num_local_experts", None) or config.num_experts
+            share = config.num_experts_per_tok / experts
         used += int(parameter.numel() * share)
     table = 0 if embedding is head else embedding.numel()
     return Weights(total, used, head.numel(), table)

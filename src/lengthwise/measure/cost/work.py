@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from lengthwise.core.geometry import Geometry
 from lengthwise.extend.engine import Engine
-from lengthwise.hf.families import read_geometry
+from lengthwise.hf.families import mlp_width, read_geometry
 from lengthwise.measure.cost.plan import Weights, count_weights
 from lengthwise.measure.engines.reading import CHUNK
 
@@ -110,7 +110,7 @@ def count_read(
             turned = _sampled(tokens, lambda n, at=layer: engine.keys_turned(at, n))
             moved += count * key * _area(turned, tokens) / chunk
     config: Any = model.config
-    width = 4 * config.hidden_size + 3 * config.intermediate_size
+    width = 4 * config.hidden_size + 3 * mlp_width(config)
     layers = len(geometry.layers)
     return Read(
         products=2.0 * weights.used * tokens + 2.0 * weights.head * len(ends),

@@ -78,10 +78,14 @@ def document_attention(
             f"documents, got {kernel!r}"
         )
     family = model.config.model_type
-    if family == "llama4_text":
+    unable = {
+        "llama4_text": "transformers counts Llama 4's chunks from the beginning of a row",
+        "falcon": "Falcon's head keeps segment_ids from its layers",
+    }
+    if family in unable:
         raise ValueError(
-            "transformers counts Llama 4's chunks from the beginning of a row and not of a "
-            "document; adapt the model, which then takes segment_ids by itself"
+            f"{unable[family]}; adapt the model (lengthwise.adapt(model)), which then takes "
+            "segment_ids by itself"
         )
     if kernel == PER_DOCUMENT and family in FAMILIES and FAMILIES[family].by_mask:
         raise ValueError(f"{family} hands its layers no documents; use the sdpa or eager kernel")
