@@ -66,14 +66,14 @@ def fill(model: LlamaForCausalLM, cache: Any, tokens: int, chunk: int = 2048) ->
         cache.restart(tokens, torch.tensor([tokens]))
 
 
-def write(name: str, question: str, rows: list[dict[str, Any]]) -> None:
-    """Print the rows and keep them with hardware, versions and commit."""
+def write(name: str, question: str, rows: list[dict[str, Any]], command: str = "") -> None:
+    """Keep the rows with hardware, versions, commit and the command; that of the file's name."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     record = {
         "question": question,
-        "command": f"python benchmarks/{name}.py",
+        "command": command or f"python benchmarks/{name}.py",
         "hardware": {"processor": _processor(), "cores": os.cpu_count(),
                      "threads": torch.get_num_threads()},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__,

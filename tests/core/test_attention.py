@@ -68,6 +68,7 @@ def shrink(patch):
     patch.setattr(chunked_module, "Q_TILE", 3)
     patch.setattr(chunked_module, "K_TILE", 4)
     patch.setattr(band_module, "TILE", 3)
+    patch.setattr(band_module, "SMALL", 2)
     patch.setattr(decode_module, "TILE", 4)
     patch.setattr(flex_module, "TILE", 4)
     patch.setattr(flex_module, "_compiled", lambda: flex_attention)
@@ -215,6 +216,7 @@ def test_bands_anywhere(t, n, near, far, first, last, q_start, k_start, cut, til
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
         patch.setattr(band_module, "TILE", tile)
+        patch.setattr(band_module, "SMALL", 1 + near)
         got = [
             attend_blocks(queries, blocks, [region], impl=impl, **kw)
             for impl in ("sdpa", "chunked", "decode")
@@ -547,6 +549,31 @@ def test_auto_differentiates_what_it_is_asked_to():
             assert_close(one, other, rtol=0, atol=1e-9)
 
 
+def test_bands_are_differentiated_together(monkeypatch):
+    """Where nobody reads the log-sum-exp; queries that see nothing, rectangles and edges."""
+    whole, called = importlib.import_module("lengthwise.core.attention"), []
+    own = whole.bands
+    monkeypatch.setattr(whole, "bands", lambda parts, **kw: called.append(1) or own(parts, **kw))
+    for number, (name, (heads, kv)) in enumerate(itertools.product(LAYOUTS, HEADS)):
+        t, n = ((11, 11), (7, 23), (1, 6), (40, 40))[number % 4]
+        monkeypatch.setattr(band_module, "TILE", (3, 16)[number % 2])
+        monkeypatch.setattr(band_module, "SMALL", (1, 4, 64)[number % 3])
+        leaves, weights = qkv(heads=heads, kv=kv, t=t, n=n), draw(5, 2, heads, t, DIM)
+        found = []
+        for impl in ("auto", "reference"):
+            live = [x.clone().requires_grad_() for x in leaves]
+            if number % 4 < 2:  # as a product hands them on
+                live = [x.transpose(2, 3).contiguous().transpose(2, 3).detach() for x in leaves]
+                live = [x.requires_grad_() for x in live]
+            kw = {"blocks": [4, n - 1] if number % 5 == 0 else None, "need_lse": False}
+            out = run(*live, LAYOUTS[name], impl, **kw).out
+            (out * weights).sum().backward()
+            found.append([out.detach(), *(x.grad for x in live)])
+        for one, other in zip(*found, strict=True):
+            assert_close(one, other, rtol=0, atol=1e-9, msg=f"{name} {heads, kv} {t} of {n}")
+    assert len(called) > 25, len(called)  # one causal triangle is torch's own
+
+
 def test_a_missing_gradient_is_refused_instead_of_wrong():
     q, k, v = qkv()
     q.requires_grad_()
@@ -613,6 +640,10 @@ HUGE = {"queries": 1 << 17, "keys": 1 << 17, "aligned": False, "one_part": True}
         ({"plain": False}, "chunked"),
         ({"aligned": False}, "chunked"),
         ({"needs_grad": True}, "chunked"),
+        ({"needs_grad": True, "bands": True}, "bands"),
+        ({"needs_grad": True, "bands": True, "one_part": True, "triangle": True}, "triangle"),
+        ({"needs_grad": True, "bands": True, "device": "cuda"}, "flex"),
+        ({"bands": True}, "sdpa"),
         ({"device": "cuda"}, "flex"),
         ({"device": "cuda", "needs_grad": True}, "flex"),
         ({"device": "cuda", "compiler": False}, "chunked"),

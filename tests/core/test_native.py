@@ -296,6 +296,20 @@ def test_a_turn_equals_torch_in_float64(pairing: str, width: int, pairs: int, t:
 
 @needs_compiler
 def test_a_turn_that_needs_a_gradient_has_one() -> None:
+    """As torch's, also of a part of a head and behind memory in another order."""
+    g = torch.Generator().manual_seed(4)
+    for pairing, width, pairs in (("half", 64, 32), ("interleaved", 40, 12), ("half", 40, 12)):
+        x, weights = (torch.randn(2, 3, 5, width, generator=g) for _ in range(2))
+        freq, places = torch.rand(pairs, generator=g), torch.arange(5)[None, None]
+        found = []
+        for dtype in (torch.float32, torch.float64):
+            live = x.detach().to(dtype, copy=True).requires_grad_()
+            rotary = Rotary(freq.to(dtype), 1.0, pairing)  # type: ignore[arg-type]
+            turned = rotary.rotate(live, places)
+            (turned.transpose(2, 3) * weights.to(dtype).transpose(2, 3)).sum().backward()
+            assert live.grad is not None
+            found.append(live.grad.double())
+        torch.testing.assert_close(*found, atol=1e-5, rtol=0)
     x = torch.randn(1, 1, 1, 8, requires_grad=True)
     Rotary(torch.ones(4)).rotate(x, torch.tensor([[[2]]])).sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0

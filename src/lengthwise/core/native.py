@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lengthwise.core import built
 from lengthwise.core.keys import KeyBlock, Room, Run
@@ -208,20 +209,43 @@ def _longs(*numbers: int) -> Any:
 
 
 def takes_turn(x: Tensor, cos: Tensor) -> bool:
-    """Whether the C code rotates these vectors: float32 or bfloat16 on a CPU that nobody
-    differentiates, nor the frequencies (CLEX learns them).
+    """Whether the C code rotates these vectors: float32 or bfloat16 on a CPU, by frequencies that
+    nobody learns (CLEX does).
     """
     plain = x.dtype in STEPS and x.device.type == "cpu" and x.stride(-1) == 1
-    live = plain and torch.is_grad_enabled() and (x.requires_grad or cos.requires_grad)
-    return plain and not live and _wide(0, 0)[0] is not None
+    learned = torch.is_grad_enabled() and cos.requires_grad
+    return plain and not learned and _wide(0, 0)[0] is not None
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    """Vectors `[b, h, t, d]` that `takes_turn` has accepted, rotated by angles of all heads.
+    """Vectors `[b, h, t, d]` that `takes_turn` has accepted, rotated by angles of all heads; with a
+    gradient, which is turned back.
 
     Args:
         cos, sin: `[b, 1, t, pairs]`, or with 1 for `b`, in float32.
     """
+    if torch.is_grad_enabled() and x.requires_grad:
+        turned: Tensor = _Turn.apply(x, cos, sin, interleaved)
+        return turned
+    return _turn(x, cos, sin, interleaved)
+
+
+class _Turn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.interleaved = interleaved
+        return _turn(x, cos, sin, interleaved)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        grad = grads[0] if grads[0].stride(-1) == 1 else grads[0].contiguous()
+        return _turn(grad, cos, -sin, ctx.interleaved), None, None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     to = torch.empty(x.shape, dtype=x.dtype)
     cos, sin = cos.contiguous(), sin.contiguous()
     t, pairs = cos.shape[2:]

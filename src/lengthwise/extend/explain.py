@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from lengthwise.core.attention import Choice, attend_blocks, recording
 from lengthwise.core.attention.choice import choice_for_pages
 from lengthwise.core.keys import KeyBlock, Queries
+from lengthwise.extend import quick
 from lengthwise.extend.adapt import binding_of, unwrapped
 from lengthwise.extend.engine import Engine
 from lengthwise.extend.plan import Plan
@@ -151,6 +152,9 @@ def _choices(
             attend_blocks(
                 asked, blocks, plan.exact, rotary=None, softcap=facts.softcap, need_lse=merged
             )
+        if queries == 1 and not merged and facts.softcap is None and not training:
+            short = quick.carried_out(plan, facts.like)
+            found = [(region, short or choice) for region, choice in found]
         by_region = {(id(region), choice): choice for region, choice in found}
         counted = Counter(by_region.values())
         for _ in range(len(plan.regions) - len(plan.exact)):

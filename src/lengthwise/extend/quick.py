@@ -5,13 +5,13 @@ attention of one token over a short text does. What they come to is worked out h
 positions at once, and what remains for a token is where keys lie.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lengthwise.core import native
-from lengthwise.core.attention.choice import record
+from lengthwise.core.attention.choice import FEW, Choice, record
 from lengthwise.core.keys import Run
 from lengthwise.core.native import Turns
 from lengthwise.core.regions import Region
@@ -70,6 +70,20 @@ class Quick:
         if out is not None:
             state.store.took()
         return out
+
+
+def carried_out(plan: Plan, like: Tensor) -> Choice | None:
+    """What computes a token of a text without padding here, for people; None for the long way.
+
+    Args:
+        like: Anything of the model's type, where the model is.
+    """
+    d = plan.geometry.head_dim
+    by = native.why(d, d)
+    short = plan.plain and plan.heads is None and like.is_cpu and like.dtype in native.STEPS
+    if not short or plan.stored is None or by.startswith("torch"):
+        return None
+    return replace(FEW, reason=f"{FEW.reason} ({by})")
 
 
 def quick(plan: Plan, rotary: Rotary | None, first: int) -> Quick | None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lengthwise.core.attention.band import band, triangle
+from lengthwise.core.attention.band import band, bands, triangle
 from lengthwise.core.attention.choice import (
     DECODE_QUERIES,
     FEW,
@@ -18,6 +18,7 @@ from lengthwise.core.attention.choice import (
     choice_for,
     choose,
     needs_grad,
+    only_bands,
     plain,
     record,
     recording,
@@ -163,7 +164,11 @@ def attend_blocks(
         if few:
             return decode(parts, scale=scale, softcap=softcap, need_lse=need_lse)
         alone = len(parts) == 1 and not need_lse
-        whole = merge([_through(*part, scale, softcap, impl, alone) for part in parts])
+        together = impl == "auto" and not need_lse and only_bands(parts, softcap)
+        choice = choice_for(*parts[0], softcap, alone, together)
+        if noted is None and choice.name == "bands":
+            return bands(parts, scale=scale)
+        whole = merge([_through(*part, scale, softcap, impl, alone, together) for part in parts])
     return whole
 
 
@@ -175,10 +180,11 @@ def _through(
     softcap: float | None,
     impl: str,
     alone: bool,
+    together: bool,
 ) -> Partial:
     """One region; a range of keys becomes a plain band for each run of queries that share it."""
     if impl not in ("auto", "sdpa") or not splits(region, queries, block):
-        return _partial(region, region, queries, block, scale, softcap, impl, alone)
+        return _partial(region, region, queries, block, scale, softcap, impl, alone, together)
     runs, outs = list(in_runs(region, queries, block)), []
     while runs:
         alike = _alike(runs, softcap) if alone and impl == "auto" else 1
@@ -280,11 +286,12 @@ def _partial(
     softcap: float | None,
     impl: str,
     alone: bool,
+    together: bool = False,
 ) -> Partial:
     """One band; `whole` is the region that it was cut from."""
     noted, few = record(), _decodes(queries, [block], impl)
     if noted is not None:
-        choice = FEW if few else choice_for(region, queries, block, softcap, alone)
+        choice = FEW if few else choice_for(region, queries, block, softcap, alone, together)
         part = (region, queries, block)
         noted.append((whole, carried_out(choice, part, [part], softcap)))
         return nothing(queries.vectors, block.values.shape[-1])

@@ -60,6 +60,7 @@ def choose(
     compiler: bool,
     one_part: bool = False,
     triangle: bool = False,
+    bands: bool = False,
 ) -> Choice:
     """The fastest implementation proven for a call; a pure function of its arguments.
 
@@ -74,6 +75,8 @@ def choose(
         one_part: Whether nothing will be merged, so that nobody reads the log-sum-exp.
         triangle: Whether each query sees the keys of the same tokens up to itself, and no others,
             and the C code does not read them.
+        bands: Whether everything that is merged with this is a plain band at consecutive positions,
+            and nobody reads the log-sum-exp of all.
     """
     if queries <= DECODE_QUERIES and not needs_grad:
         return FEW
@@ -83,6 +86,8 @@ def choose(
         return Choice(
             "sdpa", "consecutive positions: torch's fused kernel on rectangles and triangles"
         )
+    if device == "cpu" and bands and needs_grad:
+        return Choice("bands", "consecutive positions: torch's fused kernel, forward and backward")
     if device == "cuda" and compiler:
         return Choice("flex", "one fused kernel for any predicate, forward and backward")
     heavy = queries * heads * keys >= FLEX_CPU_PAIRS
@@ -95,9 +100,18 @@ def choose(
 
 
 def choice_for(
-    region: Region, queries: Queries, block: KeyBlock, softcap: float | None, alone: bool
+    region: Region,
+    queries: Queries,
+    block: KeyBlock,
+    softcap: float | None,
+    alone: bool,
+    bands: bool = False,
 ) -> Choice:
-    """What `auto` takes for one region over one block of keys, placed or not."""
+    """What `auto` takes for one region over one block of keys, placed or not.
+
+    Args:
+        bands: As in `choose`.
+    """
     b, h, t, _ = queries.vectors.shape
     return choose(
         device=queries.vectors.device.type,
@@ -110,6 +124,21 @@ def choice_for(
         compiler=has_compiler(queries.vectors.device.type),
         one_part=alone,
         triangle=triangular(region, queries, block) and not _by_c(queries, block),
+        bands=bands,
+    )
+
+
+def only_bands(parts: Sequence[Part], softcap: float | None) -> bool:
+    """Whether somebody differentiates by queries over parts that are plain bands at consecutive
+    positions, which `bands` reads together.
+    """
+    if not needs_grad(parts[0][1]):
+        return False
+    return all(
+        aligned(queries, block)
+        and plain(region, queries, block, softcap)
+        and region.range_of is None
+        for region, queries, block in parts
     )
 
 
@@ -123,9 +152,9 @@ def carried_out(
     """
     _, queries, block = part
     q, k, v = queries.vectors, block.keys, block.values
-    if choice.name not in ("decode", "sdpa") or k.device.type != "cpu":
+    if choice.name not in ("decode", "sdpa", "bands") or k.device.type != "cpu":
         return choice
-    band = choice.name == "sdpa"
+    band = choice.name != "decode"
     by_c = native.takes_band(q, k, v) if band else in_c(together, softcap)
     by = native.why(k.shape[-1], v.shape[-1], band=band)
     if not by_c and k.dtype != torch.float32:
