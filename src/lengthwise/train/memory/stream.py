@@ -209,6 +209,9 @@ def _cut_call(call: Call, low: int, high: int, cache: Any, index: int) -> Call:
             positions = step.positions[:, None, :stop]
             return [KeyBlock(keys, values, positions, documents, step.start)]
 
+        def room(self, position: int) -> None:
+            """Keys are live, so all go the long way."""
+
     state = SimpleNamespace(state=LayerState(cast(Any, Store()), None))
     layers: Any = SimpleNamespace(layers={index: state})
     return replace(call, step=piece, cache=layers)
