@@ -176,7 +176,7 @@ KINDS = {
         every(8, 3),
     ),
 }  # fmt: skip
-_UNSEEN = {*standard_library_files(held_out=True)}
+_UNSEEN: set[Path] = {*standard_library_files(held_out=True)}
 
 
 def downloaded(package: Package, folder: Path) -> Path:

@@ -30,6 +30,7 @@ BENCHES = {
     "bundled": Bench("demo", texts=8, length=4 * W),
     "bundled8": Bench("demo", texts=8, length=8 * W),
     "smollm2": Bench("smollm2", texts=20, length=640, dtype="bfloat16", inside=False),
+    "smollm2short": Bench("smollm2", texts=20, length=256, dtype="bfloat16", inside=False),
 }
 LITTLE = 64  # keys that are left to SmolLM2, of its 8,192
 
@@ -92,6 +93,22 @@ def needs_sinks(name: str, spec: str, *more: Judge) -> Trial:
     )  # fmt: skip
 
 
+def below(name: str, other: str, start: int, end: int) -> Judge:
+    """That its loss is below another's."""
+    words = f"after {start} to {end} tokens the loss is below that of {other}"
+    return lambda f: at_most(words, f.gap(name, other, start, end), 0.0, against=other)
+
+
+def keeps(name: str, spec: str, *more: Judge) -> Trial:
+    """A store that chooses what it keeps, beside sinks and a window that hold no fewer keys."""
+    return trial(
+        "smollm2short",
+        {PLAIN: "", "StreamingLLM": "streamingllm:sinks=4,window=28", name: spec},
+        "StreamingLLM, which holds no fewer keys", worse("StreamingLLM", PLAIN, 128, 256),
+        below(name, "StreamingLLM", 128, 256), *more,
+    )  # fmt: skip
+
+
 def constant(name: str) -> Judge:
     """That the second half of a piece adds nothing to the cache."""
     words = "bytes that the second half of a piece adds to its cache"
@@ -112,6 +129,12 @@ TRIALS = {
     "extend/leakyrerope@bundled": extends("LeakyReRoPE", "leakyrerope:window=128,factor=24", 8),
     "extend/gali@bundled": extends(
         "GALI", "gali:trained=512,window=128,factor=16", 8, tax=0.01
+    ),
+    "extend/h2o": keeps("H2O", "h2o:heavy=14,recent=14,every=4"),
+    "extend/tova": keeps("TOVA", "tova:tokens=28,every=4"),
+    "extend/chelsea": keeps(
+        "Chelsea", "chelsea:tokens=28,recent=12,chunk=16,every=4",
+        flat("Chelsea", 128, 256, 0.1, PLAIN),
     ),
 }  # fmt: skip
 

@@ -138,12 +138,20 @@ CASES = [
         except_for=DATA,
     ),
     Case(
-        (lw.PrefixKV(budgets=(9,), every=4),),
+        (lw.PrefixKV(budgets=(9,), every=4, recent=1),),
         9,
-        (lw.PrefixKV(budgets=(40,), every=4),),
+        (lw.PrefixKV(budgets=(40,), every=4, recent=1),),
         pages=kept_by_hand(all_queries, 9, 4, 1, True, sinks=1),
         except_for=DATA,
         refuses={"check_mixed": "each of the model's 2 layers, got 1"},  # test_budgets_by_layer
+    ),
+    Case(
+        (lw.PrefixKV(budgets=(9,), every=4),),
+        9,
+        (lw.PrefixKV(budgets=(40,), every=4),),
+        pages=kept_by_hand(all_queries, 9, 4, 4, True, sinks=1),  # half of the budget is reserved
+        except_for=DATA,
+        refuses={"check_mixed": "each of the model's 2 layers, got 1"},
     ),
     Case(
         (lw.AdaKV(tokens=10, recent=3, kernel=3, every=5, safe=0.25),),
@@ -203,8 +211,8 @@ def test_budgets_by_layer():
     assert fall == [185, 148, 110, 72, 35] and abs(sum(fall) / 5 - 110) < 1
     model = tiny_model("llama")
     ids = torch.randint(3, 300, (1, 96), generator=torch.Generator().manual_seed(0))
-    budgets = lw.prefix_budgets(model, ids, tokens=24)
-    assert len(budgets) == 2 and sum(budgets) <= 48 and min(budgets) >= 2
+    budgets = lw.prefix_budgets(model, ids, tokens=24, recent=4)
+    assert len(budgets) == 2 and sum(budgets) <= 48 and min(budgets) > 4
     with pytest.raises(ValueError, match="each of the model's 2 layers, got 3"):
         lw.new_cache(lw.adapt(model, lw.PrefixKV(budgets=(9, 9, 9))))
     mixed, alone = Bench(mixed=True), Bench()

@@ -64,6 +64,10 @@ class Evicting(Store):
     def budget(self, layer: int, layers: int) -> int:
         """Tokens for each KV head of a layer that are left when keys were dropped."""
 
+    def reserved(self, budget: int) -> int:
+        """How many of the newest tokens a layer of that budget never drops."""
+        return self.recent
+
     @abstractmethod
     def score(self, read: Read, state: "EvictingState") -> Float[Tensor, " b #kv n"]:
         """How much the keys that `state` holds are worth keeping, asked when a row is due."""
@@ -169,7 +173,7 @@ class EvictingState(StoreState):
             return
         positions = self.whole().positions
         score = self.config.score(read, self).expand(positions.shape)
-        newest = self.seen[:, None, None] - self.config.recent
+        newest = self.seen[:, None, None] - self.config.reserved(self.budget)
         safe = (positions >= newest) | (positions < self.config.sinks) | ~read.due[:, None, None]
         score = score.masked_fill(safe, float("inf")).masked_fill(positions < 0, float("-inf"))
         order = score.argsort(dim=-1, descending=True, stable=True)  # of equals, the older
