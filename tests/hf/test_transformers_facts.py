@@ -118,10 +118,11 @@ def test_which_layers_slide(family, probe):
         mask = call["attention_mask"]
         assert mask is None or mask.dtype == torch.bool
         narrow = mask is not None and not mask[0, 0, -1, 0]
-        if narrow:  # the window counts the query itself
-            assert mask[0, 0, -1].sum() == LOCAL
+        if narrow:  # a window counts the query itself; Llama 4's second chunk has 3 tokens
+            assert mask[0, 0, -1].sum() == (3 if family == "llama4_text" else LOCAL)
         slides.append(bool(narrow))
-    assert slides == [windows != "none", windows == "everywhere"]
+    limited = windows != "none" or family == "llama4_text"
+    assert slides == [limited, windows == "everywhere"]
 
 
 def test_dropout_is_passed_in_training(probe):
@@ -210,7 +211,8 @@ def test_one_rotary_module_for_all_layers(family, probe):
     model = tiny_model(family)
     base = decoder(model)
     rotary = [name for name, _ in model.named_modules() if name.endswith("rotary_emb")]
-    assert rotary == [f"{model.base_model_prefix}.rotary_emb"]
+    (prefix,) = (name for name, part in model.named_modules() if part is base)
+    assert rotary == [f"{prefix}.rotary_emb"]
     assert callable(base.rotary_emb.compute_default_rope_parameters)
     assert not dict(base.rotary_emb.state_dict())  # nothing of it is saved
     model.set_attn_implementation(probe.name)
@@ -361,7 +363,8 @@ def test_a_cache_layer_sees_no_query(family, probe):
     for layer in layers:  # since 5.24 positions are there to be seen, queries still are not
         ((args, kwargs),) = layer.calls
         assert args == () and not any("quer" in name for name in kwargs.get("kwargs", {}))
-    assert probe.calls[0]["position_ids"].tolist() == [[10, 11, 12]]
+    if family != "llama4_text":  # whose layers hand no positions to attention
+        assert probe.calls[0]["position_ids"].tolist() == [[10, 11, 12]]
 
 
 def test_what_a_cache_is_asked_in_a_search(monkeypatch):
