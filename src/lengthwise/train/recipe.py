@@ -55,7 +55,8 @@ class Recipe:
         source: The paper that it follows.
         base: A checkpoint's directory, a name on the hub, or `demo`.
         adapter: A directory with a peft adapter of that base to go on from; empty starts fresh.
-        scaled_base: Whether the base may carry a rotary scaling already, on which this builds.
+        scaled_base: Whether the base may carry a rotary scaling already: methods replace it, and
+            without methods this goes on from it.
         data: A directory of `lengthwise pack` or `datasets`, or text as `lengthwise pack` reads it.
         target: Tokens of the window that is wanted, at least the base's own.
         length: Tokens of a row in training; 0 is the target, or with a transform what that wants.

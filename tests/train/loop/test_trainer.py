@@ -17,10 +17,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from lengthwise.testing.models import tiny_model, tiny_tokenizer
+from lengthwise.testing.models import WINDOW, tiny_model, tiny_tokenizer
 from lengthwise.train.loop import Result, fits, make_evaluation, read_result, train
 from lengthwise.train.loop.adapters import BASE_FILE, dequantise, quantise
 from lengthwise.train.loop.checkpoint import checkpoints
+from lengthwise.train.loop.frequencies import read_methods, stretch
 from lengthwise.train.loop.metrics import read_metrics
 from lengthwise.train.loop.subject import read_facts
 from lengthwise.train.recipe import Recipe
@@ -222,6 +223,24 @@ def test_what_a_base_must_be(recipe: Make, base: Path, tmp_path: Path) -> None:
     assert model.config.max_position_embeddings == 128
     with pytest.raises(ValueError, match=r"methods are scalings, .* SelfExtend is none"):
         go(recipe(methods="selfextend"), tmp_path / "other")
+    with pytest.raises(ValueError, match="does not say what window it had before"):
+        go(recipe(base=str(scaled), scaled_base=True), tmp_path / "other")
+
+
+def test_methods_replace_the_scaling_of_a_base(recipe: Make) -> None:
+    carried = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 10_000.0}
+    carried["original_max_position_embeddings"] = WINDOW // 2
+    ours = recipe(scaled_base=True, target=4 * WINDOW, methods="yarn:factor={factor}")
+    model, plain = tiny_model("llama", rope_parameters=carried), tiny_model("llama")
+    plain.config.max_position_embeddings = WINDOW // 2
+    for one in (model, plain):
+        facts = read_facts(one, ours)
+        assert (facts.window, facts.numbers["factor"]) == (WINDOW // 2, 8.0)
+        own = stretch(one, read_methods(one, ours, facts))
+        assert own is not None and one.config.max_position_embeddings == 4 * WINDOW
+    ids = torch.randint(3, 300, (1, 150), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, plain(ids).logits)
 
 
 def test_a_loss_that_is_no_number_stops_and_names_its_rows(

@@ -79,7 +79,7 @@ def stretch(model: PreTrainedModel, methods: tuple[Method, ...]) -> Own | None:
     restore(model)
     config, below = model.config, decoder(model)
     rotary: Any = below.rotary_emb
-    own = Own(rotary, config.rope_parameters, geometry.window)
+    own = Own(rotary, config.rope_parameters, config.max_position_embeddings)
     kept = ("partial_rotary_factor",)
     old = {key: value for key, value in own.parameters.items() if key in kept}
     config.rope_parameters = {**plain, **old}

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lengthwise.extend.adapt import is_adapted
 from lengthwise.extend.checkpoint import load
 from lengthwise.extend.method import Method
+from lengthwise.extend.scaling import PI
 from lengthwise.hf.families import read_geometry, refuse_unsupported
 from lengthwise.train.loop.adapters import base_print, quantise, with_adapters
 from lengthwise.train.loop.facts import Facts, sentence_ends
@@ -94,15 +95,19 @@ def read_facts(model: PreTrainedModel, recipe: Recipe) -> Facts:
     if own.kind != "default" and not recipe.scaled_base:
         raise ValueError(
             f"{recipe.base} is scaled already, by rope_type {own.kind!r}; tune the checkpoint it "
-            "was made from, or write scaled_base=true to go on from its own scaling"
+            "was made from, or write scaled_base=true: methods then replace its own scaling, and "
+            "without methods it goes on from it"
         )
-    if recipe.target < geometry.window:
+    window = geometry.window
+    if recipe.methods:  # what factors count from
+        window = PI(factor=1).counts_from(own, window)
+    if recipe.target < window:
         raise ValueError(
-            f"target must be at least the base's window of {geometry.window:,} tokens, got "
+            f"target must be at least the base's window of {window:,} tokens, got "
             f"{recipe.target:,}; a window needs no tuning to become shorter"
         )
     first = getattr(model.config, "bos_token_id", None)
-    return Facts(geometry.window, recipe.target, own.theta, own.dim, first)
+    return Facts(window, recipe.target, own.theta, own.dim, first)
 
 
 def open_reference(recipe: Recipe, device: torch.device) -> PreTrainedModel:
