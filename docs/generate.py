@@ -425,6 +425,51 @@ def room_pages() -> str:
     return "\n".join(pages).rstrip() + "\n"
 
 
+AXES_INTRODUCTION = """\
+# What each benchmark asks for
+
+Generated from `lengthwise.measure.tasks.axes` by `docs/generate.py`.
+
+A long prompt can be hard because what is needed is hard to find (*diffusion*) or because much of it
+is needed (*scope*); length alone says neither. Every benchmark that `lengthwise measure` has is
+tagged by both, after Goldman et al. (arXiv:2407.00402). The levels are our judgement.
+
+`DiffusionScope` varies one of them at a time, at a fixed length:
+
+<!-- not run: minutes -->
+```sh
+lengthwise measure MODEL --lengths 2048 -o scope --suite diffusion_scattered:scope=1/4/16
+lengthwise measure MODEL --lengths 2048 -o hidden --suite diffusion_together,diffusion_linked
+```
+
+`scope` is how many gifts the sum needs; `together`, `scattered`, `worded` and `linked` hide the
+same gifts ever better.
+"""
+
+
+def axes_page() -> str:
+    """Every benchmark by diffusion and scope."""
+    from lengthwise.measure.tasks.axes import AXES
+
+    rows = ["| | few facts (scope low) | much of the text (scope high) |", "| --- | --- | --- |"]
+    for diffusion, words in (("low", "easy to find"), ("high", "hard to find")):
+        cells = [
+            ", ".join(f"`{n}`" for n, one in AXES.items() if one[:2] == (diffusion, scope))
+            for scope in ("low", "high")
+        ]
+        rows.append(f"| **{words}** (diffusion {diffusion}) | {' | '.join(cells)} |")
+    rows += ["", "| benchmark | diffusion | scope | what is needed | source |"]
+    rows.append("| --- " * 5 + "|")
+    for room in ("tasks", "published"):
+        for item in rooms.items(room):
+            if item.name in AXES:
+                paper = re.match(r".*?\(arXiv:[\d.]+\)", item.source)
+                source = linked(paper[0] if paper else item.source)
+                cells = [f"`{item.name}`", *AXES[item.name], source]
+                rows.append(f"| {' | '.join(cells)} |")
+    return linked(AXES_INTRODUCTION) + "\n" + "\n".join(rows) + "\n"
+
+
 def described(name: str, thing: Any) -> list[str]:
     """A class or function from its docstring, with links to its paper and its source."""
     if dataclasses.is_dataclass(thing):
@@ -577,6 +622,7 @@ def pages() -> dict[Path, str]:
     written = {
         ROOT / "docs" / "methods.md": method_pages(),
         ROOT / "docs" / "rooms.md": room_pages(),
+        ROOT / "docs" / "axes.md": axes_page(),
         ROOT / "docs" / "evidence.md": evidence_page(),
         **tuning_pages(ROOT / "docs", room("tuning")),
     }

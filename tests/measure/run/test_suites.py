@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from lengthwise.measure import tasks
+from lengthwise.measure.run.options import class_of
 from lengthwise.measure.run.rows import REFERENCE, Cell
 from lengthwise.measure.run.suites import ScatteredPasskey, suite
 from lengthwise.measure.tasks import NIAH, RULER, DocumentQA, Passkey
-from lengthwise.names import READINGS, STANDARD, SUITES, TASKS
+from lengthwise.names import READINGS, STANDARD, SUITES, TASKS, suite_names
 from lengthwise.testing.models import tiny_tokenizer
 
 FILLER = "some words to hide things in\n" * 9
@@ -109,3 +110,74 @@ def test_scattered_passkeys_do_not_depend_on_their_number() -> None:
     depths = sorted(item.depths[0] for item in many)
     assert depths[4] < 0.3 and depths[-4] > 0.7
     assert all(task.score(task.oracle(item.record), item) == 1 for item in many)
+
+
+def test_options_behind_a_name_and_values_behind_a_slash() -> None:
+    names = suite_names("lveval:confusing=0/4,replaced=false,nolima, longicl_grouped:position=0.5")
+    assert names == [
+        "lveval:confusing=0/4,replaced=false", "nolima", "longicl_grouped:position=0.5",
+    ]  # fmt: skip
+    found = suite(",".join(names), FILLER, items=3).tasks
+    assert found == {
+        "lveval:confusing=0,replaced=false": tasks.LVEval(confusing=0, replaced=False),
+        "lveval:confusing=4,replaced=false": tasks.LVEval(replaced=False),
+        "nolima": tasks.NoLiMa(),
+        "longicl_grouped:position=0.5": tasks.LongICL(grouped=True, position=0.5),
+    }
+    levels = suite("path:budget=128/256", FILLER).tasks
+    assert list(levels.values()) == [tasks.PathTraversal(128), tasks.PathTraversal(256)]
+    # The options of a task that has others than its class by its name stay.
+    assert suite("flenqa_rooms:place=first", FILLER).tasks == {
+        "flenqa_rooms:place=first": tasks.FLenQA("rooms", "similar", "first")
+    }
+    assert suite("passkey:depth=0.5", FILLER).tasks["passkey:depth=0.5"].depth == 0.5
+
+
+def test_flenqa_is_a_grid_of_36() -> None:
+    found = suite("flenqa", FILLER).tasks
+    assert len({(t.problem, t.padding, t.place) for t in found.values()}) == len(found) == 36
+    assert len(suite("flenqa:place=first/last", FILLER).tasks) == 18
+    assert "flenqa:problem=rules,padding=similar,place=middle" in found
+
+
+def test_files_of_a_persons_own(tmp_path: Path) -> None:
+    file = tmp_path / "risky.jsonl"
+    file.write_text('{"instruction": "[one]", "category": "c"}')
+    found = suite(f"longsafety:file={file},place=start/end,related=true", FILLER)
+    assert [task.place for task in found.tasks.values()] == ["start", "end"]
+    assert found.counts() == dict.fromkeys(found.tasks, 1)
+    items = [f'{{"text": "t{i}", "label": "{i % 2}", "topic": "p{i}"}}' for i in range(9)]
+    file.write_text("\n".join(items))
+    assert suite(f"m4le_global:file={file}", FILLER).tasks[f"m4le_global:file={file}"].file == file
+
+
+def test_every_name_is_of_the_class_that_it_says() -> None:
+    for name, task in suite("full", FILLER).tasks.items():
+        assert type(task).__name__ == class_of(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("lveval:confusing=99", "LVEval: confusing must be from 0 to 16, got 99"),
+        ("lveval:confusng=1", "lveval has no option 'confusng'; did you mean confusing?"),
+        ("lveval:confusing=", "'confusing=' is no option; write lveval:option=value"),
+        ("lveval:confusing=many", "confusing must be a whole number, got 'many'"),
+        ("lveval:text=mine", "lveval has no option 'text'"),
+        ("lveval:confusing=1,confusing=2", "confusing is given twice"),
+        ("quick:items=2", "quick has no options; only single tasks have"),
+        ("loss:samples=2", "loss has no options"),
+        ("longsafety", "write longsafety:file=FILE"),
+        ("m4le_global:file=/nowhere/x", "/nowhere/x cannot be read"),
+        ("pathh:budget=128", "did you mean path?"),
+    ],
+)
+def test_bad_options(name: str, said: str) -> None:
+    with pytest.raises(ValueError) as error:
+        suite(name, FILLER)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_version_of_a_task_stands_in_its_settings() -> None:
+    found = suite("longicl,lines", FILLER).settings()
+    assert found["longicl"].endswith(" version 2") and found["lines"] == repr(tasks.Lines())

@@ -5,7 +5,8 @@ import pytest
 from transformers import AutoTokenizer
 
 import lengthwise
-from lengthwise.measure import tasks
+from lengthwise.measure import published, tasks
+from lengthwise.measure.tasks.axes import AXES
 from lengthwise.measure.tasks.m4le import ABILITIES
 from lengthwise.testing.tasks import TaskCase, parametrize
 
@@ -38,6 +39,7 @@ ALL_RISKY = {"shortcuts": "all of this file is to be declined; harmless instruct
 ANY_TEXT = {"no leak": "what must be written is asked for in so many words"}
 
 
+LEVELS = ("low", "high")
 INSTRUCTIONS = Path(__file__).with_name("instructions.jsonl")
 
 
@@ -111,6 +113,12 @@ def exported():
 
 def test_every_exported_task_has_a_case():
     assert exported() == {type(case.task) for case in CASES}
+
+
+def test_every_benchmark_is_tagged():
+    sets = {name for name in published.__all__ if hasattr(getattr(published, name), "rows")}
+    assert AXES.keys() == {cls.__name__ for cls in exported()} | sets
+    assert {one[:2] for one in AXES.values()} == {(a, b) for a in LEVELS for b in LEVELS}
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ def test_every_label_is_shown_and_the_word_of_the_right_one(tokenizer, grouped):
     counts = sorted(shown.count(label) for label in {*shown})
     assert counts[-1] - counts[0] <= 1 and counts[0] >= 2
     # No demonstration has both words of the asked text; both were shown, also by other labels.
-    nouns, adjectives = item.record["groups"][item.answer]
+    nouns, adjectives = item.record["words"][item.answer]
     noun, adjective = (
         words_of(item.record["asked"], nouns),
         words_of(item.record["asked"], adjectives),

@@ -18,6 +18,7 @@ _LONG = 2  # curves that may carry a mark
 _DIRECTIONS = 4  # tries for the next dash
 _DASHES = 12  # tries for a curve, times its dashes
 _STARTS = 20  # of one curve
+_APART = 1 / 32  # of a side: by how much distances of marks may differ between the classes
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class _Curve:
 
     ink: Mask
     ends: tuple[Mask, Mask]
+    places: tuple[Point, Point]  # the middle of each mark
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class Pathfinder(Arena):
     """Tell from the pixels whether the two marks lie on one curve (1) or on two (0).
 
     Two long curves and some short ones are drawn before it is known which ends are marked, so the
-    curves say nothing about the class. A dash is at most `gap + 1` pixels from the next one of its
-    curve, and further from every other curve: `solve` joins dashes by that alone.
+    curves say nothing about the class; and only curves on which marks of both classes would be
+    equally far apart, to about a pixel, so that their distance says nothing either. A dash is at
+    most `gap + 1` pixels from the next one of its curve, and further from every other curve:
+    `solve` joins dashes by that alone.
 
     Source: Tay et al., Long Range Arena (arXiv:2011.04006), section 2.2.5, with the sizes of its
     code: 32 x 32 pixels, its middle level with long curves of 9 dashes of length 2, short ones of
@@ -99,7 +103,7 @@ class Pathfinder(Arena):
             taken = np.zeros((self.size, self.size), dtype=bool)
             curves = [self._curve(self.dashes, taken, rng) for _ in range(_LONG)]
             long = [curve for curve in curves if curve is not None]
-            if len(long) == _LONG:
+            if len(long) == _LONG and (choices := self._choices(long)):
                 break
         image = np.zeros((self.size, self.size), dtype=np.uint16)
         for _ in range(self.short):
@@ -109,14 +113,24 @@ class Pathfinder(Arena):
                 image[curve.ink] = _INK
         for curve in long:
             image[curve.ink] = _INK
-        first = int(rng.integers(_LONG))
-        end = int(rng.integers(2))
+        first, end, other = choices[int(rng.integers(len(choices)))]
         image[long[first].ends[end]] = _MARK
-        if label:
-            image[long[first].ends[1 - end]] = _MARK
-        else:
-            image[long[1 - first].ends[int(rng.integers(2))]] = _MARK
+        partner = long[first].ends[1 - end] if label else long[1 - first].ends[other]
+        image[partner] = _MARK
         return image.ravel()
+
+    def _choices(self, long: list[_Curve]) -> list[tuple[int, int, int]]:
+        """Which curve, which end of it, and which end of the other one may be marked: those whose
+        marks are as far from each other as the ends of the curve.
+        """
+        found = []
+        for first, end, other in np.ndindex(_LONG, 2, 2):
+            mark = long[first].places[end]
+            own = np.linalg.norm(mark - long[first].places[1 - end])
+            far = np.linalg.norm(mark - long[1 - first].places[other])
+            if abs(own - far) <= _APART * self.size:
+                found.append((first, end, other))
+        return found
 
     def _curve(
         self, dashes: int, taken: Mask, rng: np.random.Generator, marked: bool = True
@@ -172,7 +186,7 @@ class Pathfinder(Arena):
         ink = np.zeros_like(taken)
         rows, columns = np.concatenate(drawn, axis=1)
         ink[rows, columns] = True
-        return _Curve(ink, (start, final))
+        return _Curve(ink, (start, final), (place, finish))
 
     def _meets(self, pixels: Pixels, older: list[Pixels]) -> bool:
         """Whether a dash comes near the curve's own dashes before the last two."""

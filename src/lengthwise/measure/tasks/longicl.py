@@ -105,7 +105,7 @@ class LongICL(Generated):
         shown = Endless(demonstration)
         asked = _text(rng, groups[right][0][0], groups[right][1][1], told)
         tail = f"\n{asked} =>"
-        record = {"labels": order, "groups": groups, "asked": asked, "answers": [right]}
+        record = {"labels": order, "words": groups, "asked": asked, "answers": [right]}
 
         def page(count: int) -> Page:
             rows = shown.first(count)
@@ -132,7 +132,7 @@ class LongICL(Generated):
         words = {*re.findall(r"\w+", record["asked"])}
         return next(
             label
-            for label, (nouns, adjectives) in record["groups"].items()
+            for label, (nouns, adjectives) in record["words"].items()
             if words & {*nouns} and words & {*adjectives}
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import comb
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from lengthwise.measure.run.json_lines import read_objects, text
 from lengthwise.measure.tasks.base import Item
@@ -22,7 +22,8 @@ ABILITIES = (
 )  # fmt: skip
 
 
-class Short(NamedTuple):
+@dataclass(frozen=True)
+class Short:
     """A short item: a text, the label that a model should give it, and what it is about."""
 
     text: str
@@ -57,12 +58,12 @@ def read_short(file: Path) -> tuple[Short, ...]:
     found = []
     for number, row in read_objects(file):
         try:
-            short = Short(*(text(row, key).strip() for key in Short._fields))
+            short = Short(*(text(row, key).strip() for key in ("text", "label", "topic")))
         except (KeyError, ValueError) as error:
             raise ValueError(
                 f"{file}, line {number} must be an object with text, label and topic: {error}"
             ) from None
-        if not all(short):
+        if not (short.text and short.label and short.topic):
             raise ValueError(f"{file}, line {number}: text, label and topic must not be empty")
         found.append(short)
     if len({short.label for short in found}) < 2 or len({short.topic for short in found}) < 8:
@@ -124,7 +125,11 @@ class M4LE(Generated):
             chosen = at[:1] if "single" in self.ability else at
             lines = [f"Text {i}: {short.text}" for i, short in enumerate(shorts, 1)]
             marks = () if self.ability == "global" else tuple(lines[i] for i in chosen)
-            record = {"shorts": [list(s) for s in shorts], "chosen": chosen, "labels": labels}
+            record = {
+                "shorts": [[s.text, s.label, s.topic] for s in shorts],
+                "chosen": chosen,
+                "labels": labels,
+            }
             record |= {"ability": self.ability}
             tail = f"\n{_question(self.ability, chosen, shorts)} Answer:"
             return Page(head, "\n".join(lines), tail, self.oracle(record), record, marks)
