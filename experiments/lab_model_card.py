@@ -12,6 +12,7 @@ methods  loss and passkeys past the window, without a method and with some
 import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from lab_corpus import read_kinds
@@ -23,6 +24,7 @@ from lengthwise.cli.inputs import read_methods
 from lengthwise.measure import Interval, Passkey, bootstrap_mean, losses_by_position
 from lengthwise.measure.engines.greedy import answers
 from lengthwise.measure.run.suites import suite
+from lengthwise.measure.tasks.base import Reading
 from lengthwise.measure.tasks.text import held_out_text
 
 WINDOW = 512
@@ -71,6 +73,7 @@ def tasks(model, tokenizer, kinds: dict[str, list[str]], count: int) -> Iterator
         for key, task in suite(name, held_out_text()).tasks.items()
     }
     for name, task in every.items():
+        assert not isinstance(task, Reading)
         try:
             items = task.build(tokenizer, WINDOW, count, seed=0)
         except ValueError:
@@ -78,7 +81,7 @@ def tasks(model, tokenizer, kinds: dict[str, list[str]], count: int) -> Iterator
             continue
         texts = answers(model, tokenizer, items)
         scores = [task.score(reply, item) for reply, item in zip(texts, items, strict=True)]
-        chance = sum(task.chance(item) for item in items) / count
+        chance = fmean(task.chance(item) for item in items)
         yield f"| {name} | {between(scores, 2)} | {chance:.2f} |"
 
 
