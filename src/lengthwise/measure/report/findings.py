@@ -180,14 +180,20 @@ def _answers(table: Table) -> list[str]:
 
 
 def _costs(results: Results) -> str:
-    """What every method cost over the longest text."""
+    """How fast the longest text is read and gone on with: by the one method, or by the extremes."""
     length = max(results.read_lengths("speed"), default=0)
-    parts = [
-        f"{method} {seconds(cost['first_token_seconds'])} to the first token, then "
-        f"{rate(cost['tokens_per_second'])} a second, {size(cost['cache_bytes'])} held"
-        for method, cost in speeds(results, length).items()
-    ]
-    return f"Reading {length:,} tokens costs: {'; '.join(parts)}." if parts else ""
+    found = speeds(results, length)
+    order = sorted(found, key=lambda method: -found[method]["tokens_per_second"])
+    pace = [f"{rate(found[method]['tokens_per_second'])} tokens a second" for method in order]
+    if not order:
+        return ""
+    if len(order) == 1:
+        took = seconds(found[order[0]]["first_token_seconds"])
+        return f"{order[0]} reads {length:,} tokens in {took} and then decodes {pace[0]}."
+    return (
+        f"After {length:,} tokens {order[0]} decodes fastest, {pace[0]}, and {order[-1]} slowest, "
+        f"{pace[-1]}."
+    )
 
 
 def _speed(results: Results) -> list[str]:
