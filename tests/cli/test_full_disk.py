@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from tests.hf.test_gguf import model_of, write
 
 Call = Callable[..., tuple[int, str, str]]
 SmallDisk = Callable[[int], AbstractContextManager[None]]
@@ -15,11 +16,12 @@ SmallDisk = Callable[[int], AbstractContextManager[None]]
 def test_outputs(
     size: int, checkpoint: Path, novel: Path, tmp_path: Path, call: Call, small_disk: SmallDisk
 ) -> None:
-    place = tmp_path / "place"
+    place, gguf = tmp_path / "place", write(tmp_path / "model.gguf", model_of("llama"))
     place.mkdir()
     context = ("--text", novel, "--contexts", "8,16", "--places", 2, "--block", 4)
     for words in (
         ("extend", checkpoint, "-m", "pi:factor=2", "-o", place / "out"),
+        ("convert", gguf, "-o", place / "out"),
         ("pack", novel, "--tokenizer", "demo", "--capacity", 64, "--workers", 1, "-o", place / "p"),
         ("probe", "context", checkpoint, *context, "--json", place / "numbers.json"),
     ):

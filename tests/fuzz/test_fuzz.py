@@ -3,12 +3,19 @@
 import shutil
 from pathlib import Path
 
-from tests.fuzz import arguments, checkpoints, kills, results
+from tests.fuzz import arguments, checkpoints, gguf_files, kills, results
 from tests.fuzz.trying import answer, fault, faults
 
 
 def test_damaged_checkpoints(tmp_path: Path) -> None:
     assert faults(checkpoints.cases(0, tmp_path), range(20)) == []
+
+
+def test_damaged_gguf_files(tmp_path: Path) -> None:
+    case = gguf_files.cases(0, tmp_path)
+    words = ["convert", str(tmp_path / "sound.gguf"), "-o", str(tmp_path / "sound")]
+    assert answer(words)[0] == 0
+    assert faults(case, range(20)) == []
 
 
 def test_damaged_results(tmp_path: Path) -> None:

@@ -403,3 +403,33 @@ def test_kinds_of_caches_by_name():
         assert f"got '{kind}'" in message and "dynamic, static" in message
     out = model.generate(ids, use_cache=False, **how)
     assert torch.equal(out, want)
+
+
+@torch.no_grad()
+def test_keys_and_values_can_be_looked_at_and_not_set():
+    ids = tokens(2, 12)
+    for family in ("llama", "mistral", "gemma2"):
+        model = tiny_model(family, sliding_window=64)
+        theirs = model(ids[:, :9], use_cache=True).past_key_values
+        model(ids[:, 9:], past_key_values=theirs)
+        lw.adapt(model)
+        cache = lw.new_cache(model)
+        assert cache.layers[0].keys is None
+        model(ids[:, :9], past_key_values=cache)
+        model(ids[:, 9:], past_key_values=cache)
+        for own, plain in zip(cache.layers, theirs.layers, strict=True):
+            torch.testing.assert_close(own.keys, plain.keys, atol=1e-5, rtol=0)
+            torch.testing.assert_close(own.values, plain.values, atol=1e-5, rtol=0)
+        with pytest.raises(ValueError, match="can be looked at and not be set"):
+            cache.layers[0].keys = own.keys
+    model = lw.adapt(tiny_model("llama"), lw.TOVA(tokens=8, every=4))
+    cache = lw.new_cache(model)
+    model(ids, past_key_values=cache)
+    assert cache.layers[0].keys is None  # every head holds others
+
+
+@torch.no_grad()
+def test_beams_without_a_cache():
+    model, how = tiny_model("llama"), {"num_beams": 2, "max_new_tokens": 4, "use_cache": False}
+    plain = model.generate(tokens(2, 9), **how)
+    assert torch.equal(lw.adapt(model).generate(tokens(2, 9), **how), plain)

@@ -9,33 +9,37 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import lengthwise as lw
 from lengthwise.cli.app import app
+from lengthwise.hf.families import FAMILIES
 from lengthwise.hf.files import find_checkpoint
-from lengthwise.hf.gguf_file import LEAVES
-from lengthwise.testing.models import LOCAL, tiny_model, tiny_tokenizer
+from lengthwise.hf.gguf_table import ARCHITECTURES
+from lengthwise.hf.loading import load_tokenizer
+from lengthwise.testing.models import COMMON, LOCAL, WINDOW, tiny_model, tiny_tokenizer
 
 IDS = torch.arange(3, 53)[None] * 5 % 300
-# Names of a layer's weights here, and in a file.
-NAMES = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "self_attn.qkv_proj": "attn_qkv",
-    "mlp.gate_up_proj": "ffn_up", "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
+# Statements of a file, by what transformers calls them.
+SAID = {
+    "max_position_embeddings": "context_length", "seq_length": "context_length",
+    "num_hidden_layers": "block_count", "intermediate_size": "feed_forward_length",
+    "hidden_size": "embedding_length", "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv", "vocab_size": "vocab_size",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "norm_epsilon": "attention.layer_norm_epsilon", "num_experts_per_tok": "expert_used_count",
+    "layer_norm_eps": "attention.layer_norm_epsilon", "num_experts": "expert_count",
+    "layer_norm_epsilon": "attention.layer_norm_epsilon",
+    "moe_intermediate_size": "expert_feed_forward_length",
 }  # fmt: skip
-NORMS = {"post_attention_layernorm": "ffn_norm"}
-GEMMA_NORMS = {
-    "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-}  # fmt: skip
+ARCHES = {"gemma3_text": "gemma3", "qwen3_moe": "qwen3moe"}  # where llama.cpp has another name
 # What sets a family apart in a file, in settings of our tiny models.
 CHANGES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {"use_sliding_window": False},
     "qwen3": {},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40,
+                  "norm_topk_prob": True, "sliding_window": None},
     # Without its longrope; see below.
     "phi3": {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
              "sliding_window": LOCAL},
@@ -50,11 +54,35 @@ CHANGES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 6,
         "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
     },
+    "starcoder2": {"norm_epsilon": 1e-3, "sliding_window": None, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 500.0}},
+    "stablelm": {"use_qkv_bias": True, "layer_norm_eps": 1e-3, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}},
+    "bloom": {"seq_length": WINDOW, "layer_norm_epsilon": 1e-3},
 }  # fmt: skip
 
 
 def model_of(family: str, **changes: Any) -> PreTrainedModel:
-    return tiny_model(family, **{**CHANGES[family], **changes}).eval()
+    """A tiny model whose norms and biases are not those of a fresh one either."""
+    settings = {**CHANGES[family], **changes}
+    if family in FAMILIES:
+        model = tiny_model(family, **settings)
+    else:
+        absent = ("head_dim",)
+        if family == "bloom":  # it is four times as wide inside, and has keys for every head
+            absent = ("head_dim", "num_key_value_heads", "intermediate_size")
+        shape = {key: value for key, value in COMMON.items() if key not in absent}
+        config = AutoConfig.for_model(family, **{**shape, **settings})
+        with torch.random.fork_rng(devices=[]):
+            model = AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+            elif family not in FAMILIES:
+                parameter.normal_(std=0.15, generator=generator)
+    return model.eval()
 
 
 def write(
@@ -68,26 +96,35 @@ def write(
 ) -> Path:
     """A file of a model; `says` adds statements about it, `tensors` further tensors."""
     config = model.config
-    arch = arch or config.model_type.removesuffix("_text")
+    own = ARCHES.get(config.model_type, config.model_type)
+    arch = arch or own
     file = gguf.GGUFWriter(path, arch)
-    parameters = config.rope_parameters.get("full_attention", config.rope_parameters)
-    for key, value in {
-        "context_length": config.max_position_embeddings, "block_count": config.num_hidden_layers,
-        "feed_forward_length": config.intermediate_size, "embedding_length": config.hidden_size,
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "rope.dimension_count": config.head_dim, "attention.key_length": config.head_dim,
-        "attention.value_length": config.head_dim, "vocab_size": config.vocab_size,
-        "rope.freq_base": float(parameters["rope_theta"]),
-        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps), **(says or {}),
-    }.items():  # fmt: skip
-        add = {int: file.add_uint32, float: file.add_float32, str: file.add_string}[type(value)]
-        add(f"{arch}.{key}", value)
+    stated: dict[str, Any] = {}
+    for name, word in SAID.items():
+        stated.setdefault(word, None)
+        stated[word] = getattr(config, name, None) if stated[word] is None else stated[word]
+    if parameters := getattr(config, "rope_parameters", None):
+        parameters = parameters.get("full_attention", parameters)
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        turned = int(size * parameters.get("partial_rotary_factor", 1.0))
+        stated |= {
+            "rope.freq_base": float(parameters["rope_theta"]),
+            "rope.dimension_count": turned,
+        }
+        stated |= {"attention.key_length": size, "attention.value_length": size}
+    if own in ("starcoder2", "stablelm", "bloom"):  # for which llama.cpp writes no such sizes
+        stated |= {"attention.key_length": None, "attention.value_length": None}
+    stated["feed_forward_length"] = stated["feed_forward_length"] or 4 * config.hidden_size
+    for key, value in {**stated, **(says or {})}.items():
+        if value is not None:
+            add = {int: file.add_uint32, float: file.add_float32, str: file.add_string}
+            add[type(value)](f"{arch}.{key}", value)
     tokenizer(file, pre)
+    names = gguf.get_tensor_name_map(ARCHITECTURE[own], config.num_hidden_layers)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        for place, numbers in named(name, weight.double(), config):
+        for place, numbers in named(name, weight.double(), config, names):
             flat = numbers.float().numpy()
             if kind == gguf.GGMLQuantizationType.F32 or flat.ndim == 1 or flat.shape[-1] % 32:
                 file.add_tensor(place, flat)
@@ -100,6 +137,9 @@ def write(
     file.write_tensors_to_file()
     file.close()
     return path
+
+
+ARCHITECTURE = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
 
 
 def tokenizer(file: gguf.GGUFWriter, pre: str) -> None:
@@ -118,24 +158,33 @@ def tokenizer(file: gguf.GGUFWriter, pre: str) -> None:
     file.add_add_bos_token(True)
 
 
-def named(name: str, weight: torch.Tensor, config: Any) -> list[tuple[str, torch.Tensor]]:
-    """A weight as a file has it: llama's heads are interleaved, Gemma's norms are 1 more."""
-    gemma = config.model_type.startswith("gemma")
-    ending = name.rsplit(".", 1)[1]
-    whole = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-    stem = name.removesuffix(f".{ending}")
-    if stem in whole:
-        norm = gemma and stem == "model.norm"
-        return [(f"{whole[stem]}.{ending}", weight + 1 if norm else weight)]
-    _, _, layer, inner = stem.split(".", 3)
-    leaf = {**NAMES, **(GEMMA_NORMS if gemma else NORMS)}[inner]
-    if gemma and leaf.endswith("norm"):
+def named(
+    name: str, weight: torch.Tensor, config: Any, names: gguf.TensorNameMap
+) -> list[tuple[str, torch.Tensor]]:
+    """A weight as llama.cpp's converter writes it, under the names that its package has."""
+    kind = config.model_type
+    heads = config.num_attention_heads
+    if name.endswith("experts.gate_up_proj"):
+        gate, up = weight.chunk(2, dim=1)
+        blk = f"blk.{name.split('.')[2]}"
+        return [(f"{blk}.ffn_gate_exps.weight", gate), (f"{blk}.ffn_up_exps.weight", up)]
+    if name.endswith("experts.down_proj"):
+        name = f"{name}.weight"
+    if kind == "bloom":
+        name = name.removeprefix("transformer.")
+    place = names.get_name(name, try_suffixes=(".weight", ".bias"))
+    assert place is not None, name
+    leaf = place.split(".")[-2]
+    if kind.startswith("gemma") and leaf.endswith("norm"):
         weight = weight + 1
-    if config.model_type == "llama" and leaf in ("attn_q", "attn_k"):
-        heads = config.num_attention_heads if leaf == "attn_q" else config.num_key_value_heads
+    if kind == "llama" and leaf in ("attn_q", "attn_k"):
+        heads = heads if leaf == "attn_q" else config.num_key_value_heads
         halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1)
         weight = halves.transpose(1, 2).reshape(weight.shape)
-    return [(f"blk.{layer}.{leaf}.{ending}", weight)]
+    if kind == "bloom" and leaf == "attn_qkv":  # of each head in turn; llama.cpp has all q first
+        each = weight.reshape(heads, 3, config.hidden_size // heads, *weight.shape[1:])
+        weight = each.transpose(0, 1).reshape(weight.shape)
+    return [(place, weight)]
 
 
 @torch.no_grad()
@@ -151,35 +200,67 @@ def test_a_file_is_the_model_that_was_written(family: str, tmp_path: Path) -> No
         value = getattr(model.config, key, None)
         if value is not None and family != "qwen2":
             says["attention.sliding_window" if key == "sliding_window" else key] = value
-    path = write(tmp_path / "model.gguf", model, says)
+    pre = {"qwen2": "qwen2", "starcoder2": "starcoder", "stablelm": "stablelm2", "bloom": "bloom"}
+    path = write(tmp_path / "model.gguf", model, says, pre=pre.get(family, "gpt-2"))
 
     loaded, own = lw.load(path)
     torch.testing.assert_close(logits(loaded), logits(model), rtol=1e-5, atol=1e-5)
     text = "What leaves the window is forgotten 12345\n\n ok"
-    assert own(text)["input_ids"] == tiny_tokenizer()(text)["input_ids"]
+    assert own.decode(own(text)["input_ids"]) == f"<s>{text}"
+    if family not in pre:
+        assert own(text)["input_ids"] == tiny_tokenizer()(text)["input_ids"]
 
     lw.save(loaded, own, tmp_path / "saved")
-    again, _ = lw.load(tmp_path / "saved")
+    again, kept = lw.load(tmp_path / "saved")
     assert torch.equal(logits(again), logits(loaded))
-    lw.adapt(loaded, lw.SelfExtend(group=2, window=16))
+    assert kept(text)["input_ids"] == own(text)["input_ids"]
+    if family in FAMILIES:
+        lw.adapt(loaded, lw.SelfExtend(group=2, window=16))
+    elif family == "bloom":
+        assert lw.explain(lw.adapt(loaded, lw.ALiBiPI(factor=2)))
     assert loaded.generate(IDS, max_new_tokens=4, do_sample=False).shape == (1, 54)
 
 
-def test_every_architecture_that_is_read_is_tried() -> None:
-    assert {family.removesuffix("_text") for family in CHANGES} == set(LEAVES)
+def test_every_architecture_that_is_read_is_tried_and_documented() -> None:
+    assert {ARCHES.get(family, family) for family in CHANGES} == set(ARCHITECTURES)
+    words = (Path(__file__).parents[2] / "docs" / "real.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in words for name in ARCHITECTURES)
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "F16", "BF16"])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "F16", "BF16"])
 def test_quantised_weights_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
-    model = model_of("llama", hidden_size=64, num_attention_heads=8)
-    path = write(tmp_path / "m.gguf", model, kind=gguf.GGMLQuantizationType[kind])
-    loaded, _ = lw.load(path, dtype=torch.float32)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
-    assert torch.equal(logits(loaded), logits(plain))
-    bound = {"Q8_0": 0.05, "Q4_1": 0.6, "F16": 5e-3, "BF16": 4e-2}[kind]
-    assert 0 < (logits(loaded) - logits(model)).abs().max() < bound * logits(model).abs().max()
-    kept, _ = lw.load(path)
-    assert kept.dtype == {"F16": torch.float16, "BF16": torch.bfloat16}.get(kind, torch.float32)
+    for family in ("llama", "qwen3_moe"):
+        model = model_of(family, hidden_size=64, num_attention_heads=8)
+        path = write(tmp_path / "m.gguf", model, kind=gguf.GGMLQuantizationType[kind])
+        loaded, _ = lw.load(path, dtype=torch.float32)
+        passed_over = {"moe_intermediate_size": 40} if family == "qwen3_moe" else {}
+        plain = AutoModelForCausalLM.from_pretrained(
+            tmp_path, gguf_file="m.gguf", dtype=torch.float32, **passed_over
+        )
+        assert torch.equal(logits(loaded), logits(plain)), family
+        off = (logits(loaded) - logits(model)).abs().max() / logits(model).abs().max()
+        bound = {"Q8_0": 0.05, "F16": 5e-3, "BF16": 4e-2}.get(kind, 0.6)
+        assert 0 < off < (bound if family == "llama" else 1)  # a router may choose other experts
+        kept, _ = lw.load(path)
+        half = {"F16": torch.float16, "BF16": torch.bfloat16}.get(kind, torch.float32)
+        assert kept.dtype == half
+
+
+def test_texts_are_split_as_the_file_says(tmp_path: Path) -> None:
+    model = model_of("llama")
+    split = {}
+    for pre in ("gpt-2", "starcoder", "smollm", "stablelm2", "bloom", "llama3"):
+        own = load_tokenizer(str(write(tmp_path / "m.gguf", model, pre=pre)))
+        pieces = own.backend_tokenizer.pre_tokenizer.pre_tokenize_str("Ab's 1234, it (x)\n")
+        split[pre] = " ".join(word for word, _ in pieces)
+    assert split == {
+        "gpt-2": "Ab 's Ġ1234 , Ġit Ġ( x ) Ċ",
+        "starcoder": "Ab 's Ġ 1 2 3 4 , Ġit Ġ( x ) Ċ",
+        "smollm": "Ab 's Ġ 1 2 3 4 , Ġit Ġ( x ) Ċ",
+        "stablelm2": "Ab 's Ġ 1 2 3 4 , Ġit Ġ( x )Ċ",
+        "bloom": "Ab's Ġ1234 , Ġit Ġ( x )Ċ",
+        "llama3": "Ab 's Ġ 123 4 , Ġit Ġ( x )Ċ",
+    }
 
 
 LLAMA3 = {
@@ -209,7 +290,7 @@ def test_scalings_that_transformers_passes_over_are_honoured(tmp_path: Path) -> 
     yarn = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
     yarn["rope.scaling.original_context_length"] = 16
     kind = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
-    check("yarn", scaled("qwen2", **kind), says=yarn)
+    check("yarn", scaled("qwen2", **kind), says=yarn, pre="qwen2")
     long = {"short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [1.5, 2.0, 3.0, 4.0]}
     model = scaled("phi3", rope_type="longrope", original_max_position_embeddings=32, **long)
     files = {f"rope_factors_{key[:-7]}.weight": np.float32(value) for key, value in long.items()}
@@ -268,7 +349,8 @@ def test_what_would_be_passed_over_is_refused_by_name(tmp_path: Path) -> None:
     for cut in (6, 20, 300, 5_000, len(sound) // 2, len(sound) - 1):
         refused("is cut short", bytes_of(sound[:cut]))
     refused("claims", bytes_of(sound[:8] + b"\xff" * 16 + sound[24:]))
-    refused("architecture 'mamba'", written(arch="mamba"))
+    refused("architecture 'mamba'; llama, ", written(arch="mamba"))
+    refused("'gpt-oss', and transformers leaves its experts unread", written(arch="gpt-oss"))
     for key, value in {
         "block_count": 100_000, "context_length": 0, "rope.freq_base": float("nan"),
         "embedding_length": "x", "attention.head_count": 0, "attention.head_count_kv": 0,
@@ -278,8 +360,8 @@ def test_what_would_be_passed_over_is_refused_by_name(tmp_path: Path) -> None:
     refused("tensor blk.1.+, which a llama model of 1", written(says={"block_count": 1}))
     refused("3 layers, but no tensor blk.2", written(says={"block_count": 3}))
     refused("6 heads, which 4 heads", written(says={"attention.head_count_kv": 4}))
+    refused("has 320 tokens in its tokenizer, and a model of 5", written(says={"vocab_size": 5}))
     for key, value in {
-        "vocab_size": 5,
         "feed_forward_length": 32,
         "attention.head_count": 12,
     }.items():
@@ -291,7 +373,21 @@ def test_what_would_be_passed_over_is_refused_by_name(tmp_path: Path) -> None:
     refused("tensor blk.0.attn_q.bias", written(tensors={"blk.0.attn_q.bias": np.zeros(48, "f4")}))
     refused("tensor vision.weight", written(tensors={"vision.weight": np.zeros(4, "f4")}))
     refused("splits texts as 'new'", written(pre="new"))
+    other = write(tmp_path / "bad.gguf", model_of("qwen2"), pre="gpt-2")
+    refused("splits texts as 'gpt-2'", other)
     refused("values of another size", written(says={"attention.value_length": 4}))
+
+    def lies(place: bytes, after: int, value: bytes) -> Path:
+        at = sound.index(place) + len(place) + after
+        return bytes_of(sound[:at] + value + sound[at + len(value) :])
+
+    offset = b"blk.1.attn_q.weight", 4 + 8 * 2 + 4  # behind its dimensions and its type
+    refused("overlap", lies(*offset, struct.pack("<Q", 32)))
+    refused("is cut short: its tensors end", lies(*offset, struct.pack("<Q", 1 << 40)))
+    refused("stored as type 77, which is not known", lies(offset[0], 20, struct.pack("<I", 77)))
+    refused("has 200 dimensions", lies(offset[0], 0, struct.pack("<I", 200)))
+    refused("is cut short", lies(b"tokenizer.ggml.tokens", 8, struct.pack("<Q", 1 << 31)))
+    refused("has a tensor twice", lies(b"blk.1.attn_", 0, b"k"))
 
     def only_loading(words: str, path: Path) -> None:
         with pytest.raises(ValueError, match=words):

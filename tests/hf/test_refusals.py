@@ -129,15 +129,25 @@ def test_what_is_no_transformers_model():
     )
 
 
-def test_a_configuration_that_two_models_share():
-    model = tiny_model("llama")
+def test_the_configuration_of_an_adapted_model_is_its_own():
+    shared = tiny_model("llama").config
+    model, other = (hf.LlamaForCausalLM(shared).eval() for _ in range(2))
+    with lw.adapted(model), lw.adapted(other):
+        for one in (model, other):
+            one(tokens(1, 4))
+            assert one.config is not shared and one.config is one.model.layers[0].self_attn.config
+        assert shared._attn_implementation == "sdpa"
     for copied in (False, True):
         with lw.adapted(model):
             config = copy.deepcopy(model.config) if copied else model.config
             other = hf.LlamaForCausalLM(config).eval()
-            assert "a configuration of its own" in refusal(lambda: lw.adapt(other))  # noqa: B023
             message = refusal(lambda: other(tokens(1, 4)))  # noqa: B023
             assert "set by lengthwise.adapt, not by name; two models need two" in message
+            with lw.adapted(other):
+                other(tokens(1, 4))
+            assert other.config._attn_implementation == "sdpa"
+            other(tokens(1, 4))
+            model(tokens(1, 4))
     assert model.config._attn_implementation == "sdpa"
 
 

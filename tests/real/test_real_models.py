@@ -54,9 +54,14 @@ def models():
     return module
 
 
-@pytest.fixture(scope="module", params=["smollm2", "gemma3"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("smollm2", "gemma3")
+    ],
+)
 def real(request):
-    """A model and its tokenizer, one model at a time in memory."""
+    """A model and its tokenizer, one model at a time in memory of a process."""
     yield lw.load(models().get(request.param))
     gc.collect()
 

@@ -31,7 +31,7 @@ from lengthwise.extend.scores import ScoreEngine, bind_scores, check_fit
 from lengthwise.extend.selectors import AllPages
 from lengthwise.extend.stores import FullStore
 from lengthwise.extend.words import write_methods, write_words
-from lengthwise.hf.binding import Binding
+from lengthwise.hf.binding import Binding, own_config
 from lengthwise.hf.cache import LengthwiseCache
 from lengthwise.hf.families import read_geometry, refuse_unsupported
 from lengthwise.hf.other import HookBinding, kind_of
@@ -107,6 +107,7 @@ def adapt(model: PreTrainedModel, *methods: Method) -> PreTrainedModel:
         bind_scores(model, kind, axes)
         return _carrying(model)
     check_fit(model, "rotary", axes)
+    own_config(model)
     geometry = read_geometry(model)
     rotaries = [layer.rotary for i, layer in enumerate(geometry.layers) if not geometry.local(i)]
     rotary = next((one for one in rotaries if one is not None), None)

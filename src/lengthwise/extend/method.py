@@ -327,6 +327,10 @@ class StoreState(ABC):
         """All keys that are held, in order of arrival, as they lie."""
         raise ValueError(f"{type(self).__name__} drops keys, so they cannot all be looked at")
 
+    def shown(self) -> list[KeyBlock]:
+        """What is held, in order of arrival, if all heads and rows hold the same; else nothing."""
+        return []
+
     def gather(self, slots: Tensor) -> KeyBlock:
         """The keys in the slots `[b, #kv, m]`, counted in order of arrival; -1 gives an empty slot.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lengthwise.core.keys import KeyBlock, Queries
@@ -58,6 +59,14 @@ class LayerState(Memory):
 
     def hide(self, hidden: Tensor) -> None:
         self.store.hide(hidden)
+
+    def tensors(self) -> tuple[Tensor, Tensor] | None:
+        blocks = self.store.shown()
+        if not blocks:
+            return None
+        if len(blocks) == 1:
+            return blocks[0].keys, blocks[0].values
+        return torch.cat([x.keys for x in blocks], 2), torch.cat([x.values for x in blocks], 2)
 
     def bytes(self) -> int:
         return self.store.bytes() + (0 if self.selector is None else self.selector.bytes())

@@ -7,6 +7,7 @@ told, and hands them down as a keyword. Facts of transformers that this rests on
 tests/hf/test_transformers_facts.py.
 """
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -61,17 +62,11 @@ class Binding(Generic[E]):
     """What ties one model to one engine, and how to untie it.
 
     Raises:
-        ValueError: If the model shares its configuration with an adapted one, or the installed
-            transformers is not known.
+        ValueError: If the installed transformers is not known.
     """
 
     def __init__(self, model: PreTrainedModel, engine: E) -> None:
         refuse_unknown_release()
-        if model.config._attn_implementation == NAME:
-            raise ValueError(
-                "the configuration of this model belongs to an adapted model or was copied from "
-                "one; build the model from a configuration of its own"
-            )
         self.engine = engine
         self._base, self._config = decoder(model), model.config
         self._signature = inspect.signature(self._base.forward)
@@ -250,6 +245,21 @@ class Binding(Generic[E]):
         return cache
 
 
+def own_config(model: PreTrainedModel) -> None:
+    """Give a model a configuration that nobody shares, for the choice of attention stands in it.
+
+    Whoever holds the one that it was built from may build and adapt other models from that.
+    """
+    shared = model.config
+    own = copy.deepcopy(shared)
+    for module in model.modules():
+        if vars(module).get("config") is shared:
+            module.config = own
+    if own._attn_implementation == NAME:  # that of an adapted model: as transformers chooses itself
+        kind = model._check_and_adjust_attn_implementation(None, is_init_check=True)
+        own._attn_implementation = kind
+
+
 def _cache_in(args: Any, kwargs: Any) -> LengthwiseCache | None:
     named = (x for x in (*args, *kwargs.values()) if isinstance(x, LengthwiseCache))
     return next(named, None)
@@ -269,7 +279,8 @@ def generate(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
     cache = take_cache(kwargs)
     if cache is None and setting("use_cache") is not False:
         cache = binding.new_cache()
-    kwargs[CACHE] = cache
+    if cache is not None:  # beams take even a None for a cache that they must reorder
+        kwargs[CACHE] = cache
     _check_prompt(binding.engine, kwargs, cached=cache is not None)
     kind = setting("cache_implementation")
     if isinstance(cache, LengthwiseCache):

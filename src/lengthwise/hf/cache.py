@@ -36,6 +36,26 @@ class StateLayer(CacheLayerMixin):
         """Whether tokens can be taken back (assisted decoding)."""
         return self.state.croppable
 
+    @property
+    def keys(self) -> Tensor | None:
+        """The keys held, `[b, kv, n, d]`, to look at: see `Memory.tensors`."""
+        held = self.state.tensors()
+        return None if held is None else held[0]
+
+    @keys.setter
+    def keys(self, value: Tensor | None) -> None:
+        _refuse_setting(value)
+
+    @property
+    def values(self) -> Tensor | None:
+        """The values held, likewise."""
+        held = self.state.tensors()
+        return None if held is None else held[1]
+
+    @values.setter
+    def values(self, value: Tensor | None) -> None:
+        _refuse_setting(value)
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to allocate before keys arrive."""
 
@@ -67,6 +87,15 @@ class StateLayer(CacheLayerMixin):
         """Forget the newest tokens; transformers passes their number as a negative one."""
         self.state.crop(-tokens_to_remove)
         self.seen += tokens_to_remove
+
+
+def _refuse_setting(value: Tensor | None) -> None:
+    """transformers sets None when a layer is made, and more where it changes keys itself."""
+    if value is not None:
+        raise ValueError(
+            "the keys and values of an adapted model's cache can be looked at and not be set; take "
+            "a new cache, lengthwise.new_cache(model), and let the model read"
+        )
 
 
 class Owner(Protocol):

@@ -39,6 +39,14 @@ class Memory(ABC):
     def bytes(self) -> int:
         """Bytes allocated."""
 
+    def tensors(self) -> tuple[Tensor, Tensor] | None:
+        """Keys and values `[b, kv, n, d]` of the tokens held, in order, for people to look at.
+
+        Keys are turned to where the cache holds them. None where nothing is held, or not all heads
+        or rows hold the same tokens.
+        """
+        return None
+
 
 class AttentionEngine(Protocol):
     """Computes attention in the place of the model: `lengthwise.extend.engine.Engine`."""

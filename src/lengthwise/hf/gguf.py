@@ -10,11 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils.quantization_config import GgufConfig
 
-from lengthwise.hf.gguf_file import ATTRIBUTES, LLAMA3, LONG, SCALING, SHORT, Head, check_gguf
+from lengthwise.hf.gguf_file import LLAMA3, LONG, SCALING, SHORT, Head, check_gguf
+from lengthwise.hf.gguf_table import ARCHITECTURES, DIGITS, EXPRESSIONS
 
 # (factor, low_freq_factor, high_freq_factor, original window) of the models whose frequencies a
 # file holds as `rope_freqs`: Llama 3.1, Llama 3.2 and 3.3.
@@ -60,15 +68,25 @@ def load_gguf(
 
 def honour(head: Head, config: PreTrainedConfig) -> None:
     """Write what a file states into the configuration that transformers made of it."""
-    for key, attribute in ATTRIBUTES.items():
+    holds = ARCHITECTURES[head.architecture]
+    for key, attribute in holds.attributes.items():
         if (value := head.get(key)) is not None:
             setattr(config, attribute, value)
-        elif attribute == "sliding_window" and config.model_type in ("mistral", "phi3"):
-            config.sliding_window = None  # theirs by default, not the file's
+        elif attribute == "sliding_window" and config.model_type == "phi3":
+            config.sliding_window = None  # its by default, not the file's
+    if config.model_type == "mistral":
+        config.sliding_window = None
+    if not holds.rotates:
+        return
     width = config.hidden_size // config.num_attention_heads
     size = head.get("attention.key_length") or getattr(config, "head_dim", None) or width
     turned = head.get("rope.dimension_count", size)
-    if turned != size:
+    full = config.rope_parameters.get("full_attention", config.rope_parameters)
+    if (base := head.get("rope.freq_base")) is not None:
+        full["rope_theta"] = base
+    if holds.partial:
+        full["partial_rotary_factor"] = turned / size
+    elif turned != size:
         raise ValueError(
             f"{head.path} rotates {turned} of the {size} numbers of a head, which is not read here"
         )
@@ -76,13 +94,25 @@ def honour(head: Head, config: PreTrainedConfig) -> None:
         largest = config.num_hidden_layers == _GEMMA_27B[head.architecture]
         config.query_pre_attn_scalar = width if largest else size
     if scaling := rope_scaling(head):
-        full = config.rope_parameters.get("full_attention", config.rope_parameters)
         full.update(scaling)
         before = head.get("rope.scaling.original_context_length")
         if scaling["rope_type"] == "linear" and before is not None:
             config.original_max_position_embeddings = before
         if hasattr(config, "original_max_position_embeddings") and LONG in head.tensors:  # twice
             config.original_max_position_embeddings = full["original_max_position_embeddings"]
+
+
+def split_as_said(tokenizer: PreTrainedTokenizerFast, head: Head) -> None:
+    """Let a tokenizer split texts before it merges as a file says, where transformers cannot."""
+    said = head.metadata.get("tokenizer.ggml.pre")
+    if said in DIGITS:
+        first: Any = Digits(individual_digits=True)
+    elif said in EXPRESSIONS:
+        first = Split(Regex(EXPRESSIONS[said]), behavior="isolated")
+    else:
+        return
+    then = ByteLevel(add_prefix_space=False, use_regex=said in DIGITS)
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence([first, then])
 
 
 def rope_scaling(head: Head) -> dict[str, Any]:

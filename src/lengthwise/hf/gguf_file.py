@@ -7,8 +7,18 @@ import mmap
 import re
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from lengthwise.hf.gguf_table import (
+    ARCHITECTURES,
+    DIGITS,
+    EXPRESSIONS,
+    SPLITS,
+    Architecture,
+    unknown,
+)
 
 SUFFIX = ".gguf"
 _MOST = 1 << 32  # entries, and bytes of a string, that a head is believed to have
@@ -21,44 +31,12 @@ _STRING, _ARRAY = 8, 9
 _READ = (
     "context_length", "block_count", "feed_forward_length", "embedding_length", "vocab_size",
     "rope.freq_base", "rope.dimension_count", "attention.head_count", "attention.head_count_kv",
-    "attention.layer_norm_rms_epsilon",
 )  # fmt: skip
-# Statements that are an attribute of the configuration, whether transformers reads them or not.
-ATTRIBUTES = {
-    "attention.key_length": "head_dim",
-    "attention.sliding_window": "sliding_window",
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "final_logit_softcapping": "final_logit_softcapping",
-}
 SCALING = "rope.scaling."
-# Whatever says how much of a text a quantiser saw, or how it was made, changes no forward pass.
-_IDLE = ("rope.scaling.finetuned",)
-_LLAMA_LEAVES = (
-    "attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight",
-    "ffn_norm.weight", "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight",
-)  # fmt: skip
-_GEMMA2_LEAVES = (*_LLAMA_LEAVES, "post_attention_norm.weight", "post_ffw_norm.weight")
-_NORMS = ("attn_q_norm.weight", "attn_k_norm.weight")
-# The tensors of a layer, by architecture.
-LEAVES = {
-    "llama": _LLAMA_LEAVES,
-    "qwen2": (*_LLAMA_LEAVES, "attn_q.bias", "attn_k.bias", "attn_v.bias"),
-    "qwen3": (*_LLAMA_LEAVES, *_NORMS),
-    "phi3": (
-        "attn_norm.weight", "attn_qkv.weight", "attn_output.weight", "ffn_norm.weight",
-        "ffn_up.weight", "ffn_down.weight",
-    ),
-    "gemma2": _GEMMA2_LEAVES,
-    "gemma3": (*_GEMMA2_LEAVES, *_NORMS),
-}  # fmt: skip
+# How much of a text a quantiser saw, or how it was made, changes no forward pass.
+_IDLE = ("rope.scaling.finetuned", "attention.value_length")
 _ELSEWHERE = ("token_embd.weight", "output.weight", "output_norm.weight")
 LLAMA3, SHORT, LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
-# How texts are split before merges (`tokenizer.ggml.pre`), as far as transformers splits them so.
-_SPLITS = (
-    "default", "gpt-2", "smollm", "llama3", "llama-v3", "llama-bpe", "qwen2", "deepseek-r1-qwen",
-    "tekken", "dbrx", "smaug-bpe", "falcon3",
-)  # fmt: skip
-
 
 # What a model is built by: a kind of number, and its range.
 _MOST_WIDE = 1 << 24
@@ -67,6 +45,8 @@ _RANGES: dict[str, tuple[type, float, float]] = {
     "embedding_length": (int, 1, _MOST_WIDE), "feed_forward_length": (int, 1, _MOST_WIDE),
     "attention.head_count": (int, 1, 1 << 16), "attention.head_count_kv": (int, 1, 1 << 16),
     "attention.key_length": (int, 1, 1 << 16), "attention.sliding_window": (int, 1, 1 << 31),
+    "attention.layer_norm_epsilon": (float, 1e-30, 1), "expert_count": (int, 1, 1 << 16),
+    "expert_used_count": (int, 1, 1 << 16), "expert_feed_forward_length": (int, 1, _MOST_WIDE),
     "vocab_size": (int, 1, _MOST_WIDE), "rope.freq_base": (float, 1e-9, 1e30),
     "rope.dimension_count": (int, 1, 1 << 16), "rope.scaling.factor": (float, 1e-9, 1e9),
     "rope.scaling.attn_factor": (float, 1e-9, 1e9),
@@ -76,9 +56,8 @@ _RANGES: dict[str, tuple[type, float, float]] = {
 }  # fmt: skip
 _NEEDED = (
     "block_count", "context_length", "embedding_length", "feed_forward_length",
-    "attention.head_count", "attention.layer_norm_rms_epsilon",
+    "attention.head_count",
 )  # fmt: skip
-_SLIDING = ("phi3", "gemma2", "gemma3")
 
 
 @dataclass(frozen=True)
@@ -142,6 +121,10 @@ def read_head(path: Path) -> Head:
         raise ValueError(
             f"{path} is cut short: its tensors end at {needed:,} bytes, it has {size:,}"
         )
+    placed = sorted((one.start, one.start + one.size, name) for name, one in head.tensors.items())
+    for (_, end, first), (start, _, second) in pairwise(placed):
+        if start < end:
+            raise ValueError(f"{path} is damaged: its tensors {first} and {second} overlap")
     return head
 
 
@@ -154,33 +137,20 @@ def check_gguf(path: Path) -> Head:
     """
     head = read_head(path)
     arch = head.architecture
-    if arch not in LEAVES:
-        raise ValueError(f"{path} holds a model of the architecture {arch!r}; {_known()} are read")
+    if arch not in ARCHITECTURES:
+        raise ValueError(unknown(arch, path))
+    holds = ARCHITECTURES[arch]
+    honoured = (*_READ, holds.epsilon, *holds.attributes, *_IDLE)
     for key in head.metadata:
         inner = key.removeprefix(f"{arch}.")
-        honoured = (*_READ, *ATTRIBUTES, *_IDLE, "attention.value_length")
-        if inner != key and inner not in honoured and not inner.startswith(SCALING):
+        scales = inner.startswith(SCALING) and holds.rotates
+        if inner != key and inner not in honoured and not scales:
             raise ValueError(
                 f"{path} says {key} = {str(head.metadata[key])[:40]}, which is not honoured here; "
                 "convert the model from its own checkpoint instead"
             )
-    _check_values(head)
-    layers = head.get("block_count")
-    for name in head.tensors:
-        block = re.fullmatch(r"blk\.(\d+)\.(.+)", name)
-        if block is None:
-            known = name in (*_ELSEWHERE, LLAMA3, SHORT, LONG)
-        else:
-            known = block[2] in LEAVES[arch] and int(block[1]) < layers
-        if not known:
-            raise ValueError(
-                f"{path} has a tensor {name}, which a {arch} model of {layers} "
-                "layers here has no use for"
-            )
-    for layer in range(layers):
-        for leaf in LEAVES[arch]:
-            if f"blk.{layer}.{leaf}" not in head.tensors:
-                raise ValueError(f"{path} has {layers} layers, but no tensor blk.{layer}.{leaf}")
+    _check_values(head, holds)
+    _check_names(head, holds)
     _check_shapes(head)
     if head.get("attention.value_length") != head.get("attention.key_length"):
         raise ValueError(
@@ -190,7 +160,8 @@ def check_gguf(path: Path) -> Head:
     kind, split = (head.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     if kind not in ("gpt2", "llama"):
         raise ValueError(f"{path} has a tokenizer of the kind {kind!r}; gpt2 and llama are read")
-    if kind == "gpt2" and split is not None and split not in _SPLITS:
+    known = holds.splits or (*SPLITS, *DIGITS, *EXPRESSIONS)
+    if kind == "gpt2" and split not in known and (split is not None or holds.splits):
         raise ValueError(
             f"{path} splits texts as {split!r} before its tokenizer merges, which is not known "
             "here: it would count other tokens"
@@ -198,7 +169,34 @@ def check_gguf(path: Path) -> Head:
     return head
 
 
-def _check_values(head: Head) -> None:
+def _check_names(head: Head, holds: Architecture) -> None:
+    """Refuse tensors that would not be read, and layers that lack some.
+
+    Raises:
+        ValueError: Which.
+    """
+    layers, elsewhere = head.get("block_count"), (*_ELSEWHERE, *holds.elsewhere)
+    if holds.rotates:
+        elsewhere = (*elsewhere, LLAMA3, SHORT, LONG)
+    wanted = (*holds.leaves, *(one for one in holds.optional if f"blk.0.{one}" in head.tensors))
+    for name in head.tensors:
+        block = re.fullmatch(r"blk\.(\d+)\.(.+)", name)
+        if name not in elsewhere and (
+            block is None or block[2] not in wanted or int(block[1]) >= layers
+        ):
+            raise ValueError(
+                f"{head.path} has a tensor {name}, which a {head.architecture} model of {layers} "
+                "layers here has no use for"
+            )
+    for layer in range(layers):
+        for leaf in wanted:
+            if f"blk.{layer}.{leaf}" not in head.tensors:
+                raise ValueError(
+                    f"{head.path} has {layers} layers, but no tensor blk.{layer}.{leaf}"
+                )
+
+
+def _check_values(head: Head, holds: Architecture) -> None:
     """Refuse statements that no model can be built by, before one is tried.
 
     Raises:
@@ -206,7 +204,7 @@ def _check_values(head: Head) -> None:
     """
     for key, (kind, low, high) in _RANGES.items():
         value = head.get(key)
-        if value is None and key not in _NEEDED:
+        if value is None and key not in (*_NEEDED, holds.epsilon, *holds.needed):
             continue
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or (kind is int and not isinstance(value, int)) or not low <= value <= high:
@@ -223,11 +221,6 @@ def _check_values(head: Head) -> None:
             f"{head.path} is {head.get('embedding_length')} numbers wide, which {heads} heads "
             "cannot share"
         )
-    if head.get("attention.sliding_window") is not None and head.architecture not in _SLIDING:
-        raise ValueError(
-            f"{head.path} says {head.architecture}.attention.sliding_window, which is not "
-            "honoured here; convert the model from its own checkpoint instead"
-        )
 
 
 def _check_shapes(head: Head) -> None:
@@ -240,18 +233,27 @@ def _check_shapes(head: Head) -> None:
     heads = head.get("attention.head_count")
     keys = head.get("attention.head_count_kv", heads)
     size = head.get("attention.key_length", width // heads)
+    experts, each = head.get("expert_count", 0), head.get("expert_feed_forward_length", 0)
     rows = head.get("vocab_size")
     table = head.tensors.get("token_embd.weight")
     if table is None:
         raise ValueError(f"{head.path} has no tensor token_embd.weight")
     rows = table.shape[0] if rows is None else rows
+    words = head.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(words, int) or words > rows:
+        raise ValueError(
+            f"{head.path} has {words if isinstance(words, int) else 'no'} tokens in its tokenizer, "
+            f"and a model of {rows:,}"
+        )
     wanted = {
         "attn_q": (heads * size, width), "attn_k": (keys * size, width),
         "attn_v": (keys * size, width), "attn_output": (width, heads * size),
         "attn_qkv": ((heads + 2 * keys) * size, width), "ffn_gate": (inner, width),
         "ffn_up": ((2 if head.architecture == "phi3" else 1) * inner, width),
         "ffn_down": (width, inner), "token_embd": (rows, width), "output": (rows, width),
-        "attn_q_norm": (size,), "attn_k_norm": (size,),
+        "attn_q_norm": (size,), "attn_k_norm": (size,), "ffn_gate_inp": (experts, width),
+        "ffn_gate_exps": (experts, each, width), "ffn_up_exps": (experts, each, width),
+        "ffn_down_exps": (experts, width, each),
     }  # fmt: skip
     for name, tensor in head.tensors.items():
         leaf, kind = name.split(".")[-2:]
@@ -280,14 +282,17 @@ class _Reader:
         metadata = {}
         for _ in range(entries):
             key = self._string()
+            if key in metadata:
+                raise ValueError(f"{self.path} is damaged: it says {key[:40]} twice")
             metadata[key] = self._value(self._take("I")[0])
         if not isinstance(metadata.get("general.architecture"), str):
             raise ValueError(f"{self.path} is damaged: it does not say its general.architecture")
-        parts = metadata.get("split.count", 1)
+        parts, number = metadata.get("split.count", 1), metadata.get("split.no", 0)
+        if not isinstance(parts, int) or not isinstance(number, int):
+            raise ValueError(f"{self.path} is damaged: it is part {number!r} of {parts!r}")
         if parts > 1:
-            number = metadata.get("split.no", 0) + 1
             raise ValueError(
-                f"{self.path} is part {number} of {parts}; join the parts with llama.cpp's "
+                f"{self.path} is part {number + 1} of {parts}; join the parts with llama.cpp's "
                 "llama-gguf-split --merge"
             )
         infos = [self._tensor() for _ in range(tensors)]
@@ -299,6 +304,8 @@ class _Reader:
             name: Tensor(kind, shape, start + offset, _bytes_of(kind, shape, name, self.path))
             for name, kind, shape, offset in infos
         }
+        if len(placed) < tensors:
+            raise ValueError(f"{self.path} is damaged: it has a tensor twice")
         return Head(self.path, metadata, placed)
 
     def _take(self, form: str) -> tuple[Any, ...]:
@@ -359,8 +366,3 @@ def _bytes_of(kind: int, shape: tuple[int, ...], name: str, path: Path) -> int:
     for one in shape:
         count *= one
     return count // numbers * size
-
-
-def _known() -> str:
-    *first, last = LEAVES
-    return f"{', '.join(first)} and {last}"

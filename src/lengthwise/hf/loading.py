@@ -24,11 +24,12 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.activations import ACT2FN
 
-from lengthwise.hf.gguf import load_gguf
-from lengthwise.hf.gguf_file import is_gguf
+from lengthwise.hf.gguf import load_gguf, split_as_said
+from lengthwise.hf.gguf_file import is_gguf, read_head
 from lengthwise.hf.inner import INNER, text_model
 from lengthwise.hf.other.kinds import ABSOLUTE, T5
 
@@ -90,14 +91,20 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint.
 
+    That of a GGUF file is no class of its family: such a class splits texts in its own way when it
+    is saved and read again, whatever the file said.
+
     Raises:
         ValueError: If there is none, it is damaged, or it asks to run code of its own.
     """
     try:
         with _in_one_line(name, "a tokenizer from "):
-            tokenizer = AutoTokenizer.from_pretrained(
+            kind: Any = PreTrainedTokenizerFast if is_gguf(name) else AutoTokenizer
+            tokenizer = kind.from_pretrained(
                 *_place(name, kw), trust_remote_code=trust_remote_code is True, **kw
             )
+            if is_gguf(name):
+                split_as_said(tokenizer, read_head(Path(name)))
     except ValueError:
         if (Path(name) / "config.json").is_file():  # transformers reads it too: say so if it failed
             load_config(name, trust_remote_code=trust_remote_code)

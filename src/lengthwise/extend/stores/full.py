@@ -149,6 +149,9 @@ class FullState(StoreState):
     def blocks(self) -> list[KeyBlock]:
         return [buffer.block() for buffer in self.buffers]
 
+    def shown(self) -> list[KeyBlock]:
+        return self.blocks()
+
     def gather(self, slots: Tensor) -> KeyBlock:
         first = self.buffers[0]
         b, kv, _, d = first.keys.shape

@@ -96,6 +96,10 @@ class RollingState(StoreState):
             blocks.append(KeyBlock(block.keys, block.values, block.positions, None, start))
         return blocks
 
+    def shown(self) -> list[KeyBlock]:
+        apart = self.keys is None or self.next is None or self.segments is not None
+        return [] if apart else self._held()
+
     @staticmethod
     def _copy(block: KeyBlock) -> KeyBlock:
         return KeyBlock(
