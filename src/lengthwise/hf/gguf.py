@@ -5,6 +5,8 @@ the frequencies of Llama 3, a window of Phi-3. Here each statement of a file abo
 honoured or refused by name.
 """
 
+import io
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import is_progress_bar_enabled
 from transformers.utils.quantization_config import GgufConfig
 
 from lengthwise.hf.gguf_file import LLAMA3, LONG, SCALING, SHORT, Head, check_gguf
@@ -49,15 +52,17 @@ def load_gguf(
     honour(head, config)
     if kw.get("dtype", "auto") == "auto":
         kw["dtype"] = _dtype(head)
-    model, found = AutoModelForCausalLM.from_pretrained(
-        path.parent,
-        gguf_file=path.name,
-        config=config,
-        quantization_config=GgufConfig(dequantize=True),
-        trust_remote_code=False,
-        output_loading_info=True,
-        **kw,
-    )
+    # The bar that transformers draws while it unpacks numbers is deaf to transformers' own switch.
+    with nullcontext() if is_progress_bar_enabled() else redirect_stderr(io.StringIO()):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            config=config,
+            quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
+            output_loading_info=True,
+            **kw,
+        )
     # What has been read is a plain model: transformers would still refuse to save it.
     model.hf_quantizer, model.is_quantized = None, False
     for part in (model.config, config):

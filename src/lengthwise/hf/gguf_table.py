@@ -132,7 +132,7 @@ EXPRESSIONS = {
 # Architectures that transformers takes, and reads wrong.
 WRONG = {
     "gpt-oss": "transformers leaves its experts unread",
-    "falcon": "transformers does not put its heads back in the order that they had",
+    "falcon": "transformers neither puts its heads back in order nor splits texts as it does",
     "t5": "transformers takes the gated GELU of its layers for a ReLU",
     "t5encoder": "transformers takes the gated GELU of its layers for a ReLU",
 }
