@@ -70,6 +70,26 @@ def test_it_reads_and_writes_text_as_the_whole_model_does(tmp_path):
             torch.testing.assert_close(again.eval()(IDS).logits, ours, atol=1e-4, rtol=0)
 
 
+@torch.no_grad()
+def test_a_llama_4_is_loaded_as_its_language_model(tmp_path):
+    """transformers does so by itself."""
+    vision = {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}
+    text = {**COMMON, **SPECIAL["llama4_text"]}
+    config = AutoConfig.for_model(
+        "llama4", text_config=text, vision_config={**VISION, "intermediate_size": 64, **vision},
+        image_token_index=1, boi_token_index=1, eoi_token_index=2,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_config(config).eval()
+    want = model(IDS).logits
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    loaded, _ = lw.load(tmp_path)
+    assert loaded.config.model_type == "llama4_text"
+    torch.testing.assert_close(lw.adapt(loaded.eval())(IDS).logits, want, atol=1e-5, rtol=0)
+
+
 def test_others_have_none():
     for model in (tiny_model("llama"), torch.nn.Linear(2, 2)):
         with pytest.raises(UnsupportedModelError, match="out of gemma3 or qwen2_5_vl, got"):

@@ -299,6 +299,8 @@ def test_numbers_that_no_model_can_have_are_refused_by_name(tmp_path: Path) -> N
         "vocab_size": (10**12, 0, -1),
         "num_hidden_layers": (10**6, 0, -1),
         "hidden_size": (10**9, 0, []),
+        "attention_chunk_size": (0, -1),
+        "original_max_position_embeddings": (0, -4096, "x"),
         "rope_theta": (float("nan"), float("inf"), -1, 0, "x", 10**400, True, None),
         "rotary_emb_base": (-1,),
         "pad_token_id": (-99, "x", 1.5, [[1]]),

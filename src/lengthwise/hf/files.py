@@ -18,7 +18,9 @@ MOST_IDS = 1 << 24
 # What must be whole numbers of at least 1, and at most this: a layer's shape, and windows.
 SIZES = {
     "vocab_size": MOST_IDS, "hidden_size": 1 << 20, "intermediate_size": 1 << 24,
-    "num_attention_heads": 1 << 16, "num_key_value_heads": 1 << 16, "head_dim": 1 << 16,
+    "ffn_hidden_size": 1 << 24, "num_attention_heads": 1 << 16, "num_key_value_heads": 1 << 16,
+    "num_kv_heads": 1 << 16, "head_dim": 1 << 16, "attention_chunk_size": 1 << 31,
+    "floor_scale": 1 << 31, "original_max_position_embeddings": 1 << 31,
     "max_position_embeddings": 1 << 31, "n_positions": 1 << 31, "max_seq_len": 1 << 31,
     "seq_length": 1 << 31, "max_sequence_length": 1 << 31, **dict.fromkeys(LAYERS, 10_000),
 }  # fmt: skip
