@@ -10,7 +10,7 @@ import lengthwise as lw
 from lengthwise.hf.families import read_geometry
 from lengthwise.testing.models import tiny_model, tiny_tokenizer
 
-FAMILIES = ("glm", "cohere2", "falcon", "llama4_text")
+FAMILIES = ("glm", "falcon", "llama4_text")
 IDS = torch.randint(3, 300, (1, 150), generator=torch.Generator().manual_seed(2))
 
 

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM
 
 import lengthwise as lw
 from lengthwise.extend.adapt import binding_of
-from lengthwise.hf.families import FAMILIES, read_geometry
-from lengthwise.testing.models import PAD, VOCABULARY, WINDOW, tiny_model, tiny_tokenizer
+from lengthwise.hf.families import read_geometry
+from lengthwise.testing.models import KINDS, PAD, VOCABULARY, WINDOW, tiny_model, tiny_tokenizer
 
 IDS = torch.randint(3, VOCABULARY, (1, 150), generator=torch.Generator().manual_seed(7))
 METHODS = ["llama3", "abf", "giraffe", "dynamic", "clex"]
@@ -34,7 +34,7 @@ def method_for(name, model):
     }[name]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 @pytest.mark.parametrize("name", METHODS)
 @torch.no_grad()
 def test_every_family_reads_and_writes_with_left_padding(family, name):
