@@ -273,13 +273,15 @@ def test_every_family_reads_alike_in_one_forward_and_in_chunks():
             whole, cache = model(ids, use_cache=False).logits, lw.new_cache(model)
             parts = [model(x, past_key_values=cache).logits for x in ids.split([23, 1, 9, 17], 1)]
             gap = (torch.cat(parts, 1) - whole).abs().max().item()
-            assert gap < 1e-9, f"{family}, {type(store).__name__}: {gap:.1e}"
+            # Llama 4 norms rotated queries and keys in float32.
+            close = 1e-5 if family == "llama4_text" else 1e-9
+            assert gap < close, f"{family}, {type(store).__name__}: {gap:.1e}"
             lw.adapt(lw.restore(model))
             all_kept = model(ids, use_cache=False).logits
             assert (whole - all_kept).abs().max() > 1e-4
             lw.adapt(lw.restore(model), lw.H2O(heavy=40, recent=20, every=5))
             same = model(ids, use_cache=False).logits
-            torch.testing.assert_close(same, all_kept, atol=1e-9, rtol=0)
+            torch.testing.assert_close(same, all_kept, atol=close, rtol=0)
 
 
 @torch.no_grad()

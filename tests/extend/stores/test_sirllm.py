@@ -120,7 +120,9 @@ def test_every_family_tells_how_likely_tokens_were():
         model = lw.adapt(tiny_model(family).double() if exact else tiny_model(family), STORE)
         found, cache = surprises(model, ids)
         wanted = list(kept(STORE, found, ids[0].tolist())[1].values())
-        chunked, close = lw.new_cache(model), 1e-9 if exact else 1e-4
+        # Llama 4 norms rotated queries and keys in float32.
+        close = 1e-9 if exact and family != "llama4_text" else 1e-4
+        chunked = lw.new_cache(model)
         out = [model(x, past_key_values=chunked).logits for x in ids.split([23, 1, 9, 27], 1)]
         whole = model(ids, use_cache=False)
         assert whole.past_key_values is None
