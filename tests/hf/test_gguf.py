@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS
 
 import lengthwise as lw
 from lengthwise.cli.app import app
@@ -407,6 +408,12 @@ def test_what_would_be_passed_over_is_refused_by_name(tmp_path: Path) -> None:
     factors = np.float32([1, 2, 3, 4])
     only_loading("frequencies of its own", written(tensors={"rope_freqs.weight": factors}))
     only_loading("rotates 4 of the 8", written(says={"rope.dimension_count": 4}))
+
+
+def test_what_transformers_reads_wrong_it_still_does() -> None:
+    """hf/gguf_table.WRONG: nothing undoes what llama.cpp's converter does to these."""
+    assert {"gpt-oss", "falcon"}.isdisjoint(TENSOR_PROCESSORS)
+    assert AutoConfig.for_model("t5", is_gated_act=True).dense_act_fn == "relu"
 
 
 def test_parts_of_a_split_file_say_how_to_join_them(tmp_path: Path) -> None:
