@@ -88,6 +88,16 @@ KINDS: dict[str, Kind] = {
         2, tuple(tasks.LongICL(labels=n, grouped=g) for n in (4, 8, 28) for g in (False, True))
     ),
     "longins": Kind(1, tuple(tasks.LongIns(s) for s in ("GIST", "LIST", "LIMT"))),
+    "m4le": Kind(
+        1.5, tuple(
+            tasks.M4LE(of)
+            for of in (
+                "explicit single", "semantic single", "explicit multiple", "semantic multiple",
+                "global",
+            )
+        ),
+    ),
+    "adaleval": Kind(0.5, (tasks.TSort(), tasks.BestAnswer())),
     "languages": Kind(0.5, (tasks.InContextLanguage(),)),
 }  # fmt: skip
 
