@@ -1,15 +1,13 @@
 """Train the next bundled model: several kinds of text, the suites' problems, window 512.
 
     python experiments/lab_corpus.py --out corpus
-    python experiments/lab_model_next.py --corpus corpus --out runs/next --optimizer muon
-    python experiments/lab_model_next.py --corpus corpus --out runs/sinks --after runs/next \\
-        --decay 0.5
-    python experiments/lab_model_next.py --corpus corpus --out runs/end --after runs/sinks --fall \\
-        --decay 0.5 --steps 1000
+    python experiments/lab_model_next.py --corpus corpus --out runs/flat --warmup 300
+    python experiments/lab_model_next.py --corpus corpus --out runs/end --after runs/flat --fall \\
+        --steps 3000
 
-The first two hold their learning rates and have no end: killed and begun again they go on, in the
-same bits. What comes after another takes its newest checkpoint. The last lets the rate fall to
-zero, and writes the model; the one before it can go on all the same. Every step draws its data
+The first holds its learning rate and has no end, unless --steps says one: killed and begun again it
+goes on, in the same bits. What comes after another takes its newest checkpoint. The second lets the
+rate fall to zero, and writes the model; the first can go on all the same. Every step draws its data
 from (seed, step): half text, half problems, short ones first (see `lab_problems`).
 """
 
