@@ -270,7 +270,9 @@ def test_bad_numbers_and_models():
     assert "set model.config.seq_length" in refusal(lambda: lw.adapt(model, lw.ALiBiPI(2)))
     rotary = model_of("falcon", alibi=False)
     assert kind_of(rotary) is None
-    assert "attention has not been checked" in refusal(lambda: lw.adapt(rotary, lw.ALiBiPI(2)))
+    assert "ALiBiPI is for models with linear biases" in refusal(
+        lambda: lw.adapt(rotary, lw.ALiBiPI(2))
+    )
     with lw.adapted(mask_model := model_of("falcon"), lw.DynamicALiBiPI()):
         message = refusal(
             lambda: logits(mask_model, tokens(1, 4), attention_mask=torch.ones(1, 1, 4, 4))
