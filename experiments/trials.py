@@ -30,6 +30,7 @@ BENCHES = {
     "bundled": Bench("demo", texts=8, length=4 * W),
     "bundled8": Bench("demo", texts=8, length=8 * W),
     "smollm2": Bench("smollm2", texts=20, length=640, dtype="bfloat16", inside=False),
+    "bundled1": Bench("demo", texts=20, length=W, inside=False),
     "smollm2short": Bench("smollm2", texts=20, length=256, dtype="bfloat16", inside=False),
 }
 LITTLE = 64  # keys that are left to SmolLM2, of its 8,192
@@ -99,13 +100,15 @@ def below(name: str, other: str, start: int, end: int) -> Judge:
     return lambda f: at_most(words, f.gap(name, other, start, end), 0.0, against=other)
 
 
-def keeps(name: str, spec: str, *more: Judge) -> Trial:
+def keeps(bench: str, name: str, spec: str, keys: int, *more: Judge) -> Trial:
     """A store that chooses what it keeps, beside sinks and a window that hold no fewer keys."""
+    length = BENCHES[bench].length
+    span = length // 2, length
     return trial(
-        "smollm2short",
-        {PLAIN: "", "StreamingLLM": "streamingllm:sinks=4,window=28", name: spec},
-        "StreamingLLM, which holds no fewer keys", worse("StreamingLLM", PLAIN, 128, 256),
-        below(name, "StreamingLLM", 128, 256), *more,
+        bench,
+        {PLAIN: "", "StreamingLLM": f"streamingllm:sinks=4,window={keys - 4}", name: spec},
+        "StreamingLLM, which holds no fewer keys", worse("StreamingLLM", PLAIN, *span),
+        below(name, "StreamingLLM", *span), *more,
     )  # fmt: skip
 
 
@@ -130,11 +133,17 @@ TRIALS = {
     "extend/gali@bundled": extends(
         "GALI", "gali:trained=512,window=128,factor=16", 8, tax=0.01
     ),
-    "extend/h2o": keeps("H2O", "h2o:heavy=14,recent=14,every=4"),
-    "extend/tova": keeps("TOVA", "tova:tokens=28,every=4"),
+    "extend/h2o": keeps("smollm2short", "H2O", "h2o:heavy=14,recent=14,every=4", 32),
+    "extend/h2o@bundled": keeps("bundled1", "H2O", "h2o:heavy=28,recent=28,every=8", 64),
+    "extend/tova": keeps("smollm2short", "TOVA", "tova:tokens=28,every=4", 32),
+    "extend/tova@bundled": keeps("bundled1", "TOVA", "tova:tokens=56,every=8", 64),
     "extend/chelsea": keeps(
-        "Chelsea", "chelsea:tokens=28,recent=12,chunk=16,every=4",
+        "smollm2short", "Chelsea", "chelsea:tokens=28,recent=12,chunk=16,every=4", 32,
         flat("Chelsea", 128, 256, 0.1, PLAIN),
+    ),
+    "extend/chelsea@bundled": keeps(
+        "bundled1", "Chelsea", "chelsea:tokens=56,recent=28,chunk=16,every=8", 64,
+        flat("Chelsea", 256, 512, 0.1, PLAIN),
     ),
 }  # fmt: skip
 
