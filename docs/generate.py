@@ -503,16 +503,17 @@ def loss_figure() -> str:
     return svg.alone(loss_chart(results, results.read_lengths("loss")[-1]))
 
 
+BESIDE_PLAIN = {
+    "task": "task", "who": "who", "ms": "milliseconds", "of plain": "ratio", "cache": "bytes",
+}  # fmt: skip
 PARTS = {
     "demo": demo_words,
     "demo-loss": demo_loss_table,
     "demo-passkey": demo_passkey_table,
     "lab-curve": lab_curve,
     "methods": method_table,
-    "generate": lambda: rows_table(
-        "generate",
-        {"task": "task", "who": "who", "ms": "milliseconds", "of plain": "ratio", "cache": "bytes"},
-    ),
+    "generate": lambda: rows_table("generate", BESIDE_PLAIN),
+    "generate_smollm2": lambda: rows_table("generate_smollm2", BESIDE_PLAIN),
     "packers": lambda: rows_table(
         "packers",
         {
