@@ -48,8 +48,8 @@ def prose(text: str) -> float:
     """How much of English prose there is in a text, from 0 to 1; what is no prose has about 0.
 
     The product of four shares, each of which counts as all from some per cent of the words on:
-    articles (from 2), function words (from 30; up to 20 count as none), articles that a word
-    follows which can (from 90; up to 70 none), and words in sentences of 3 to 60 words (from 80).
+    articles (from 3), function words (from 30; up to 20 count as none), articles that a word
+    follows which can (from 90; up to 70 none), and words in sentences of 3 to 40 words (from 80).
     Words in random order fail the third, lists of words the first two, text without an end the
     last.
     """
@@ -64,9 +64,9 @@ def prose(text: str) -> float:
         for i in places
     )
     sizes = [len(part.split()) for part in re.split(r"[.!?]+", " ".join(words))]
-    inside = sum(size for size in sizes if 3 <= size <= 60) / len(plain)
+    inside = sum(size for size in sizes if 3 <= size <= 40) / len(plain)
     return (
-        min(1.0, len(places) / len(plain) / 0.02)
+        min(1.0, len(places) / len(plain) / 0.03)
         * min(1.0, max(0.0, function - 0.2) / 0.1)
         * min(1.0, max(0.0, (followed / len(places) - 0.7) / 0.2))
         * min(1.0, inside / 0.8)
@@ -172,10 +172,11 @@ class HelloBench(Generated):
 
     def shortcuts(self, item: Item) -> Mapping[str, str]:
         """Words in random order, the text before, and the list of things over and over."""
-        rng, things = random.Random(0), item.record["things"]
+        rng, things = random.Random(item.record["salt"]), item.record["things"]
         listed = " ".join(things)
         room = self.words - len(things)
-        salad = " ".join(rng.choices([*NOUNS, *NAMES, *_FUNCTION], k=room))
+        words = rng.choices([*NOUNS, *NAMES, *sorted(_FUNCTION)], k=room)
+        salad = ". ".join(" ".join(words[i : i + 9]) for i in range(0, room, 9))
         before = " ".join(item.prompt.split()[-room - 60 : -60])
         return {
             "words in random order": f"{salad} {listed}.",
