@@ -11,7 +11,7 @@ from lengthwise.lab.evidence import at_least, at_most, exact, load, write
 from lengthwise.lab.trials import PLAIN, Bench, Trial, carry_out
 from lengthwise.measure import REFERENCE
 from lengthwise.measure.engines.reading import first_token
-from lengthwise.measure.tasks.loss import losses_by_position
+from lengthwise.measure.tasks.loss import in_window_losses, losses_by_position
 from lengthwise.measure.tasks.readings import stretch
 from lengthwise.measure.tasks.text import held_out_text
 from lengthwise.testing.models import tiny_model
@@ -39,17 +39,21 @@ def trial(bench: str) -> Trial:
     )
 
 
-@pytest.mark.parametrize("inside", [True, False])
-def test_a_trial_is_measured_judged_and_kept(inside: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", [None, 16])
+def test_a_trial_is_measured_judged_and_kept(window: int | None, tmp_path: Path) -> None:
     _, tokenizer = lw.load("demo")
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=64).eval()
-    text, bench = held_out_text(), Bench("smollm2", texts=3, length=96, items=2, inside=inside)
+    text, bench = held_out_text(), Bench("smollm2", texts=3, length=96, items=2, window=window)
     found = carry_out(NAME, trial("b"), bench, (model, tokenizer), text, tmp_path / "b")
     assert found.items == {"texts": 3, "passkeys": 2} and found.real
     assert all(finding.holds for finding in found.findings) and found.premise.holds
     assert found.verdict == "partly"  # two passkeys, and a count without an interval
     assert "at least 20 items" in found.lacking
-    assert (REFERENCE in found.numbers["loss of every eighth of the pieces"]) is inside
+    read = found.numbers["loss of every eighth of the pieces"]
+    head, seen = first_token(tokenizer), window or 64
+    pieces = [stretch(tokenizer, text, 96, 3, sample) for sample in range(3)]
+    rows = [in_window_losses(model, ids, seen, head) for ids in pieces]
+    assert read[REFERENCE][-1] == pytest.approx(float(torch.cat(rows)[:, 79:].mean()), abs=1e-3)
     # The paired difference, from losses that are read here.
     gaps = []
     for sample in range(3):

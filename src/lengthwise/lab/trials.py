@@ -5,6 +5,7 @@ are those of `lengthwise.measure`, kept one by one in the bench's folder: what o
 the next one reads, and a run that was interrupted goes on.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lengthwise.files import write_text
 from lengthwise.lab import evidence
 from lengthwise.lab.claims import claims
 from lengthwise.lab.evidence import Evidence, Finding, share
 from lengthwise.measure.cost.speed import cache_bytes
-from lengthwise.measure.engines.reading import read_to_end, with_methods
+from lengthwise.measure.engines.reading import first_token, read_to_end, with_methods
 from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import REFERENCE, Cell
 from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
+from lengthwise.measure.tasks.loss import in_window_losses
 from lengthwise.measure.tasks.readings import stretch
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ class Bench:
         items: Passkeys of each length.
         dtype: Of the weights.
         inside: Whether the same tokens are read inside the window too, as the reference.
+        window: Tokens that the reference sees: the same tokens, each with a context between half of
+            that and all of it, read anew by the plain model. None is the trained window.
     """
 
     model: str
@@ -50,21 +55,35 @@ class Bench:
     items: int = 20
     dtype: str = "float32"
     inside: bool = True
+    window: int | None = None
 
 
 class Found:
     """What was measured on a bench, under the names of a trial's methods."""
 
-    def __init__(self, results: Results, bench: Bench, caches: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self,
+        results: Results,
+        bench: Bench,
+        caches: Mapping[str, Sequence[int]],
+        inside: Tensor | None,
+    ) -> None:
         self.results, self.bench = results, bench
         self.caches = caches  # bytes after the first half of a piece and after all of it, by method
+        self.inside = inside  # losses inside the bench's own window `[texts, length - 1]`
 
     def losses(self, method: str, start: int, end: int) -> Tensor:
-        """Mean nats a token over positions `start` to `end - 1` of every piece, `[texts]`."""
+        """Mean nats a token over positions `start` to `end - 1` of every piece, `[texts]`.
+
+        Both ends are those of the blocks in which losses are kept, an eighth of the window.
+        """
+        block = next(row.values["block"] for row in self.results.readings if row.task == "loss")
+        first, last = start // block, -(-end // block)
+        if method == REFERENCE and self.inside is not None:
+            return self.inside[:, max(first * block - 1, 0) : last * block - 1].double().mean(1)
         values = self.results.values(method, "loss", self.bench.length)
-        block = values[0]["block"]
         rows = torch.tensor([one["losses"] for one in values], dtype=torch.float64)
-        return rows[:, start // block : -(-end // block)].mean(1)
+        return rows[:, first:last].mean(1)
 
     def gap(self, method: str, other: str, start: int, end: int) -> Interval:
         """By how much the loss is above another's on the same tokens, paired over pieces."""
@@ -90,6 +109,7 @@ class Found:
             ]
             for name in methods
             if self.results.values(name, "loss", self.bench.length)
+            or (name == REFERENCE and self.inside is not None)
         }
         keys = {
             name: {str(length): self.found(name, length) for length in lengths}
@@ -156,7 +176,7 @@ def carry_out(
 
     model, tokenizer = loaded
     reader = LocalReader(model, tokenizer, name=bench.model)
-    loss = Loss(text, bench.texts, compared=bench.inside)
+    loss = Loss(text, bench.texts, compared=bench.inside and bench.window is None)
     methods = {key: parse_many(spec) if spec else () for key, spec in trial.methods.items()}
     only = {Cell(key, "loss", bench.length) for key in methods if trial.loss}
     only |= {Cell(key, "passkey", length) for key in methods for length in trial.passkeys}
@@ -174,7 +194,10 @@ def carry_out(
     if trial.caches:
         ids = stretch(tokenizer, text, bench.length, bench.texts, 0)
         caches = {key: held_bytes(model, ids, chosen) for key, chosen in methods.items()}
-    found = Found(results, bench, caches)
+    inside = None
+    if bench.window is not None and trial.loss:
+        inside = read_inside(model, tokenizer, text, bench, folder)
+    found = Found(results, bench, caches, inside)
     items = {"texts": bench.texts} if trial.loss else {}
     described = reader.describe()
     return evidence.of(
@@ -200,3 +223,23 @@ def held_bytes(model: "PreTrainedModel", ids: Tensor, methods: Sequence["Method"
         with with_methods(model, methods):
             held.append(cache_bytes(read_to_end(model, ids[:, :length])[1]))
     return held
+
+
+def read_inside(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    text: str,
+    bench: Bench,
+    folder: Path,
+) -> Tensor:
+    """Losses `[texts, length - 1]` with a context that fits the bench's window, kept by piece."""
+    rows = []
+    for sample in range(bench.texts):
+        file = folder / f"inside-{bench.window}-{sample}.json"
+        if not file.exists():
+            ids = stretch(tokenizer, text, bench.length, bench.texts, sample)
+            assert bench.window is not None
+            losses = in_window_losses(model, ids, bench.window, first_token(tokenizer))
+            write_text(file, json.dumps([round(x, 5) for x in losses[0].tolist()]))
+        rows.append(torch.tensor(json.loads(file.read_text(encoding="utf-8"))))
+    return torch.stack(rows)
