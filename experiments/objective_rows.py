@@ -25,7 +25,7 @@ from lengthwise.train.objectives import HLP, FillInTheMiddle
 
 RING, LONG = 29, 20
 FILL = FillInTheMiddle(prefix=RING, suffix=RING + 1, middle=RING + 2, end=RING + 3)
-STEPS, TEXTS, HELD, SEEDS, WEIGHT = 250, 32, 256, 3, 0.1
+STEPS, TEXTS, HELD, SEEDS, WEIGHT = 120, 32, 256, 3, 0.1
 RUNS = Path("runs/objective_rows")
 
 
@@ -101,17 +101,18 @@ def hlp_row() -> Row:
     follows = min(run["correlation"] for run in each[WEIGHT])
     numbers = {
         f"weight {w}": {
-            name: [round(sum(x) / len(x) if isinstance(x := run[name], list) else x, 4)
-                   for run in runs]
-            for name in ("stops", "right", "correlation", "apart")
+            name: [round(sum(run[name]) / HELD, 4) for run in runs] for name in ("stops", "right")
         }
         for w, runs in each.items()
-    }  # fmt: skip
+    }
+    head = {
+        name: [round(run[name], 4) for run in each[WEIGHT]] for name in ("correlation", "apart")
+    }
     return {
         "model": {"name": "Llamas of two layers trained here", "window": 2 * LONG,
                   "fingerprint": each[WEIGHT][0]["fingerprint"]},
         "seeds": range(SEEDS), "trained": True, "items": {"texts": HELD * SEEDS},
-        "numbers": {**numbers, "stops beyond the twin": vars(gain)},
+        "numbers": {**numbers, "what is left, by the head": head, "stops beyond the twin": vars(gain)},
         "findings": [
             exact(at_least("what is left follows the truth: correlation of the worst seed", follows,
                            0.9)),
