@@ -112,7 +112,8 @@ def hlp_row() -> Row:
         "model": {"name": "Llamas of two layers trained here", "window": 2 * LONG,
                   "fingerprint": each[WEIGHT][0]["fingerprint"]},
         "seeds": range(SEEDS), "trained": True, "items": {"texts": HELD * SEEDS},
-        "numbers": {**numbers, "what is left, by the head": head, "stops beyond the twin": vars(gain)},
+        "numbers": {**numbers, "what is left, by the head": head,
+                    "stops beyond the twin": vars(gain)},
         "findings": [
             exact(at_least("what is left follows the truth: correlation of the worst seed", follows,
                            0.9)),
