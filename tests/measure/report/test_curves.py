@@ -92,3 +92,9 @@ def test_parts_and_facts_of_their_own():
     print_report(results, Console(file=file, width=100))
     assert "Parts of write · plain" in " ".join(file.getvalue().split())
     assert "Parts of the score" in html(results, "")
+
+
+def test_options_of_a_task_do_not_part_its_name():
+    results = make(scores("a", {512: [1.0]}))
+    results.sessions[0]["suite"] = "quick, lveval:confusing=0/4,replaced=false,loss"
+    assert results.suite == "quick, lveval:confusing=0/4,replaced=false, loss"

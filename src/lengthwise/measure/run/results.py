@@ -1,5 +1,6 @@
 """What a measurement has found: the plan, the runs of the command, the items and the readings."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,8 @@ class Results:
     def suite(self) -> str:
         """The names of the suites and tasks that were carried out."""
         named = ",".join(session["suite"] for session in self.sessions)
-        return ", ".join(dict.fromkeys(name.strip() for name in named.split(",")))
+        # A comma before an option, as in `lveval:confusing=0,replaced=false`, parts no names.
+        return ", ".join(dict.fromkeys(re.split(r",\s*(?![^,:]*=)", named)))
 
     @property
     def specs(self) -> dict[str, str]:
