@@ -84,8 +84,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/temp_scale"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    model = AutoModel.from_pretrained(get("minilm"), dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(get("minilm"))
+    model = AutoModel.from_pretrained(
+        get("minilm"), dtype=torch.float32, trust_remote_code=False
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(get("minilm"), trust_remote_code=False)
     read = texts(tokenizer)
     sides = {}
     for length in LENGTHS:

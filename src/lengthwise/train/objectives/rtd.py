@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from lengthwise.hf.families import decoder
 from lengthwise.train.memory.head import unwrap
 from lengthwise.train.objectives.base import Objective, model_inputs
 
@@ -96,7 +95,7 @@ class RTD(Objective):
         """The loss of `input_ids`, `masked` and maybe `attention_mask` `[b, t]`, `noise` `[b]`."""
         replaced, guessing = self.replace(batch)
         inputs = model_inputs(batch)
-        base: Any = decoder(unwrap(model))
+        base: Any = unwrap(model).base_model  # an encoder as often as not
         hidden = base(input_ids=replaced, **inputs).last_hidden_state
         score = self._detector(model)(hidden)[..., 0]
         changed = (replaced != batch["input_ids"]).to(score)
