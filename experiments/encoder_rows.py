@@ -220,10 +220,14 @@ def nystrom_row() -> Row:
     )  # fmt: skip
 
 
-@torch.no_grad()
 def vcc_seed(seed: int) -> dict[str, Any]:
     """A dense encoder read with fewer and fewer blocks kept whole."""
-    model = trained(seed, None, LENGTH)
+    return compressed_reading(trained(seed, None, LENGTH), seed)
+
+
+@torch.no_grad()
+def compressed_reading(model: Any, seed: int) -> dict[str, Any]:
+    """How far its outputs are from the dense ones, and what is found, by blocks kept."""
     rows, labels = texts(HELD, 10**9 + seed)
     whole = torch.cat([model(some).logits for some in rows.split(32)])
     found: dict[str, Any] = {"fingerprint": fingerprint(model), "far": {}, "right": {}}
