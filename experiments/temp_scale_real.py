@@ -99,7 +99,7 @@ def main() -> None:
                     pieces = [ids[s : s + length] for ids, s in zip(read, starts, strict=True)]
                     torch.save(embed(model, tokenizer, pieces, temperature), file)
                     Console(stderr=True).print(f"{file.name} is embedded")
-                sides[length, temperature, side] = torch.load(file)
+                sides[length, temperature, side] = torch.load(file, weights_only=True)
     near = {key: alike(sides[(*key, 0)]) for key in ((n, t) for n, t, _ in sides)}
     ranks = {key: found(sides[(*key, 0)], sides[(*key, 1)]) for key in near}
     gain = {n: mean(ranks[n, TEMPERATURE] - ranks[n, 1.0]) for n in LENGTHS}
