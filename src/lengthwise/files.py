@@ -183,11 +183,11 @@ def _name(path: Path, fresh: Path, error: BaseException) -> None:
     Libraries in Rust report one in words: "No space left on device (os error 28)".
     """
     said = re.search(r"\(os error (\d+)\)", str(error))
-    number = int(said[1]) if said else None
+    number, words = (int(said[1]), os.strerror(int(said[1]))) if said else (None, "")
     if isinstance(error, OSError):
-        number = error.errno or errno.EIO
+        number, words = error.errno or errno.EIO, error.strerror or str(error)
         there = fresh if error.filename is None else Path(os.fsdecode(error.filename))
         if not there.is_relative_to(fresh) and not fresh.is_relative_to(there):
             return  # of something that was read meanwhile
     if number is not None:
-        raise OSError(number, os.strerror(number), str(path)) from error
+        raise OSError(number, words, str(path)) from error

@@ -74,10 +74,15 @@ def longheads_pages(bench, axes, tensors):
     half, shown = bench.rotary_dim // 2, bench.window or length
 
     def turn(x):  # a chunk, by the places in it
-        a, b, rest = x[:, :half], x[:, half : 2 * half], x[:, 2 * half :]
+        near = bench.pairing == "interleaved"
+        first, second = (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if near else (
+            slice(half), slice(half, 2 * half)
+        )  # fmt: skip
+        a, b, turned = x[:, first], x[:, second], x.clone()
         angle = torch.arange(size)[:, None] * f
         c, n = factor * angle.cos(), factor * angle.sin()
-        return torch.cat([a * c - b * n, b * c + a * n, rest], -1)
+        turned[:, first], turned[:, second] = a * c - b * n, b * c + a * n
+        return turned
 
     def pooled(queries, keys, values):
         return torch.softmax(queries @ keys.T / d**0.5, -1) @ values

@@ -32,6 +32,7 @@ from lengthwise.hf.gguf import load_gguf, split_as_said
 from lengthwise.hf.gguf_file import is_gguf, read_head
 from lengthwise.hf.inner import INNER, text_model
 from lengthwise.hf.other.kinds import ABSOLUTE, T5
+from lengthwise.hf.weights import renew_threads
 
 LONGEST = 300  # characters of transformers' own words
 # What concerns finding files, of all that `from_pretrained` of a model takes.
@@ -131,6 +132,7 @@ def load_model(
         ValueError: If there is none, it is damaged, or it asks to run code of its own.
     """
     import_bitsandbytes()
+    renew_threads()  # transformers reads weights in several
     finding = {key: kw[key] for key in FINDING if key in kw}
     config = load_config(name, trust_remote_code=trust_remote_code, **finding)
     if is_gguf(name):

@@ -29,13 +29,18 @@ def fingerprint(model: PreTrainedModel, dtype: torch.dtype | None = None) -> str
         about = f"{name} {tuple(one.shape)} {one.dtype}".encode()
         return hashlib.sha256(about + b"\0" + hashlib.sha256(_bytes(one)).digest()).digest()
 
-    # In a forked process the first to ask torch for its threads makes them anew, and two at once
-    # break it ("Invalid thread pool"): this thread is the first.
-    torch.set_num_threads(torch.get_num_threads())
+    renew_threads()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets go of the GIL
         for one in pool.map(of, model.state_dict().items()):
             digest.update(one)
     return digest.hexdigest()[:12]
+
+
+def renew_threads() -> None:
+    """To be called before several threads use torch: in a forked process the first to ask torch for
+    its own threads makes them anew, and two at once break it ("Invalid thread pool").
+    """
+    torch.set_num_threads(torch.get_num_threads())
 
 
 def _bytes(weight: Tensor) -> Any:

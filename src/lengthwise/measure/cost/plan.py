@@ -89,7 +89,9 @@ def kv_bytes(geometry: Geometry, tokens: int, item: int) -> int:
 
     A layer with a window of w keys keeps w - 1: the next token brings its own.
     """
-    token = 2 * geometry.kv_heads * geometry.head_dim * item
+    # Of a Falcon whose query heads share keys in groups it keeps a copy for every query head.
+    copied = geometry.family == "falcon" and geometry.kv_heads > 1
+    token = 2 * (geometry.heads if copied else geometry.kv_heads) * geometry.head_dim * item
     windows = (layer.window for layer in geometry.layers)
     return sum(token * (tokens if w is None else min(tokens, w - 1)) for w in windows)
 
