@@ -185,7 +185,8 @@ def _name(path: Path, fresh: Path, error: BaseException) -> None:
     said = re.search(r"\(os error (\d+)\)", str(error))
     number, words = (int(said[1]), os.strerror(int(said[1]))) if said else (None, "")
     if isinstance(error, OSError):
-        number, words = error.errno or errno.EIO, error.strerror or str(error)
+        number = error.errno or errno.EIO
+        words = os.strerror(number) if error.errno else str(error)
         there = fresh if error.filename is None else Path(os.fsdecode(error.filename))
         if not there.is_relative_to(fresh) and not fresh.is_relative_to(there):
             return  # of something that was read meanwhile

@@ -82,7 +82,8 @@ def test_a_llama_4_is_loaded_as_its_language_model(tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config).eval()
-    want = model(IDS).logits
+    # transformers 5.24 cannot run the whole one on text: its output asks for those of images.
+    want = model.language_model(IDS).logits
     model.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     loaded, _ = lw.load(tmp_path)
