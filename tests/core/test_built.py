@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthwise.core import built, native
+from lengthwise.core import built, native, operators
 from lengthwise.core.attention import attend
 from lengthwise.core.regions import Region
 
@@ -37,7 +37,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Forget what was loaded, and again at the end."""
     monkeypatch.setattr(built, "library", built.functools.cache(built.library.__wrapped__))
-    monkeypatch.setattr(native, "_serving", native.functools.cache(native._serving.__wrapped__))
+    monkeypatch.setattr(
+        operators, "serving", operators.functools.cache(operators.serving.__wrapped__)
+    )
     return built.library.cache_clear
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthwise.core import built, native
+from lengthwise.core import built, native, operators
 from lengthwise.core.attention import attend, attend_blocks
 from lengthwise.core.attention.decode import decode
 from lengthwise.core.keys import KeyBlock, Queries
@@ -22,9 +22,9 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Every kind of code that this processor runs, as if it had no wider one."""
     if request.param is not None:
         monkeypatch.setattr(built, "kinds", lambda: (KINDS[KINDS.index(request.param) :], ""))
-    native._serving.cache_clear()
+    operators.serving.cache_clear()
     yield request.param
-    native._serving.cache_clear()
+    operators.serving.cache_clear()
 
 
 def draw(b: int, h: int, kv: int, keys: int, d: int = 64, e: int = 64) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lengthwise as lw
-from lengthwise.core import built, native
+from lengthwise.core import built, native, operators
 from lengthwise.extend import quick
 from lengthwise.extend.engine import Engine
 from lengthwise.testing.models import VOCABULARY, tiny_model
@@ -37,9 +37,9 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Every kind of code that this processor runs, as if it had no wider one."""
     if request.param is not None:
         monkeypatch.setattr(built, "kinds", lambda: (KINDS[KINDS.index(request.param) :], ""))
-    native._serving.cache_clear()
+    operators.serving.cache_clear()
     yield request.param
-    native._serving.cache_clear()
+    operators.serving.cache_clear()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from torch import Tensor
 from lengthwise.core import native
 from lengthwise.core.attention.choice import FEW, Choice, record
 from lengthwise.core.keys import Run
-from lengthwise.core.native import Turns
 from lengthwise.core.regions import Region
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.plan import Plan
@@ -27,21 +26,23 @@ class Quick:
     """How the layers of one kind read a token at some positions.
 
     Attributes:
-        turns: For its key.
-        regions: What it sees, each with the turns of its query.
+        first: Of these positions.
+        circles: Of angles at them, as `native.step` has them.
+        regions: What it sees, each with the number of the circle of its query.
         factor: The attention factor.
     """
 
-    turns: Turns
-    regions: tuple[tuple[Region, Turns], ...]
+    first: int
+    circles: Tensor
+    regions: tuple[tuple[Region, int], ...]
     factor: float
     interleaved: bool
 
-    def seen(self, position: int, run: Run) -> list[tuple[Run, Turns]]:
-        """The parts of a run that the token at a position sees."""
-        keys, values, first, count, start = run
-        parts = []
-        for region, turns in self.regions:
+    def seen(self, position: int, run: Run, buffer: int) -> list[int]:
+        """The parts of a run that the token at a position sees, as `native.step` has them."""
+        _, _, first, count, start = run
+        parts: list[int] = []
+        for region, circle in self.regions:
             low, high = region.first - start, position - region.near + 1 - start
             if region.far is not None:
                 low = max(low, position - region.far + 1 - start)
@@ -49,7 +50,7 @@ class Quick:
                 high = min(high, region.last - start)
             low, high = max(low, 0), min(high, count)
             if high > low:
-                parts.append((Run(keys, values, first + low, high - low, start + low), turns))
+                parts += (buffer, first + low, high - low, circle)
         return parts
 
     def attend(
@@ -62,9 +63,15 @@ class Quick:
         room = None if live or record() is not None else state.store.room(position)
         if room is None:
             return None
+        parts: list[int] = []
+        others: list[Tensor] = []
+        for run in room.runs:
+            if run.keys is not room.keys:
+                others += run[:2]
+            buffer = 0 if run.keys is room.keys else len(others) // 2
+            parts += self.seen(position, run, buffer)
         out = native.step(
-            q, k, v, room, position, self.turns,
-            [part for run in room.runs for part in self.seen(position, run)],
+            q, k, v, room, position, self.circles, position - self.first, parts, others,
             factor=self.factor, interleaved=self.interleaved, scale=scale,
         )  # fmt: skip
         if out is not None:
@@ -100,10 +107,18 @@ def quick(plan: Plan, rotary: Rotary | None, first: int) -> Quick | None:
     if rotary is not None and (rotary.inv_freq.ndim > 1 or not rotary.inv_freq.is_cpu):
         return None
     ahead = torch.arange(first, first + AHEAD)[None, None]
-    turns: dict[object, Turns] = {}
+    circles: dict[object, Tensor] = {}
     for place in (stored, *(region.q_place for region in plan.exact)):
-        if place not in turns:
-            turns[place] = Turns(first, None if rotary is None else rotary.circle(place(ahead)))
-    regions = tuple((region, turns[region.q_place]) for region in plan.exact)
+        if place not in circles:
+            circles[place] = _circle(rotary, place(ahead))
+    numbers = {place: number for number, place in enumerate(circles)}
+    regions = tuple((region, numbers[region.q_place]) for region in plan.exact)
     interleaved = rotary is not None and rotary.pairing == "interleaved"
-    return Quick(turns[stored], regions, factor, interleaved)
+    return Quick(first, torch.stack(list(circles.values())), regions, factor, interleaved)
+
+
+def _circle(rotary: Rotary | None, places: Tensor) -> Tensor:
+    """Cosines and sines `[2, positions, pairs]` at places `[1, 1, positions]`."""
+    if rotary is None:
+        return torch.empty(2, places.shape[-1], 0)
+    return torch.stack([x[0, 0] for x in rotary.circle(places)])
