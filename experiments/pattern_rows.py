@@ -187,22 +187,33 @@ def longgen_row() -> Row:
     )  # fmt: skip
 
 
-def masformer_row() -> Row:
-    found = twins("dense", "windows", "masformer")
-    read = {name: keys_read(TWINS[name], 4096) for name in ("dense", "masformer")}
-    part = read["masformer"] / read["dense"]
-    gap = mean(found["masformer"]["nats"] - found["dense"]["nats"])
-    more = mean(found["masformer"]["right"] - found["windows"]["right"])
+def beside_dense(found: dict[str, dict[str, Any]], mine: str, of_work: Any, **counted: Any) -> Row:
+    """The row of a twin that is to do less and to model as well as dense.
+
+    Args:
+        of_work: What it finds of the work.
+        counted: What that is from.
+    """
+    gap = mean(found[mine]["nats"] - found["dense"]["nats"])
+    more = mean(found[mine]["right"] - found["windows"]["right"])
     return row(
-        found, "masformer",
-        numbers={"keys read by token 4,096": read, "nats above dense": vars(gap)},
+        found, mine,
+        numbers={**counted, "nats above dense": vars(gap)},
         findings=[
-            exact(at_most("at 4,096 tokens it reads at most 35% of the keys of dense", part, 0.35)),
+            exact(of_work),
             at_most("its loss is within 0.02 nats of dense", gap, 0.02),
             surely_at_least("it finds at least 30 in 100 needles more than windows do", more, 0.3),
         ],
         control="windows in all layers, tuned alike", premise=misses(found),
     )  # fmt: skip
+
+
+def masformer_row() -> Row:
+    found = twins("dense", "windows", "masformer")
+    read = {name: keys_read(TWINS[name], 4096) for name in ("dense", "masformer")}
+    part = read["masformer"] / read["dense"]
+    less = at_most("at 4,096 tokens it reads at most 35% of the keys of dense", part, 0.35)
+    return beside_dense(found, "masformer", less, **{"keys read by token 4,096": read})
 
 
 def longnet_row() -> Row:
@@ -216,18 +227,8 @@ def longnet_row() -> Row:
         return sum(int(one.expand(HEADS, -1, -1).sum()) for one in seen)
 
     times = pairs(2048) / pairs(512)
-    gap = mean(found["longnet"]["nats"] - found["dense"]["nats"])
-    more = mean(found["longnet"]["right"] - found["windows"]["right"])
-    return row(
-        found, "longnet",
-        numbers={"pairs, 4 times the text": times, "nats above dense": vars(gap)},
-        findings=[
-            exact(at_most("pairs for 4 times the text grow 4 times", times, 4.0)),
-            at_most("its loss is within 0.02 nats of dense", gap, 0.02),
-            surely_at_least("it finds at least 30 in 100 needles more than windows do", more, 0.3),
-        ],
-        control="windows in all layers, tuned alike", premise=misses(found),
-    )  # fmt: skip
+    linear = at_most("pairs for 4 times the text grow 4 times", times, 4.0)
+    return beside_dense(found, "longnet", linear, **{"pairs, 4 times the text": times})
 
 
 ROWS = {

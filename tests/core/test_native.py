@@ -5,26 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.kinds import every_kind, needs_compiler  # noqa: F401
 
-from lengthwise.core import built, native, operators
+from lengthwise.core import built, native
 from lengthwise.core.attention import attend, attend_blocks
 from lengthwise.core.attention.decode import decode
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.regions import Region
 from lengthwise.core.rotary import Rotary
-
-KINDS = [kind for kind in built.kinds()[0] if built.library(kind)[0] is not None]
-needs_compiler = pytest.mark.skipif(not KINDS, reason="no C compiler or no AVX2")
-
-
-@pytest.fixture(autouse=True, params=KINDS or [None], ids=lambda kind: kind and kind.title)
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """Every kind of code that this processor runs, as if it had no wider one."""
-    if request.param is not None:
-        monkeypatch.setattr(built, "kinds", lambda: (KINDS[KINDS.index(request.param) :], ""))
-    operators.serving.cache_clear()
-    yield request.param
-    operators.serving.cache_clear()
 
 
 def draw(b: int, h: int, kv: int, keys: int, d: int = 64, e: int = 64) -> list[torch.Tensor]:

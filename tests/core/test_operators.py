@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from tests.kinds import needs_compiler
 from torch import Tensor
 
 import lengthwise as lw
@@ -16,10 +17,6 @@ from lengthwise.core.attention.decode import decode
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.regions import Region
 from lengthwise.testing.models import tiny_model
-
-needs_code = pytest.mark.skipif(
-    not any(built.library(kind)[0] for kind in built.kinds()[0]), reason="no C compiler or no AVX2"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +48,7 @@ def step_arguments(dtype: torch.dtype, d: int, two: bool) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-@needs_code
+@needs_compiler
 def test_opcheck() -> None:
     """Schema, what is changed, shapes without numbers, and gradients, of every operator."""
     for dtype in native.STEPS:
@@ -74,7 +71,7 @@ def compiled(function: Callable[..., object]) -> Callable[..., object]:
     return torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=False)
 
 
-@needs_code
+@needs_compiler
 def test_a_whole_graph_has_the_same_bits() -> None:
     """Through the questions who takes it, and with the gradient of a rotation."""
     q, k, v, weights = draw(2, 4, 3, 32), draw(2, 2, 9, 32), draw(2, 2, 9, 32, seed=1), draw(32)
@@ -106,7 +103,7 @@ def test_a_whole_graph_has_the_same_bits() -> None:
     assert torch.equal(*grads)
 
 
-@needs_code
+@needs_compiler
 def test_a_whole_graph_fills_the_room_of_a_token() -> None:
     for two in (False, True):
         rooms = []
@@ -126,7 +123,7 @@ def called(model: torch.nn.Module) -> dict[str, int]:
     return {key: count for key, count in found.items() if key.startswith("lengthwise::")}
 
 
-@needs_code
+@needs_compiler
 def test_a_profiler_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = lw.adapt(tiny_model("llama", head_dim=16))
     layers, found = model.config.num_hidden_layers, called(model)
@@ -139,7 +136,7 @@ def test_a_profiler_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
     operators.serving.cache_clear()
 
 
-@needs_code
+@needs_compiler
 def test_threads_that_call_at_once() -> None:
     arguments = [step_arguments(torch.float32, 32, two) for two in (False, True) * 4]
     alone = [operators.step(*step_arguments(torch.float32, 32, two)) for two in (False, True) * 4]
@@ -157,7 +154,7 @@ def test_threads_that_call_at_once() -> None:
     assert same == [True] * 8
 
 
-@needs_code
+@needs_compiler
 def test_what_the_code_cannot_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the operators themselves, that anybody may call."""
     q, (cos, sin) = draw(1, 2, 3, 16), circle(3, 8)

@@ -1,18 +1,17 @@
 """The short way of one token says what the long one does, and is taken where it should be."""
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
+from tests.kinds import every_kind  # noqa: F401
 
 import lengthwise as lw
-from lengthwise.core import built, native, operators
+from lengthwise.core import native
 from lengthwise.extend import quick
 from lengthwise.extend.engine import Engine
 from lengthwise.testing.models import VOCABULARY, tiny_model
 
-KINDS = [kind for kind in built.kinds()[0] if built.library(kind)[0] is not None]
 PLAIN: dict[str, dict[str, object]] = {
     "llama": {"head_dim": 16},
     "mistral": {"head_dim": 32},  # a window everywhere
@@ -30,16 +29,6 @@ METHODS = {
     "factor": (lw.YaRN(factor=4.0),),
     "drawn in": (lw.PI(factor=2.0),),
 }
-
-
-@pytest.fixture(autouse=True, params=KINDS or [None], ids=lambda kind: kind and kind.title)
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """Every kind of code that this processor runs, as if it had no wider one."""
-    if request.param is not None:
-        monkeypatch.setattr(built, "kinds", lambda: (KINDS[KINDS.index(request.param) :], ""))
-    operators.serving.cache_clear()
-    yield request.param
-    operators.serving.cache_clear()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.fuzz.trying import Case, Ended, answer, main
+from tests.fuzz.trying import Case, Ended, answer, main, reading
 
 FILES = (
     "config.json", "config.json", "config.json", "tokenizer.json", "tokenizer.json",
@@ -119,23 +119,10 @@ def damage_json(value: Any, kind: str, rng: random.Random) -> tuple[bytes, str]:
 
 def command(model: Path, folder: Path, rng: random.Random) -> list[str]:
     """One that reads the checkpoint."""
-    text, out = folder / "text.txt", folder / "out"
-    run = ["run", model, "--prompt-file", text, "--max-new-tokens", 3]
-    words: list[object] = rng.choice(
-        [
-            run,
-            run,
-            [*run, "-m", "yarn:factor=8"],
-            ["extend", model, "-o", out, "-m", "pi:factor=2"],
-            ["extend", model, "-o", out, "-m", "selfextend:group=2,window=16"],
-            ["plan", model, "--device", "h100"],
-            ["plan", model, "--device", "h100", "--train"],
-            ["pack", text, "-o", out, "--capacity", 64, "--tokenizer", model, "--workers", 1],
-            ["probe", "context", model, "--contexts", "8,16", "--places", 2, "--block", 4,
-             "--text", text],
-            ["measure", model, "-o", out, "--lengths", 32, "--suite", "loss", "--text", text],
-        ]
-    )  # fmt: skip
+    lines = reading(model, folder)
+    pi = ["extend", model, "-o", folder / "out", "-m", "pi:factor=2"]
+    train = ["plan", model, "--device", "h100", "--train"]
+    words = rng.choice([*lines, lines[0], pi, train])
     return [str(word) for word in words]
 
 

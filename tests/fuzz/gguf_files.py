@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 import gguf
 import numpy as np
-from tests.fuzz.trying import Case, Ended, answer, main
+from tests.fuzz.trying import Case, Ended, answer, main, reading
 
 MEMORY = 16 << 30  # bytes of address space
 NUMBERS = (0, 1, 2, 3, 7, 9, 31, 255, 2**16, 2**31 - 1, 2**32 - 1, 2**33, 2**62, 2**64 - 1)
@@ -99,22 +99,8 @@ def _lie(part: np.ndarray, rng: random.Random) -> bytes:
 
 def command(model: Path, folder: Path, rng: random.Random) -> list[str]:
     """One that reads the file."""
-    text, out = folder / "text.txt", folder / "out"
-    run = ["run", model, "--prompt-file", text, "--max-new-tokens", 3]
-    words: list[object] = rng.choice(
-        [
-            run,
-            [*run, "-m", "yarn:factor=8"],
-            ["convert", model, "-o", out],
-            ["convert", model, "-o", out],
-            ["extend", model, "-o", out, "-m", "selfextend:group=2,window=16"],
-            ["plan", model, "--device", "h100"],
-            ["pack", text, "-o", out, "--capacity", 64, "--tokenizer", model, "--workers", 1],
-            ["probe", "context", model, "--contexts", "8,16", "--places", 2, "--block", 4,
-             "--text", text],
-            ["measure", model, "-o", out, "--lengths", 32, "--suite", "loss", "--text", text],
-        ]
-    )  # fmt: skip
+    convert = ["convert", model, "-o", folder / "out"]
+    words = rng.choice([*reading(model, folder), convert, convert])
     return [str(word) for word in words]
 
 

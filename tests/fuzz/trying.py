@@ -49,6 +49,22 @@ def answer(words: list[str]) -> Ended:
     return done.exit_code, done.stderr
 
 
+def reading(model: Path, folder: Path) -> list[list[object]]:
+    """Command lines that read a model, a text beside it, and write to `folder`/out."""
+    text, out = folder / "text.txt", folder / "out"
+    run = ["run", model, "--prompt-file", text, "--max-new-tokens", 3]
+    return [
+        run,
+        [*run, "-m", "yarn:factor=8"],
+        ["extend", model, "-o", out, "-m", "selfextend:group=2,window=16"],
+        ["plan", model, "--device", "h100"],
+        ["pack", text, "-o", out, "--capacity", 64, "--tokenizer", model, "--workers", 1],
+        ["probe", "context", model, "--contexts", "8,16", "--places", 2, "--block", 4,
+         "--text", text],
+        ["measure", model, "-o", out, "--lengths", 32, "--suite", "loss", "--text", text],
+    ]  # fmt: skip
+
+
 def fault(status: int | str, said: str) -> str:
     """What is wrong with an answer; nothing if it is as it should be."""
     if status not in ALLOWED:
