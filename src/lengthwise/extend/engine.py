@@ -164,13 +164,14 @@ class Engine:
         if start is None or step.order is not None or step.segments is not None:
             return None
         key = (plan.kind, start // AHEAD)
-        if key not in self._quicks:
-            if len(self._quicks) >= REMEMBERED:
-                self._quicks = {}
+        known = self._quicks  # another thread may put a new one in its place meanwhile
+        if key not in known:
+            if len(known) >= REMEMBERED:
+                known = self._quicks = {}
             first = start // AHEAD * AHEAD
             rotary = self._rotary(plan, step) if plan.stays else None
-            self._quicks[key] = quick(plan, rotary, first) if plan.stays else None
-        return self._quicks[key]
+            known[key] = quick(plan, rotary, first) if plan.stays else None
+        return known[key]
 
     def _attend(
         self,
