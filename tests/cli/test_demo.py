@@ -79,6 +79,16 @@ def test_a_finished_demo_begins_anew_and_an_interrupted_one_goes_on(
     assert "are there already" not in call("demo")[2]
 
 
+def test_what_a_demo_refuses_to_replace_it_replaces_when_told(small: Path, call: Call) -> None:
+    small.mkdir()
+    (small / RESULTS).write_text('{"a": 1}\n', encoding="utf-8")
+    status, _, said = call("demo")
+    assert status == 2 and said.endswith("choose another directory or add --force\n")
+    assert (small / RESULTS).read_text(encoding="utf-8") == '{"a": 1}\n'
+    assert call("demo", "--force")[0] == 0
+    assert Results.load(small / RESULTS).finished
+
+
 def test_an_older_format_counts_as_finished(tmp_path: Path) -> None:
     file = tmp_path / RESULTS
     cells = {Cell("plain", "loss", 64)}

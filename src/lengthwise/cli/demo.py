@@ -36,9 +36,12 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The directory for the report.")
     ] = Path("lengthwise-demo"),
+    force: Annotated[
+        bool, typer.Option("--force", help="Show it anew, in place of what is there.")
+    ] = False,
 ) -> None:
     """Show the bundled model at 16 times its window, in three minutes, without a network."""
-    check_folder(output, force=False)
+    check_folder(output, force)
 
     from lengthwise.cli.inputs import open_model, read_methods
     from lengthwise.measure import Cell, LocalReader, Loss, Passkey, Speed, Suite
@@ -66,7 +69,7 @@ def demo(
         text=text,
         folder=output,
         command="lengthwise demo",
-        begin_anew=is_complete(output / RESULTS, cells),
+        begin_anew=force or is_complete(output / RESULTS, cells),
     )
 
 
