@@ -33,6 +33,7 @@ METHODS = {
     "H2O": "h2o:heavy=64,recent=64,every=32", "TOVA": "tova:tokens=128,every=32",
     "AdaKV": "adakv:tokens=128,recent=16,every=32",
     "Chelsea": "chelsea:tokens=128,recent=32,chunk=32,every=32", "FullStore": "fullstore",
+    "KeyDiff": "keydiff:tokens=128,recent=16,every=32",
     "PyramidKV": "pyramidkv:tokens=128,recent=16,every=32",
     "SirLLM": "sirllm:tokens=128,recent=32,every=32",
     "SnapKV": "snapkv:tokens=128,recent=16,every=32",

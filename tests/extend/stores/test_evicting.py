@@ -20,11 +20,12 @@ def kept_by_hand(choose, budget, every, recent, shared, sinks=0):
 
     Args:
         choose: From (weights of one KV head's queries so far `[heads, i + 1, i + 1]`, the tokens
-            held, i) to a score for each of them.
+            held, i, its keys where they are stored) to a score for each of them.
     """
 
     def pages(bench, axes, tensors):
         scores, seen = bench.scores_by_hand(axes, tensors)
+        keys = turned_by_hand(bench, axes, tensors[1].double())
         rows, heads, length, _ = scores.shape
         group = heads // bench.kv_heads
         groups = [range(h, h + group) for h in range(0, heads, group)]
@@ -39,7 +40,7 @@ def kept_by_hand(choose, budget, every, recent, shared, sinks=0):
                     read[row, mine.start : mine.stop, i, held] = True
                     weights[:, i, shown] = softmax(bench, scores[row], mine, i, shown)
                     if (i + 1) % every == 0 and len(held) > budget:
-                        worth = choose(weights, held, i)
+                        worth = choose(weights, held, i, keys[row, mine.start // group])
                         safe = [j for j in held if j < sinks or j > i - recent]
                         old = [j for j in held if j not in safe]
                         best = sorted(old, key=lambda j: -worth[held.index(j)])
@@ -54,16 +55,29 @@ def softmax(bench, scores, heads, i, keys):
     return bench.softmax(scores[heads.start : heads.stop, i : i + 1, keys], heads)[:, 0]
 
 
-def last_query(weights, held, i):
+def turned_by_hand(bench, axes, keys):
+    """Keys turned by their own positions, as complex numbers side by side with what passes."""
+    angles = torch.arange(keys.shape[2])[:, None] * bench.angles(axes, keys.shape[2])[0]
+    turned = torch.complex(*bench.pairs(keys)) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([turned.real, turned.imag, keys[..., bench.rotary_dim :]], dim=-1)
+
+
+def unlike(weights, held, i, keys):
+    directions = [keys[j] / keys[j].norm() for j in held]
+    mean = sum(directions) / len(held)
+    return [float(-(one @ mean)) for one in directions]
+
+
+def last_query(weights, held, i, keys):
     return weights[:, i, held].sum(0).tolist()
 
 
-def all_queries(weights, held, i):
+def all_queries(weights, held, i, keys):
     return weights[:, : i + 1, held].sum((0, 1)).tolist()
 
 
 def window(recent, kernel):
-    def choose(weights, held, i):
+    def choose(weights, held, i, keys=None):
         mass = weights[:, max(0, i - recent + 1) : i + 1, held].sum((0, 1)).tolist()
         half = kernel // 2
         return [sum(mass[max(0, n - half) : n + half + 1]) / kernel for n in range(len(mass))]
@@ -121,6 +135,13 @@ CASES = [
         9,
         (lw.H2O(heavy=30, recent=10, every=3),),
         pages=kept_by_hand(all_queries, 9, 3, 4, False),
+        except_for=DATA,
+    ),
+    Case(
+        (lw.KeyDiff(tokens=9, every=4),),
+        9,
+        (lw.KeyDiff(tokens=40, every=4),),
+        pages=kept_by_hand(unlike, 9, 4, 0, False),
         except_for=DATA,
     ),
     Case(
@@ -333,6 +354,7 @@ def test_numbers_out_of_range():
     for make, words in (
         (lambda: lw.TOVA(tokens=1), "TOVA: tokens must be a whole number of at least 2, got 1"),
         (lambda: lw.H2O(heavy=0), "H2O: heavy must be"),
+        (lambda: lw.KeyDiff(4, recent=4), "KeyDiff: tokens must be a whole number of at least 5"),
         (lambda: lw.SnapKV(kernel=4), "SnapKV: kernel must be odd, got 4"),
         (lambda: lw.SnapKV(recent=300), "SnapKV: recent must be at most every=256, got 300"),
     ):

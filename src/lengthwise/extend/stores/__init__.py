@@ -4,6 +4,7 @@ from lengthwise.extend.stores.adakv import AdaKV
 from lengthwise.extend.stores.chelsea import Chelsea
 from lengthwise.extend.stores.full import FullStore
 from lengthwise.extend.stores.h2o import H2O
+from lengthwise.extend.stores.keydiff import KeyDiff
 from lengthwise.extend.stores.prefixkv import PrefixKV
 from lengthwise.extend.stores.pyramidkv import PyramidKV
 from lengthwise.extend.stores.sirllm import SirLLM
@@ -17,6 +18,7 @@ __all__ = [
     "AdaKV",
     "Chelsea",
     "FullStore",
+    "KeyDiff",
     "PrefixKV",
     "PyramidKV",
     "SirLLM",
