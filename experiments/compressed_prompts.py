@@ -1,7 +1,8 @@
-"""Prompts whose keys are dropped once, at their end: does the bundled model still answer?
+"""Prompts whose keys are dropped once, at their end: does the model still answer?
 
-    python experiments/compressed_prompts.py                 all claims
+    python experiments/compressed_prompts.py                 all claims, on the bundled model
     python experiments/compressed_prompts.py --only snapkv   one of them
+    python experiments/compressed_prompts.py --only adakv --model smollm2
 
 SnapKV and its kin keep a few keys of a prompt: those that its last queries, or all of them,
 attended to. Here that happens once, when a prompt of about 500 tokens has been read, as in papers:
@@ -28,7 +29,7 @@ from lengthwise.extend.method import Method
 from lengthwise.files import write_text
 from lengthwise.hf.weights import fingerprint
 from lengthwise.lab import evidence
-from lengthwise.lab.claims import claims
+from lengthwise.lab.claims import Claim, claims
 from lengthwise.lab.evidence import Evidence, Finding, at_least, at_most, share
 from lengthwise.measure.engines.greedy import with_answers
 from lengthwise.measure.engines.reading import first_token
@@ -50,12 +51,18 @@ class Run:
 
     Args:
         folder: Where measurements are kept.
+        name: `demo`, or a name of experiments/real_models.py, which is read in bfloat16.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "demo") -> None:
         self.model: PreTrainedModel
         self.tokenizer: PreTrainedTokenizerBase
-        self.model, self.tokenizer = lw.load("demo", dtype=torch.float32)
+        self.name, where, dtype = name, name, torch.float32
+        if name in evidence.REAL:
+            from real_models import get
+
+            where, dtype = get(name), torch.bfloat16
+        self.model, self.tokenizer = lw.load(where, dtype=dtype)
         self.model.eval()
         self.folder, self.fingerprint = folder, fingerprint(self.model)
         texts = (held_out_text(), "\n".join(topics.topics.values()))
@@ -66,6 +73,17 @@ class Run:
         self.items = [item for items in built for item in items]
         self.allowance = self.items[0].allowance
         self.prompt = WINDOW - self.allowance
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What the file says of the model."""
+        trained = self.model.config.max_position_embeddings
+        return {"name": self.name, "fingerprint": self.fingerprint, "window": trained,
+                "dtype": str(self.model.dtype).removeprefix("torch.")}  # fmt: skip
+
+    def claim(self, name: str) -> Claim:
+        """The entry of a claim on this model."""
+        return claims()[f"extend/{name}" + f"@{self.name}" * (self.name != "demo")]
 
     def kept(self, name: str, measure: Callable[[], list[float]]) -> Tensor:
         """Numbers of a name, measured if they are not known."""
@@ -141,14 +159,14 @@ def made(
         ),
         *others,
     ]  # fmt: skip
-    numbers = shares(run, **{claims()[name].system: store}, StreamingLLM=control, **more)
+    numbers = shares(run, **{run.claim(name).system: store}, StreamingLLM=control, **more)
     numbers["full cache"] = {
         "nats": run.answers()[0].mean().item(),
         **share(run.answers()[1].sum().item(), ITEMS),
     }
     return evidence.of(
-        claims()[name],
-        model={"name": "demo", "fingerprint": run.fingerprint, "window": WINDOW},
+        run.claim(name),
+        model=run.about,
         items={"texts": 2, "passkeys": ITEMS},
         numbers=numbers,
         findings=findings,
@@ -167,7 +185,7 @@ def snapkv(run: Run) -> Evidence:
         "nats by which its answers lose to those of the full cache",
         mean(run.answers(store)[0] - run.answers()[0]), 0.1,
     )  # fmt: skip
-    return made(run, "extend/snapkv", store, KEYS, [near])
+    return made(run, "snapkv", store, KEYS, [near])
 
 
 def beside_snapkv(run: Run, name: str, store: lw.SnapKV, **more: Method) -> Evidence:
@@ -183,12 +201,12 @@ def beside_snapkv(run: Run, name: str, store: lw.SnapKV, **more: Method) -> Evid
 def pyramidkv(run: Run) -> Evidence:
     store = lw.PyramidKV(tokens=FEW, recent=RECENT, every=run.prompt)
     gentle = replace(store, slope=2.0)
-    return beside_snapkv(run, "extend/pyramidkv", store, **{"PyramidKV, slope 2": gentle})
+    return beside_snapkv(run, "pyramidkv", store, **{"PyramidKV, slope 2": gentle})
 
 
 def adakv(run: Run) -> Evidence:
     store = lw.AdaKV(tokens=FEW, recent=RECENT, every=run.prompt)
-    return beside_snapkv(run, "extend/adakv", store)
+    return beside_snapkv(run, "adakv", store)
 
 
 def prefixkv(run: Run) -> Evidence:
@@ -211,8 +229,8 @@ def prefixkv(run: Run) -> Evidence:
     stores = [lw.PrefixKV(one, every=PROMPT) for one in (equal, budgets)]
     full, even, uneven = run.loss_behind(), *(run.loss_behind(store) for store in stores)
     return evidence.of(
-        claims()["extend/prefixkv"],
-        model={"name": "demo", "fingerprint": run.fingerprint, "window": WINDOW},
+        run.claim("prefixkv"),
+        model=run.about,
         items={"texts": TEXTS},
         numbers={
             "budgets": list(budgets),
@@ -247,9 +265,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=CLAIMS, nargs="+", default=[*CLAIMS])
     parser.add_argument("--evidence", type=Path, default=Path("evidence"))
+    parser.add_argument("--model", choices=("demo", "smollm2"), default="demo")
     parser.add_argument("--runs", type=Path, default=Path("runs/compressed"))
     args = parser.parse_args()
-    run = Run(args.runs)
+    run = Run(args.runs, args.model)
     for name in args.only:
         found = CLAIMS[name](run)
         evidence.write(args.evidence, found)

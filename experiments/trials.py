@@ -29,6 +29,7 @@ W = 512  # the bundled model's window
 BENCHES = {
     "bundled": Bench("demo", texts=8, length=4 * W),
     "bundled8": Bench("demo", texts=8, length=8 * W),
+    "bundled16": Bench("demo", texts=8, length=16 * W),
     "smollm2": Bench("smollm2", texts=20, length=640, dtype="bfloat16", window=64),
     "bundled1": Bench("demo", texts=20, length=W, inside=False),
     "smollm2short": Bench("smollm2", texts=20, length=256, dtype="bfloat16", inside=False),
@@ -112,6 +113,35 @@ def keeps(bench: str, name: str, spec: str, keys: int, *more: Judge) -> Trial:
     )  # fmt: skip
 
 
+def heavy(bench: str, spec: str, keys: int) -> Trial:
+    """Heavy hitters beside the newest keys alone; StreamingLLM's numbers stand in the file."""
+    length = BENCHES[bench].length
+    span = length // 2, length
+    return trial(
+        bench,
+        {PLAIN: "", "the newest alone": f"slidingwindow:window={keys}",
+         "StreamingLLM": f"streamingllm:sinks=4,window={keys - 4}", "H2O": spec},
+        "a window of no fewer keys, the newest alone",
+        worse("the newest alone", PLAIN, *span), below("H2O", "the newest alone", *span),
+    )  # fmt: skip
+
+
+def recalls(name: str, spec: str, length: int = 16 * W) -> Trial:
+    """What is far away is looked up: passkeys that a window of as long as the model's own loses."""
+    return trial(
+        "bundled16", {"a window": f"slidingwindow:window={W}", name: spec},
+        "a sliding window of the model's length", misses("a window", length),
+        finds(name, length, 0.8), more(name, "a window", length),
+        passkeys=(length,), loss=False,
+    )  # fmt: skip
+
+
+def more(name: str, other: str, length: int, by: float = 0.05) -> Judge:
+    """That more passkeys are found than by another on the same items."""
+    words = f"the share of passkeys found in {length:,} tokens beyond that of {other}"
+    return lambda f: at_least(words, f.more(name, other, length), by, against=other)
+
+
 def constant(name: str) -> Judge:
     """That the second half of a piece adds nothing to the cache."""
     words = "bytes that the second half of a piece adds to its cache"
@@ -133,8 +163,8 @@ TRIALS = {
     "extend/gali@bundled": extends(
         "GALI", "gali:trained=512,window=128,factor=16", 8, tax=0.01
     ),
-    "extend/h2o": keeps("smollm2short", "H2O", "h2o:heavy=14,recent=14,every=4", 32),
-    "extend/h2o@bundled": keeps("bundled1", "H2O", "h2o:heavy=28,recent=28,every=8", 64),
+    "extend/h2o": heavy("smollm2short", "h2o:heavy=14,recent=14,every=4", 32),
+    "extend/h2o@bundled": heavy("bundled1", "h2o:heavy=28,recent=28,every=8", 64),
     "extend/tova": keeps("smollm2short", "TOVA", "tova:tokens=28,every=4", 32),
     "extend/tova@bundled": keeps("bundled1", "TOVA", "tova:tokens=56,every=8", 64),
     "extend/chelsea": keeps(
@@ -144,6 +174,35 @@ TRIALS = {
     "extend/chelsea@bundled": keeps(
         "bundled1", "Chelsea", "chelsea:tokens=56,recent=28,chunk=16,every=8", 64,
         flat("Chelsea", 256, 512, 0.1, PLAIN),
+    ),
+    "extend/ntk@bundled": trial(
+        "bundled", {PLAIN: "", "PI": "pi:factor=4", "NTK": "ntk:factor=16"}, "plain attention",
+        worse(PLAIN, "NTK", 1024, 2048, 0.2),
+        flat("NTK", 1024, 2048, 0.2), below("NTK", "PI", 1024, 2048),
+    ),
+    "extend/dynamicntk@bundled": trial(
+        "bundled", {PLAIN: "", "DynamicNTK": "dynamicntk"}, "plain attention",
+        worse(PLAIN, "DynamicNTK", 512, 1024, 0.2),
+        flat("DynamicNTK", 512, 1024, 0.2), flat("DynamicNTK", 0, 512, 0.01, PLAIN),
+    ),
+    "extend/logtemperature@bundled": trial(
+        "bundled", {PLAIN: "", "LogTemperature": "logtemperature"}, "plain attention",
+        worse(PLAIN, REFERENCE, 1024, 2048, 0.2),
+        below("LogTemperature", PLAIN, 1024, 2048),
+        flat("LogTemperature", 0, 512, 0.01, PLAIN),
+    ),
+    "extend/infllm@bundled": recalls(
+        "InfLLM", "infllm:pages=8,page_size=32,sinks=4,window=256"
+    ),
+    "extend/longheads@bundled": recalls("LongHeads", "longheads:chunks=8,chunk=64"),
+    "extend/longcache@bundled": recalls("LongCache", "longcache"),
+    "extend/sirllm@bundled": trial(
+        "bundled8",
+        {PLAIN: "", "StreamingLLM": "streamingllm:sinks=4,window=380",
+         "SirLLM": "sirllm:tokens=384,recent=128,every=128"},
+        "StreamingLLM, which holds as many keys", misses("StreamingLLM", 2048),
+        flat("SirLLM", 2048, 4096, 0.2), more("SirLLM", "StreamingLLM", 2048),
+        constant("SirLLM"), passkeys=(2048,), caches=True,
     ),
 }  # fmt: skip
 
