@@ -343,6 +343,51 @@ def test_a_fork_answers_a_second_question_about_the_same_text():
                 assert torch.equal(one, read(model, question, fresh)), (family, methods)
 
 
+def storages(cache):
+    held = (t for layer in cache.layers for b in layer.state.store.buffers for t in b.tensors())
+    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
+
+
+def test_forks_share_what_is_held():
+    model = adapted("llama").double()
+    text, more = tokens(2, 300), tokens(2, 9, seed=1)
+    cache = lw.new_cache(model)
+    read(model, text, cache)
+    before = storages(cache)
+    forks = [cache.fork() for _ in range(20)]
+    assert all(storages(fork) == before for fork in forks)
+    out = [[], [], []]
+    three = (cache, forks[0], forks[0].fork())
+    questions = [torch.cat([more[:, at:], more[:, :at]], 1) for at in (0, 3, 6)]
+    for low, high in ((0, 1), (1, 2), (2, 7), (7, 8), (8, 9)):
+        for which, question in enumerate(questions):
+            out[which].append(read(model, question[:, low:high], three[which]))
+    for question, got in zip(questions, out, strict=True):
+        want = read(model, torch.cat([text, question], 1), None)[:, -9:]
+        torch.testing.assert_close(torch.cat(got, 1), want, atol=1e-12, rtol=0)
+    # Nobody wrote to what the others hold, and each has allocated its own tokens alone.
+    assert storages(forks[1]) == before
+    for one in three:
+        own = {k: v for k, v in storages(one).items() if k not in before}
+        assert before.items() <= storages(one).items()
+        assert sum(own.values()) <= sum(before.values()) * 128 / 300
+    # What is taken back, hidden or reordered in one stays in the others.
+    forks[2].crop(-50)
+    hidden = torch.ones(2, 309, dtype=torch.long)
+    hidden[0, 280:300] = 0
+    at = (hidden.cumsum(1) - 1)[:, 300:]
+    padded = read(model, more, forks[3], hidden, position_ids=at)
+    real = torch.cat([text[:1, :280], more[:1]], 1)
+    want = read(model, real, None)[:, -9:]
+    torch.testing.assert_close(padded[:1], want, atol=1e-12, rtol=0)
+    forks[4].reorder_cache(torch.tensor([1, 0]))
+    read(model, more, forks[4])
+    read(model, more, forks[2])
+    want = read(model, torch.cat([text, more], 1), None)[:, -9:]
+    for fork in forks[1], forks[5]:
+        torch.testing.assert_close(read(model, more, fork), want, atol=1e-12, rtol=0)
+
+
 def test_copies_of_a_model_and_casts_go_on_by_themselves():
     """Rotations that were worked out before a cast or a copy do not stand in its way."""
     ids = tokens(2, 30)
@@ -378,7 +423,7 @@ def test_a_cache_copied_along_with_its_model_belongs_to_the_copy():
 
 def test_what_cannot_be_copied_says_so():
     cache = lw.new_cache(adapted("llama"))
-    assert "use copy.deepcopy(cache)" in refusal(lambda: copy.copy(cache))
+    assert "or copy.deepcopy(cache)" in refusal(lambda: copy.copy(cache))
     for save in (pickle.dumps, lambda x: torch.save(x, io.BytesIO())):
         assert "fork it with copy.deepcopy" in refusal(lambda: save(cache))  # noqa: B023
 

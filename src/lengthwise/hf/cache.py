@@ -109,7 +109,7 @@ class Owner(Protocol):
 class LengthwiseCache(Cache):
     """Pass it as transformers' cache; `generate` and a plain forward make one by themselves.
 
-    `copy.deepcopy` forks it: copies go on by themselves, on the same model.
+    `fork` copies it: copies go on by themselves, on the same model.
 
     Args:
         states: One memory per layer.
@@ -319,6 +319,14 @@ class LengthwiseCache(Cache):
         """Refused: a fresh cache is as cheap."""
         raise ValueError("this cache cannot be reset; take a new one: lengthwise.new_cache(model)")
 
+    def fork(self) -> "LengthwiseCache":
+        """A copy that goes on by itself, as `copy.deepcopy`: for many questions about one text.
+
+        Layers that keep everything share with it what they hold, so that a fork costs no memory
+        until it reads on, and then only that of what it reads. Stores of a fixed budget are copied.
+        """
+        return copy.deepcopy(self)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "LengthwiseCache":
         """A cache for the same model, or for its copy where that was copied along before."""
         self.settle()
@@ -332,7 +340,7 @@ class LengthwiseCache(Cache):
     def __copy__(self) -> NoReturn:
         raise ValueError(
             "a shallow copy of this cache would share its keys and be overwritten by the other; "
-            "use copy.deepcopy(cache)"
+            "use cache.fork(), or copy.deepcopy(cache)"
         )
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -342,6 +350,8 @@ class LengthwiseCache(Cache):
         )
 
     def bytes(self) -> int:
-        """Bytes allocated for keys, values, positions and summaries, over all layers."""
+        """Bytes allocated for keys, values, positions and summaries, over all layers; what it
+        shares with forks too.
+        """
         beside = 0 if self.predictor is None else self.predictor.nbytes
         return beside + sum(layer.state.bytes() for layer in self.layers)

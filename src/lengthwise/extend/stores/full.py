@@ -1,8 +1,9 @@
 """Everything is kept: the identity of the store axis."""
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def growth(held: int, coming: int) -> int:
 
 @dataclass
 class _Buffer:
-    """One allocation; slots from `used` on are free."""
+    """One allocation; slots from `used` on are free, but where copies of the cache share it."""
 
     keys: Tensor
     values: Tensor
@@ -59,6 +60,11 @@ class _Buffer:
     segments: Tensor | None
     start: int | None
     used: int = 0
+    shared: bool = False
+
+    @property
+    def full(self) -> bool:
+        return self.shared or self.used == self.keys.shape[2]
 
     def block(self) -> KeyBlock:
         whole = KeyBlock(self.keys, self.values, self.positions, self.segments, self.start)
@@ -94,7 +100,7 @@ class FullState(StoreState):
         if not runs:
             return None
         keys, values, first, used, start = runs[-1]
-        if start + used != position or used == keys.shape[2]:
+        if start + used != position or self.buffers[-1].full:
             return None
         runs[-1] = Run(keys, values, first, used + 1, start)
         return Room(keys, values, self.buffers[-1].positions, used, runs)
@@ -107,7 +113,7 @@ class FullState(StoreState):
         done, total = 0, len(new)
         while done < total:
             last = self.buffers[-1] if self.buffers else None
-            if last is None or last.used == last.keys.shape[2]:
+            if last is None or last.full:
                 last = self._grow(new if done == 0 else new.slots(done, total))
             count = min(total - done, last.keys.shape[2] - last.used)
             piece = new if count == total else new.slots(done, done + count)
@@ -125,7 +131,9 @@ class FullState(StoreState):
             done += count
 
     def _grow(self, coming: KeyBlock) -> _Buffer:
-        last = self.buffers[-1] if self.buffers and self.buffers[-1].used <= MOST else None
+        last = self.buffers[-1] if self.buffers else None
+        if last is not None and last.used > (FEWEST if last.shared else MOST):
+            last = None
         size = growth(self.held, len(coming)) + (0 if last is None else last.used)
         b, kv, _, d = coming.keys.shape
         heads = coming.positions.shape[1]
@@ -186,6 +194,15 @@ class FullState(StoreState):
             buffer.positions = buffer.positions.index_select(0, index)
             if buffer.segments is not None:
                 buffer.segments = buffer.segments.index_select(0, index)
+            buffer.shared = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FullState":
+        """Shares what is held, however long; what comes is written elsewhere from now on."""
+        for buffer in self.buffers:
+            buffer.shared = True
+        memo[id(self)] = fork = copy.copy(self)
+        fork.buffers = [replace(buffer) for buffer in self.buffers]
+        return fork
 
     def crop(self, tokens: int) -> None:
         while tokens and self.buffers:
@@ -205,6 +222,8 @@ class FullState(StoreState):
         for buffer in self.buffers:
             mine = hidden[:, None, at : at + buffer.used]
             if bool(mine.any()):
+                if buffer.shared:
+                    buffer.positions = buffer.positions.clone()
                 buffer.positions[:, :, : buffer.used].masked_fill_(mine, -1)
                 buffer.start = None
             at += buffer.used
