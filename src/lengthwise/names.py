@@ -129,3 +129,6 @@ def suite_names(words: str) -> list[str]:
 
 # Of the study of extension methods; the loss of a task's right answers is `answer of` that task.
 PERPLEXITY, NEEDLE, ANSWER = "perplexity", "needle", "answer of "
+
+# Strategies that ask and look into no model, so that a server can be asked too.
+ASKING = ("ChainOfAgents", "JRT", "Truncation")

@@ -13,6 +13,7 @@ ROOMS = {
     "tasks": "lengthwise.measure.tasks",
     "published": "lengthwise.measure.published",
     "probes": "lengthwise.measure.probes",
+    "strategies": "lengthwise.measure.strategies",
     "packers": "lengthwise.train.data.packers",
     "tuning": "lengthwise.train.tuning",
     "patterns": "lengthwise.train.patterns",

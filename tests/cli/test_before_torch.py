@@ -118,6 +118,10 @@ compare {full}
 compare {old}
 compare {old} --threshold 2
 measure {model} -o {out} --lengths 512,..4x
+measure {model} -o {out} --suite quick --strategy xl4m
+measure {model} -o {out} --suite quick --strategy jrt:times=0
+measure http://127.0.0.1:9 -o {out} --suite quick --tokenizer {model} --strategy xl3m
+run {model} --prompt-file {text} --strategy jrt
 """
 
 SCRIPT = """

@@ -22,6 +22,7 @@ from lengthwise.cli.inputs import (
 )
 from lengthwise.cli.interrupt import STATUS, work_begins
 from lengthwise.cli.readers import Place, Server, check_reader, is_url, open_here, open_server
+from lengthwise.cli.strategies import check_strategies, with_strategies
 from lengthwise.files import check_writable, hold, leftovers
 from lengthwise.measure.run.options import settings
 from lengthwise.measure.run.own_copy import find_sets, left_out
@@ -31,6 +32,7 @@ from lengthwise.names import PUBLISHED, RESULTS, STANDARD, home_of, suite_names
 if TYPE_CHECKING:
     from lengthwise.extend.method import Method
     from lengthwise.measure import Cell, Reader, Results, Suite
+    from lengthwise.measure.strategies.base import Strategy
 
 REPORT = "report.html"
 UPTO, UPTO_OF_SERVER, STANDARD_LENGTHS = "..4x", "..1x", "1x,2x,4x,8x"
@@ -63,6 +65,10 @@ RAY_HELP = (
 )
 TOKENIZER_HELP = "The tokenizer of the server's model: a directory, or a name on the hub."
 SERVED_HELP = "The model, as the server names it [default: the only one]"
+STRATEGY_HELP = (
+    "Once for each way to put a prompt: truncation:window=2048, chainofagents … (lengthwise list "
+    "strategies); stands beside --method."
+)
 CHAT_HELP = (
     "Ask in the model's chat template, which counts towards the length; of a server by chat "
     "completions, beyond the exact length [default: where a model in this process has a template]"
@@ -108,6 +114,9 @@ def measure(
         list[str] | None,
         typer.Option("--method", "-m", metavar="METHOD", help=COMPARE_HELP, rich_help_panel=HERE),
     ] = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option(metavar="STRATEGY", help=STRATEGY_HELP)
+    ] = None,
     chunk: Annotated[
         int,
         typer.Option(metavar="N", min=1, max=MOST, help=CHUNK_HELP, rich_help_panel=HERE),
@@ -150,6 +159,7 @@ def measure(
     for name in names:
         settings(name)
     check_reader(context, model, names, server, place)
+    check_strategies(strategy or [], names, asked_only=is_url(model), ray=ray is not None)
     files = find_published(names, data, text)
     own = read_own(text)
     check_folder(output, force)
@@ -191,7 +201,8 @@ def measure(
         return chosen.lengths(found[0], window) if upto else found
 
     methods: Mapping[str, tuple[Method, ...]]
-    methods = {spec.strip(): read_methods([spec]) for spec in method or ["plain"]}
+    specs = method or ([] if strategy else ["plain"])
+    methods = {spec.strip(): read_methods([spec]) for spec in specs}
     reader: Reader
     if is_url(model):
         reader = open_server(model, server)
@@ -199,10 +210,11 @@ def measure(
     else:
         every_logit = "loss" in names
         reader, methods, tokens = open_here(model, methods, lengths_of, place, every_logit)
+    reader, ways = with_strategies(reader, methods, strategy or [])
     carry_out(
         reader,
         chosen,
-        methods,
+        ways,
         tokens,
         folder=output,
         command=shlex.join(["lengthwise", *context.obj]),
@@ -315,7 +327,7 @@ def check_folder(folder: Path, force: bool) -> None:
 def carry_out(
     reader: "Reader",
     suite: "Suite",
-    methods: "Mapping[str, Sequence[Method]]",
+    methods: "Mapping[str, Sequence[Method | Strategy]]",
     lengths: Sequence[int],
     *,
     folder: Path,

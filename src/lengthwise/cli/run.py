@@ -20,6 +20,7 @@ from lengthwise.cli.inputs import (
     say,
 )  # fmt: skip
 from lengthwise.cli.interrupt import work_begins
+from lengthwise.cli.strategies import answer_by, check_strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from lengthwise.extend.scores import ScoreEngine
 
 PROMPT_HELP = "A text in UTF-8; - is the standard input."
+STRATEGY_HELP = (
+    "Put the text and the question as chainofagents:window=2048 or another of `lengthwise list "
+    "strategies` does."
+)
 CHAT_HELP = "Whether to use the tokenizer's chat template [default: if it has one]"
 
 
@@ -42,6 +47,7 @@ def run(
     max_new_tokens: Annotated[
         int, typer.Option(metavar="N", min=1, max=MOST, help="Tokens of the answer, at most.")
     ] = 128,
+    strategy: Annotated[str, typer.Option(metavar="STRATEGY", help=STRATEGY_HELP)] = "",
     chunk: Chunk = 512,
     chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help=CHAT_HELP)] = None,
     device: Device = "",
@@ -54,6 +60,10 @@ def run(
     """
     text = read_text(prompt_file)
     check_inputs(model, method or [], dtype)
+    if strategy:
+        check_strategy(strategy)
+        if not question:
+            raise ValueError("--strategy puts a question to a text; add --question")
 
     from lengthwise.cli.inputs import check_changes_something, open_model, read_methods
 
@@ -70,6 +80,9 @@ def run(
         raise ValueError(f"{model} carries methods already; run it without --method")
     engine = binding_of(loaded).engine
     check_defaults(chosen, engine.geometry.window)
+    if strategy:
+        answer_by(strategy, loaded, tokenizer, text, question, max_new_tokens, chunk, chat)
+        return
     ids = encode(tokenizer, text, question, chat)
     length = ids.shape[1] + max_new_tokens
     check_changes_something(chosen, length)

@@ -17,6 +17,7 @@ from lengthwise.hf.loading import in_words
 
 WRAPPING = 1 << 20  # characters that a chat template may put around what was said
 ROOM = 1 << 30  # bytes that it may work with
+_MARK = "<|lengthwise-here|>"
 
 
 class Chat:
@@ -77,6 +78,41 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, content: str) -> list[int]:
         ValueError: If the template, which is a program of the checkpoint's, fails, says nothing, or
             makes gigabytes of a text.
     """
+    encoded: Any = tokenizer(
+        _in_template(tokenizer, content), add_special_tokens=False, verbose=False
+    )
+    if not encoded["input_ids"]:
+        raise _unusable(tokenizer, "it makes no token of a text")
+    return list(encoded["input_ids"])
+
+
+def around(
+    tokenizer: PreTrainedTokenizerBase, before: str, behind: str
+) -> tuple[list[int], list[int]]:
+    """The tokens that stand before and behind a text in a prompt, whatever the text is.
+
+    Args:
+        before, behind: What the prompt itself has there; a chat template adds its own.
+
+    Raises:
+        ValueError: A chat template that does not write what was said as it is.
+    """
+    if isinstance(tokenizer, Chat):
+        said = _in_template(tokenizer.inner, before + _MARK + behind)
+        if said.count(_MARK) != 1:
+            raise _unusable(tokenizer.inner, "it changes what is said")
+        ids: Any = tokenizer.inner(said.split(_MARK), add_special_tokens=False, verbose=False)
+        return list(ids["input_ids"][0]), list(ids["input_ids"][1])
+    rows: Any = tokenizer([behind], add_special_tokens=False, verbose=False)["input_ids"]
+    return encode_prompt(tokenizer, before), list(rows[0])
+
+
+def _in_template(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
+    """What a person says as the template writes it.
+
+    Raises:
+        ValueError: As `encode_chat`.
+    """
     said = [{"role": "user", "content": content}]
     try:
         with _at_most(ROOM + 16 * len(content)):
@@ -91,10 +127,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, content: str) -> list[int]:
         raise _unusable(
             tokenizer, f"it makes {len(text):,} characters of a text of {len(content):,}"
         )
-    encoded: Any = tokenizer(text, add_special_tokens=False, verbose=False)
-    if not encoded["input_ids"]:
-        raise _unusable(tokenizer, "it makes no token of a text")
-    return list(encoded["input_ids"])
+    return str(text)
 
 
 @contextmanager

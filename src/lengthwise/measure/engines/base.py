@@ -22,6 +22,7 @@ class Reply:
         peak: Bytes at the highest point, or None where the reader cannot tell.
         refused: Why there is no answer (too long for the server, out of memory), or "".
         again: Whether it is refused for now only, and may be answered when it is asked again.
+        read: Tokens of all prompts that it took, where that is not the item's own.
     """
 
     text: str
@@ -32,6 +33,7 @@ class Reply:
     peak: int | None = None
     refused: str = ""
     again: bool = False
+    read: int | None = None
 
 
 class Reader(Protocol):

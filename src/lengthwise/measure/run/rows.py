@@ -47,6 +47,7 @@ class ItemRow:
         shortcuts: What readers score who do not do the task, by what they do instead.
         parts: What the score is made of, or goes with.
         found: The score for the fact at each depth; empty where there is only that of the whole.
+        read: Tokens of all prompts of a strategy; None where the prompt was read as it is.
     """
 
     method: str
@@ -72,6 +73,7 @@ class ItemRow:
     shortcuts: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, float] = field(default_factory=dict)
     found: tuple[float, ...] = ()
+    read: int | None = None
 
     @property
     def cell(self) -> Cell:

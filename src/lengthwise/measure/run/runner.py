@@ -25,6 +25,8 @@ from lengthwise.measure.run.results import Results
 from lengthwise.measure.run.rows import REFERENCE, Cell, ItemRow, ReadingRow
 from lengthwise.measure.run.suites import Suite
 from lengthwise.measure.statistics.effective import verdict
+from lengthwise.measure.strategies.base import Strategy
+from lengthwise.measure.strategies.reader import StrategyReader
 from lengthwise.measure.tasks.base import Item, Reading, beside, token_count
 
 _ANSWER = 1000  # tokens whose reading takes about as long as writing an answer
@@ -35,8 +37,8 @@ _HEAD, _TAIL = 300, 900  # characters of a prompt that are kept
 class Adaptable(Protocol):
     """A reader whose model takes methods."""
 
-    def adapt(self, *methods: Method) -> None:
-        """Fit methods in, as `lengthwise.adapt` does."""
+    def adapt(self, *methods: Any) -> None:
+        """Fit methods in, as `lengthwise.adapt` does, or a strategy, as `StrategyReader` does."""
 
     def restore(self) -> None:
         """Take them out again."""
@@ -45,7 +47,7 @@ class Adaptable(Protocol):
 def measure(
     reader: Reader,
     suite: Suite,
-    methods: Mapping[str, Sequence[Method]],
+    methods: Mapping[str, Sequence[Method | Strategy]],
     lengths: Sequence[int],
     *,
     folder: Path,
@@ -61,8 +63,8 @@ def measure(
         reader: Answers, and is read with; one that is `Adaptable` is adapted to each method in
             turn.
         suite: Tasks that ask, and readings.
-        methods: From a name to the methods that `adapt` takes together; none is the plain model,
-            which is all that another reader can be.
+        methods: From a name to what `adapt` takes together, methods or, of a `StrategyReader`, a
+            strategy; none is the plain model, which is all that another reader can be.
         lengths: In tokens. Of a reading that tells of all shorter lengths the longest is read.
         folder: For the file of results. One that is there is continued, and may get more methods,
             tasks and lengths; everything else must be the same.
@@ -81,7 +83,8 @@ def measure(
         KeyboardInterrupt: Passed on, after saying how to go on.
     """
     console = console or Console()
-    if isinstance(reader, LocalReader) and is_adapted(reader.model):
+    local = reader.inner if isinstance(reader, StrategyReader) else reader
+    if isinstance(local, LocalReader) and is_adapted(local.model):
         raise ValueError("measure adapts the model itself; call lengthwise.restore(model) first")
     if any(methods.values()) and not isinstance(reader, Adaptable):
         raise ValueError("methods are for a model in this process; a server has its own")
@@ -138,6 +141,7 @@ def _check_readings(reader: Reader, suite: Suite, cells: Sequence[Cell]) -> None
 
 
 def _hardware(reader: Reader) -> dict[str, Any]:
+    reader = reader.inner if isinstance(reader, StrategyReader) else reader
     if isinstance(reader, LocalReader):
         return hardware(reader.model.device)
     return {**hardware(torch.device("cpu")), "device": "outside this process"}
@@ -150,7 +154,7 @@ class _Run:
         self,
         reader: Reader,
         suite: Suite,
-        methods: Mapping[str, Sequence[Method]],
+        methods: Mapping[str, Sequence[Method | Strategy]],
         file: ResultsFile,
         session: Mapping[str, Any],
         seed: int,
@@ -379,6 +383,7 @@ class _Run:
             refused=reply.refused,
             session=self._session(),
             again=reply.again,
+            read=reply.read,
             groups={} if item is None else item.record.get("groups", {}),
             **({} if item is None else beside(task, item, reply.text, not reply.refused)),
         )
