@@ -225,6 +225,8 @@ ROOM_INTRODUCTIONS = {
     "memory": "Exact gradients in less memory, see [memory](memory.md).",
     "measure": "What probes, plans and judges say of a model: see [probes](probes.md).",
     "tasks": "What models are asked, generated or published: see [measuring](measure.md).",
+    "prompts": "Ways to put a prompt that is longer than the window: see [measuring](measure.md).",
+    "attention": "How attention is computed: see [the architecture](architecture.md).",
 }
 EVIDENCE_INTRODUCTION = """\
 # Evidence: what the papers claim, and what came out here
