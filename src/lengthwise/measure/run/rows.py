@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 # The method of readings of the untouched model with a context inside its window: what others are
 # judged against.
 REFERENCE = "inside the window"
+_HEAD, _TAIL = 300, 900  # characters of a prompt that are kept
 
 
 class Cell(NamedTuple):
@@ -119,3 +120,11 @@ class ReadingRow:
     def key(self) -> tuple[str, str, int, int]:
         """What is measured once only."""
         return *self.cell, self.sample
+
+
+def ends(prompt: str) -> str:
+    """The start and the end of a prompt, where the question stands."""
+    if len(prompt) <= _HEAD + _TAIL:
+        return prompt
+    left_out = len(prompt) - _HEAD - _TAIL
+    return f"{prompt[:_HEAD]}\n[… {left_out:,} characters …]\n{prompt[-_TAIL:]}"

@@ -22,7 +22,7 @@ from lengthwise.measure.run.file import ResultsFile
 from lengthwise.measure.run.items import Items
 from lengthwise.measure.run.progress import Shown
 from lengthwise.measure.run.results import Results
-from lengthwise.measure.run.rows import REFERENCE, Cell, ItemRow, ReadingRow
+from lengthwise.measure.run.rows import REFERENCE, Cell, ItemRow, ReadingRow, ends
 from lengthwise.measure.run.suites import Suite
 from lengthwise.measure.statistics.effective import verdict
 from lengthwise.measure.strategies.base import Strategy
@@ -30,7 +30,6 @@ from lengthwise.measure.strategies.reader import StrategyReader
 from lengthwise.measure.tasks.base import Item, Reading, beside, token_count
 
 _ANSWER = 1000  # tokens whose reading takes about as long as writing an answer
-_HEAD, _TAIL = 300, 900  # characters of a prompt that are kept
 
 
 @runtime_checkable
@@ -372,7 +371,7 @@ class _Run:
             score=None if item is None or reply.refused else task.score(reply.text, item),
             chance=0.0 if item is None else task.chance(item),
             depths=() if item is None else item.depths,
-            prompt="" if item is None else _ends(item.prompt),
+            prompt="" if item is None else ends(item.prompt),
             answer="" if item is None else item.answer,
             reply=reply.text,
             tokens=reply.tokens,
@@ -390,11 +389,3 @@ class _Run:
         self.file.add(row)
         self.cells[cell][index] = row
         self.shown.advance(cell, length + _ANSWER)
-
-
-def _ends(prompt: str) -> str:
-    """The start and the end of a prompt, where the question stands."""
-    if len(prompt) <= _HEAD + _TAIL:
-        return prompt
-    left_out = len(prompt) - _HEAD - _TAIL
-    return f"{prompt[:_HEAD]}\n[… {left_out:,} characters …]\n{prompt[-_TAIL:]}"
