@@ -1,6 +1,7 @@
 """The short way of one token says what the long one does, and is taken where it should be."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,7 +9,6 @@ from tests.kinds import every_kind  # noqa: F401
 
 import lengthwise as lw
 from lengthwise.core import native
-from lengthwise.extend import quick
 from lengthwise.extend.engine import Engine
 from lengthwise.testing.models import VOCABULARY, tiny_model
 
@@ -31,18 +31,30 @@ METHODS = {
 }
 
 
+PAGED = {
+    "pages": (lw.InfLLM(pages=2, page_size=8, sinks=4, window=16),),
+    "pages where they stand": (lw.InfLLM(pages=3, page_size=5, sinks=0, window=8), lw.Causal()),
+    "pages beyond groups": (lw.InfLLM(pages=2, window=8, page_size=8), lw.STRING(4, 2)),
+    "pages in a row": (lw.LongHeads(chunks=4, chunk=4),),
+}
+
+
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each token of a layer that went the short way."""
-    taken, own = [], native.step
+    taken: list[int] = []
 
-    def step(*args: object, **kwargs: object) -> torch.Tensor | None:
-        out = own(*args, **kwargs)  # type: ignore[arg-type]
-        if out is not None:
-            taken.append(1)
-        return out
+    def watched(own: Callable[..., torch.Tensor | None]) -> Callable[..., torch.Tensor | None]:
+        def step(*args: object, **kwargs: object) -> torch.Tensor | None:
+            out = own(*args, **kwargs)
+            if out is not None:
+                taken.append(1)
+            return out
 
-    monkeypatch.setattr(quick.native, "step", step)
+        return step
+
+    for name in ("step", "paged"):
+        monkeypatch.setattr(native, name, watched(getattr(native, name)))
     return taken
 
 
@@ -64,6 +76,10 @@ def read(model: torch.nn.Module, ids: torch.Tensor, first: int, short: bool) -> 
     kept = []
     for layer in cache.layers:
         held = layer.state.store
+        chosen = layer.state.selector
+        if chosen is not None:
+            kept += [chosen.seen, chosen.slots.slots, *chosen.made]
+            kept += [] if chosen.noted is None else [chosen.noted]
         parts = held.buffers if hasattr(held, "buffers") else [held]
         for part in parts:
             end = getattr(part, "used", None)
@@ -96,6 +112,27 @@ def test_equals_the_long_way(kind: object, counted: list[int]) -> None:
                 assert same and a.shape == b.shape, case
 
 
+@torch.no_grad()
+def test_pages_are_those_of_the_long_way(kind: object, counted: list[int]) -> None:
+    """Also what is noted of them, for layers with a window of their own and without places.
+
+    In float32: halves that are rounded elsewhere choose other pages in the next layer.
+    """
+    ids = torch.randint(3, VOCABULARY, (2, 110), generator=torch.Generator().manual_seed(1))
+    for family, changes in (*PLAIN.items(), ("llama", {"head_dim": 64})):
+        for name, methods in PAGED.items():
+            model = lw.adapt(tiny_model(family, **changes), *methods)
+            counted.clear()
+            got, held = read(model, ids, 40, short=True)
+            case = f"{family} {name}"
+            own = family == "mistral" and name == "pages"  # its window is all that there is
+            assert bool(counted) == (bool(kind) and not own), case
+            want, kept = read(model, ids, 40, short=False)
+            torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4, msg=case)
+            for a, b in zip(held, kept, strict=True):
+                torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4, msg=case)
+
+
 def test_what_goes_the_long_way(counted: list[int]) -> None:
     """Changed scores, places that change, choices, padding, documents, and gradients."""
     ids = torch.randint(3, VOCABULARY, (2, 24), generator=torch.Generator().manual_seed(2))
@@ -106,6 +143,7 @@ def test_what_goes_the_long_way(counted: list[int]) -> None:
         ("llama", wide, (lw.LMInfinite(sinks=3, window=9),), {}),
         ("llama", {**wide, "max_position_embeddings": 32}, (lw.DynamicNTK(),), {}),
         ("llama", wide, (lw.H2O(),), {}),
+        ("llama", wide, (lw.InfLLM(pages=1, page_size=4, window=4), lw.ReRoPE(window=8)), {}),
         ("llama", {"head_dim": 20}, (), {}),
     ]  # fmt: skip
     with torch.no_grad():
@@ -122,6 +160,14 @@ def test_what_goes_the_long_way(counted: list[int]) -> None:
         model(ids[:, :20], attention_mask=mask[:, :20], past_key_values=cache)
         model(ids[:, 20:21], attention_mask=mask[:, :21], past_key_values=cache)
         assert not counted
+        lw.restore(model)
+        lw.adapt(model, *PAGED["pages"])
+        cache = lw.new_cache(model)
+        model(ids[:, :20], attention_mask=mask[:, :20], past_key_values=cache)
+        model(ids[:, 20:21], attention_mask=mask[:, :21], past_key_values=cache)
+        assert not counted
+        lw.restore(model)
+        lw.adapt(model)
     cache = lw.new_cache(model)
     model(ids[:, :20], past_key_values=cache)
     model(ids[:, 20:21], past_key_values=cache)

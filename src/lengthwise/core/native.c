@@ -400,7 +400,7 @@ static void turned(const void *x, long from, int halves, long width, const token
     long pairs = t->pairs;
     if (halves)
         for (long i = 0; i < width; i++) to[i] = widened(((const half *)x)[from + i]);
-    else memcpy(to, (const float *)x + from, sizeof(float) * width);
+    else if (to != (const float *)x + from) memcpy(to, (const float *)x + from, sizeof(float) * width);
     if (t->interleaved)
         for (long p = 0; p < pairs; p++) {
             float a = to[2 * p], b = to[2 * p + 1];
@@ -452,6 +452,310 @@ int lengthwise_step(const token *x, const slots *runs, float factor, float scale
                                x->halves, x->out, 0);
     free(parts);
     return failed;
+}
+
+/* ---- One token more, which chooses pages. ----
+ *
+ * As above, and the token reads spans of positions and those pages of equal size whose summaries want
+ * it most. Where positions lie is looked up in a table, so rows may differ. */
+
+/* All numbers of 8 bytes; strides in numbers. What is told of each row: the circle of its key, those
+ * of its queries, the first page and one past the last that it may choose, the first position that it
+ * sees in them, and its spans. */
+typedef struct {
+    token token; /* without a slot's circles and runs */
+    long slot, *slots, slots_batch; /* of positions, [b, limit] */
+    const long *positions; /* of the token, [b]; -1 for none */
+    const float *cosine, *sine; /* [circles, pairs] */
+    const float *made; /* summaries [b, made_heads, pages, width] */
+    long made_batch, made_head, made_row, made_heads, width;
+    long size, first, choose, choices; /* pages of so many tokens, from a position on; choices of a row */
+    long bounds, asks; /* whether queries are split by their sign; which of them ask, -1 as they came */
+    float *noted; /* weights in the noted spans are added to it, [b, kv, m] from a position on */
+    long noted_batch, noted_head, noted_first;
+    long ranked, end; /* the circle of place 0, -1 where pages lie as they are kept; one past theirs */
+    long reads; /* which query reads pages */
+    long asked, spans, buffers;
+} paged;
+
+typedef struct {
+    long low, count, asked, circle, noted; /* circle of the first key, -1 for none */
+} span;
+
+typedef struct {
+    const void *k, *v;
+    long slots, k_batch, k_head, k_row, v_batch, v_head, v_row;
+} buffer;
+
+#define TOLD 4 /* numbers of a row before its queries' circles and its spans */
+
+static const long *told(const paged *x, const long *rows, long row) {
+    return rows + row * (TOLD + x->asked + x->spans * (long)(sizeof(span) / sizeof(long)));
+}
+
+/* Keys, or values, of some tokens that lie in `slots`, which rise, as floats. */
+static const float *found(const paged *x, const buffer *held, int values, long row, long head,
+                          const long *slots, long count, long *stride, float *room) {
+    long width = values ? x->token.e : x->token.d, done = 0;
+    while (done < count) {
+        const buffer *b = held;
+        long at = slots[done], n = 1;
+        while (at >= b->slots) at -= b->slots, b++;
+        while (done + n < count && slots[done + n] == slots[done] + n && at + n < b->slots) n++;
+        long from = values ? row * b->v_batch + head * b->v_head + at * b->v_row
+                           : row * b->k_batch + head * b->k_head + at * b->k_row;
+        *stride = values ? b->v_row : b->k_row;
+        float *to = room + done * width;
+        const float *got =
+            floats(values ? b->v : b->k, from, x->token.halves, stride, n, width, to);
+        if (n == count) return got;
+        for (long i = 0; i < n && got != to; i++)
+            memcpy(to + i * width, got + i * *stride, sizeof(float) * width);
+        done += n;
+    }
+    *stride = width;
+    return room;
+}
+
+/* Scores of pages `low` to `high - 1` for one choice of a row. */
+static void want(const paged *x, const float *ask, long row, long choice, long low, long high,
+                 float scale, float *to) {
+    long heads = x->made_heads / x->choices;
+    ahead none = {0};
+    float one[FEW + LANES];
+    for (long j = low; j < high; j++) to[j] = 0;
+    for (long s = choice * heads; s < (choice + 1) * heads; s++) {
+        const float *made = x->made + row * x->made_batch + s * x->made_head + low * x->made_row;
+        score(ask + (row * x->made_heads + s) * x->width, made, x->made_row, high - low, x->width, 1,
+              one, &none);
+        for (long j = low; j < high; j++) to[j] += one[j - low];
+    }
+    for (long j = low; j < high; j++) {
+        float whole = rintf(to[j] * scale);
+        to[j] = whole == whole ? whole : -INFINITY;
+    }
+}
+
+/* The number at place `want` of the falling order. */
+static float ordered(float *x, long count, long want) {
+    long low = 0, high = count - 1;
+    while (low < high) {
+        float pivot = x[(low + high) / 2];
+        long i = low, j = high;
+        while (i <= j) {
+            while (x[i] > pivot) i++;
+            while (x[j] < pivot) j--;
+            if (i <= j) {
+                float kept = x[i];
+                x[i++] = x[j], x[j--] = kept;
+            }
+        }
+        if (want <= j) high = j;
+        else if (want >= i) low = i;
+        else break;
+    }
+    return x[want];
+}
+
+/* The pages with the largest scores, of equal ones the oldest, in their order; how many. */
+static long pick(const float *scores, long low, long high, long choose, long *to, float *room) {
+    long count = 0, equal = choose;
+    if (high - low <= choose) {
+        for (long j = low; j < high; j++) to[count++] = j;
+        return count;
+    }
+    memcpy(room, scores + low, sizeof(float) * (high - low));
+    float last = ordered(room, high - low, choose - 1);
+    for (long j = low; j < high; j++) equal -= scores[j] > last;
+    for (long j = low; j < high; j++)
+        if (scores[j] > last || (scores[j] == last && equal-- > 0)) to[count++] = j;
+    return count;
+}
+
+/* What one row and KV head reads, and what it remembers of it. */
+typedef struct {
+    const paged *x;
+    const buffer *held;
+    const float *q; /* [asked, heads, d] of the row */
+    long row, head, rows, kept; /* scores in `raw`, for each of the rows */
+    float scale, *raw, *room;
+    long raw_row;
+    state to;
+} reader;
+
+/* Tokens from position `low` on. */
+static void take(reader *r, span s) {
+    const token *t = &r->x->token;
+    long d = t->d, e = t->e, few = tile_keys(d), rows = r->rows;
+    const float *q = r->q + (s.asked * t->heads + r->head * rows) * d;
+    const long *slots = r->x->slots + r->row * r->x->slots_batch;
+    float weights[2 * FEW] = {0};
+    ahead none = {0};
+    for (long at = 0; at < s.count; at += few) {
+        long keys = least(few, s.count - at), k_row, v_row;
+        const long *mine = slots + s.low + at;
+        float *room = r->room;
+        const float *k = found(r->x, r->held, 0, r->row, r->head, mine, keys, &k_row, room);
+        const float *v =
+            found(r->x, r->held, 1, r->row, r->head, mine, keys, &v_row, room + FEW * d);
+        if (s.circle >= 0 && t->pairs) {
+            for (long j = 0; j < keys; j++) {
+                long circle = (s.circle + at + j) * t->pairs;
+                turned(k, j * k_row, 0, d, t, r->x->cosine + circle, r->x->sine + circle, 1, room + j * d);
+                for (long c = 0; c < 2 * t->pairs && t->halves; c++)
+                    room[j * d + c] = widened(narrowed(room[j * d + c]));
+            }
+            k = room, k_row = d;
+        }
+        for (long i = 0; i < rows; i += 2) {
+            if (i + 1 == rows)
+                for (long j = 0; j < FEW; j++) weights[FEW + j] = 0;
+            for (int half = 0; half < 2 && i + half < rows; half++) {
+                float *w = weights + half * FEW;
+                score(q + (i + half) * d, k, k_row, keys, d, r->scale, w, &none);
+                if (s.noted)
+                    memcpy(r->raw + (i + half) * r->raw_row + r->kept, w, sizeof(float) * keys);
+                soften(w, keys, e, r->to.top + i + half, r->to.total + i + half,
+                       r->to.out + (i + half) * e);
+            }
+            (e % (4 * LANES) ? add : add_wide)(weights, v, v_row, keys, e, r->to.out + i * e, &none);
+        }
+        if (s.noted) r->kept += keys;
+    }
+}
+
+/* The weights of the keys whose scores were kept, among themselves, summed over the rows. */
+static void remember(reader *r, const span *spans) {
+    const paged *x = r->x;
+    float *to = x->noted + r->row * x->noted_batch + r->head * x->noted_head, *raw = r->raw;
+    for (long i = 0; i < r->rows; i++) {
+        float *mine = raw + i * r->raw_row;
+        for (long j = r->kept; j % LANES; j++) mine[j] = -INFINITY;
+        for (long j = 0; j < r->kept; j += LANES) {
+            lanes w = exponential(*(lanes *)(mine + j) - r->to.top[i]) / r->to.total[i];
+            *(lanes *)(raw + j) = i ? *(lanes *)(raw + j) + w : w;
+        }
+    }
+    for (long s = 0; s < x->spans; s++)
+        for (long j = 0; j < spans[s].count && spans[s].noted; j++, raw++)
+            if (spans[s].low + j >= x->noted_first) to[spans[s].low + j - x->noted_first] += *raw;
+}
+
+/* What was told, with keys and values of every buffer; see `paged`. `wanted` is what one score times
+ * it is counted in. Returns 0, or 1 where no memory was to be had. */
+int lengthwise_paged(const paged *x, const long *rows, const buffer *held, float factor, float scale,
+                     float wanted) {
+    const token *t = &x->token;
+    long b = t->batch, kv = t->kv, h = t->heads, d = t->d, e = t->e, group = h / kv;
+    long asked = x->asked + 1, pages = 0, local = 0, keys = x->choose * x->size;
+    for (long i = 0; i < b; i++) {
+        const long *mine = told(x, rows, i);
+        const span *spans = (const span *)(mine + TOLD + x->asked);
+        long noted = 0;
+        pages = most(pages, mine[2]);
+        for (long s = 0; s < x->spans; s++) {
+            keys += spans[s].count;
+            if (spans[s].noted) noted += spans[s].count;
+        }
+        local = most(local, noted);
+    }
+    long queries = b * asked * h * d, ask = b * x->made_heads * x->width;
+    long raw = (local + LANES) / LANES * LANES, even = group + group % 2;
+    long scores = b * x->choices * pages, each_item = even * (e + 2) + FEW * (d + e) + group * raw;
+    long numbers = queries + ask + 2 * scores + b * kv * each_item + most(d, e);
+    long *chosen = malloc(sizeof(long) * (b * x->choices * (x->choose + 1)) + sizeof(float) * numbers);
+    if (!chosen) return 1;
+    float *q = (float *)(chosen + b * x->choices * (x->choose + 1)), *asks = q + queries;
+    float *score_of = asks + ask, *spare = score_of + scores, *items = spare + scores;
+    float *one = items + b * kv * each_item;
+    for (long i = 0; i < b; i++) {
+        const long *mine = told(x, rows, i), position = x->positions[i];
+        long circle = mine[0] * t->pairs;
+        for (long j = 0; j < kv; j++) {
+            turned(t->k, i * t->k_batch + j * t->k_head, t->halves, d, t, x->cosine + circle,
+                   x->sine + circle, factor, one);
+            keep(one, t->halves, d, t->k_to, i * t->k_to_batch + j * t->k_to_head);
+            long from = i * t->v_batch + j * t->v_head, to = i * t->v_to_batch + j * t->v_to_head;
+            if (t->halves) memcpy((half *)t->v_to + to, (const half *)t->v + from, sizeof(half) * e);
+            else memcpy((float *)t->v_to + to, (const float *)t->v + from, sizeof(float) * e);
+        }
+        t->at[i * t->at_batch] = position;
+        x->slots[i * x->slots_batch + position] = x->slot;
+        for (long a = 0; a < asked; a++)
+            for (long j = 0; j < h; j++) {
+                token plain = *t;
+                if (a == x->asked) plain.pairs = 0; /* the last is as it came */
+                circle = a == x->asked ? 0 : mine[TOLD + a] * t->pairs;
+                turned(t->q, i * t->q_batch + j * t->q_head, t->halves, d, &plain, x->cosine + circle,
+                       x->sine + circle, factor, q + ((i * asked + a) * h + j) * d);
+            }
+        for (long s = 0; s < x->made_heads; s++) {
+            long which = x->asks < 0 ? x->asked : x->asks, together = h / x->made_heads;
+            const float *from = q + ((i * asked + which) * h + s * together) * d;
+            float *to = asks + (i * x->made_heads + s) * x->width;
+            for (long c = 0; c < x->width; c++) to[c] = 0;
+            for (long j = 0; j < together; j++)
+                for (long c = 0; c < d; c++) {
+                    float y = from[j * d + c];
+                    if (x->bounds) to[y > 0 ? c : d + c] += y;
+                    else to[c] += y;
+                }
+        }
+    }
+    long blocks = (pages + FEW - 1) / FEW, per_row = x->choices * blocks;
+    long work = b * h * keys * (d + e) + b * x->made_heads * pages * x->width;
+    int threads = work < SHARED ? 1 : t->threads;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+#pragma omp for schedule(static)
+        for (long i = 0; i < b * per_row; i++) {
+            long row = i / per_row, choice = i % per_row / blocks;
+            const long *mine = told(x, rows, row);
+            if (mine[2] - mine[1] <= x->choose) continue;
+            long low = most(mine[1], i % blocks * FEW), high = least(mine[2], (i % blocks + 1) * FEW);
+            if (low < high)
+                want(x, asks, row, choice, low, high, wanted,
+                     score_of + (row * x->choices + choice) * pages);
+        }
+#pragma omp for schedule(static)
+        for (long i = 0; i < b * x->choices; i++) {
+            const long *mine = told(x, rows, i / x->choices);
+            long *to = chosen + i * (x->choose + 1);
+            to[0] = pick(score_of + i * pages, mine[1], mine[2], x->choose, to + 1, spare + i * pages);
+        }
+#pragma omp for schedule(static)
+        for (long i = 0; i < b * kv; i++) {
+            long row = i / kv, head = i % kv;
+            const long *mine = told(x, rows, row);
+            const span *spans = (const span *)(mine + TOLD + x->asked);
+            const long *read = chosen + (row * x->choices + head * x->choices / kv) * (x->choose + 1);
+            float *to = items + i * each_item, *room = to + even * (e + 2);
+            reader r = {x, held, q + row * asked * h * d, row, head, group, 0, scale,
+                        room + FEW * (d + e), room, raw, {to, to + even, to + 2 * even}};
+            for (long j = 0; j < group; j++) r.to.top[j] = -INFINITY, r.to.total[j] = 0;
+            for (long j = 0; j < even * e; j++) r.to.out[j] = 0;
+            for (int noted = 1; noted >= 0; noted--) {
+                for (long s = 0; s < x->spans; s++)
+                    if (spans[s].noted == noted && spans[s].count) take(&r, spans[s]);
+                if (noted && r.kept) remember(&r, spans);
+            }
+            for (long j = 0; j < read[0]; j++) {
+                long from = x->first + read[j + 1] * x->size, low = most(from, mine[3]);
+                long place = x->ranked + x->end + (j - read[0]) * x->size + low - from;
+                take(&r, (span){low, from + x->size - low, x->reads, x->ranked < 0 ? -1 : place, 0});
+            }
+            for (long j = 0; j < group; j++) {
+                long at = (row * h + head * group + j) * e;
+                for (long c = 0; c < e; c++) {
+                    float y = r.to.out[j * e + c] / r.to.total[j];
+                    if (t->halves) ((half *)t->out)[at + c] = narrowed(y);
+                    else ((float *)t->out)[at + c] = y;
+                }
+            }
+        }
+    }
+    free(chosen);
+    return 0;
 }
 
 /* ---- A band of distances: many queries at consecutive positions. ----

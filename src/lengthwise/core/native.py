@@ -104,6 +104,66 @@ def step(
     return out
 
 
+def takes_paged(q: Tensor, k: Tensor, v: Tensor, room: Room) -> bool:
+    """Whether `paged` takes a token of every row, `[b, h or kv, 1, d or e]`, and what a store
+    holds.
+    """
+    kind, (b, _, _, d), (_, kv, _, e) = q.dtype, q.shape, v.shape
+    if b == 0 or kind not in STEPS or not operators.steps(d, e):
+        return False
+    held = [x for run in room.runs for x in (run.keys, run.values)]
+    alike = all(x.is_cpu and x.dtype is kind and x.stride()[3] == 1 for x in (q, k, v, *held))
+    fits = room.keys.shape[:2] == (b, kv) and room.keys.shape[3] == d
+    return alike and fits and room.positions.shape[1] == 1
+
+
+def paged(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    room: Room,
+    at: Tensor,
+    slots: Tensor,
+    made: Tensor,
+    noted: Tensor,
+    circles: Tensor,
+    rows: Sequence[int],
+    how: Sequence[int],
+    *,
+    factor: float,
+    interleaved: bool,
+    scale: float,
+    wanted: float,
+) -> Tensor:
+    """One token of every row, as in `step`, which reads spans of positions and chosen pages.
+
+    For what `takes_paged` has accepted, of rows that have had their tokens in order and without
+    gaps. The pages with the largest whole numbers nearest to score times `wanted` are read, of
+    equal ones the oldest. The token is kept, and its slot is written into the table.
+
+    Args:
+        at: Its position in every row `[b]`.
+        slots: Where positions lie `[b, limit]`.
+        made: Summaries of pages `[b, heads, pages, w]`, heads of queries or of keys, in float32.
+        noted: `[b, kv, m]`, to which the weights of spans are added that say so.
+        circles: Cosines and sines of some places `[2, places, pairs]`, in float32.
+        rows: For every row: the circle of its key; the first page that it may choose, one past
+            the last, and the first position that it sees in them; the circles of its queries; and
+            its spans, each with its first position, how many, which query reads it, the circle by
+            which its first key is turned (-1 for none) and whether its weights are noted.
+        how: Tokens of a page and where the first begins; pages to choose; choices of a row; whether
+            summaries are by sign; which query asks, -1 for one that is not turned; the first
+            position that is noted; the circle of place 0 and one past the last place, where
+            pages stand in a row, else -1; which query reads pages; queries and spans of a row.
+    """
+    others = [x for run in room.runs if run.keys is not room.keys for x in (run.keys, run.values)]
+    out: Tensor = operators.paged(
+        room.keys, room.values, room.positions, slots, noted, q, k, v, at, circles, made, rows,
+        (room.slot, interleaved, *how), factor, scale, wanted, others or None,
+    )  # fmt: skip
+    return out
+
+
 def takes_turn(x: Tensor, cos: Tensor) -> bool:
     """Whether the C code rotates these vectors: float32 or bfloat16 on a CPU, by frequencies that
     nobody learns (CLEX does).

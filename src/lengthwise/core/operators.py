@@ -1,4 +1,4 @@
-"""`native.c` as operators of torch: `torch.ops.lengthwise` has turn, decode, step and band.
+"""`native.c` as operators of torch: `torch.ops.lengthwise` has turn, decode, step, paged and band.
 
 A compiler sees in them what they read, write and return, a profiler their names. Who may call
 which with what is said in `native.py`; addresses of memory are taken here alone.
@@ -183,6 +183,57 @@ def _stepped_like(keys: Tensor, values: Tensor, positions: Tensor, q: Tensor, *_
     return q.new_empty_strided((b, h, 1, e), (h * e, e, h * e, 1))
 
 
+def _paged(
+    keys: Tensor, values: Tensor, positions: Tensor, slots: Tensor, noted: Tensor, q: Tensor,
+    k: Tensor, v: Tensor, at: Tensor, circles: Tensor, made: Tensor, rows: Sequence[int],
+    how: Sequence[int], factor: float, scale: float, wanted: float,
+    others: Sequence[Tensor] | None = None,
+) -> Tensor:  # fmt: skip
+    (b, h, _, d), (_, kv, _, e), kind = q.shape, v.shape, q.dtype
+    library = _code(for_step(d, e), q, k, v, keys, values, *(others or ()))
+    q, k, v, circles = _whole(q), _whole(k), _whole(v), circles.contiguous()
+    slot, interleaved, *choice = how
+    size, to_k, to_v = kind.itemsize, keys.data_ptr(), values.data_ptr()
+    by_k, by_v, by, pairs = keys.stride(), values.stride(), positions.stride(), circles.shape[2]
+    held: list[int] = []
+    before = 0
+    for a, other in zip(others[::2], others[1::2], strict=True) if others else ():
+        held += (a.data_ptr(), other.data_ptr(), a.shape[2], *a.stride()[:3], *other.stride()[:3])
+        before += a.shape[2]
+    held += (to_k, to_v, slot + 1, *by_k[:3], *by_v[:3])
+    choose, choices, bounds, asks, page, first, ranked, end, reads, first_noted, asked, spans = (
+        choice
+    )
+    out = torch.empty_strided((b, h, 1, e), (h * e, e, h * e, 1), dtype=kind)  # heads last
+    cosine = circles.data_ptr()
+    sine = cosine + 4 * pairs * circles.shape[1]
+    failed = library.lengthwise_paged(
+        _longs((
+            q.data_ptr(), k.data_ptr(), v.data_ptr(),
+            *q.stride()[:2], *k.stride()[:2], *v.stride()[:2],
+            to_k + slot * by_k[2] * size, to_v + slot * by_v[2] * size, *by_k[:2], *by_v[:2],
+            positions.data_ptr() + slot * by[2] * 8, by[0], 0,
+            cosine, sine, pairs, interleaved, out.data_ptr(),
+            size == 2, b, h, kv, d, e, torch.get_num_threads(), 0,
+            before + slot, slots.data_ptr(), slots.stride(0), at.data_ptr(), cosine, sine,
+            made.data_ptr(), *made.stride()[:3], made.shape[1], made.shape[3],
+            *choice[:6], noted.data_ptr(), *noted.stride()[:2], *choice[6:], len(held) // 9,
+        )),
+        _longs(rows), _longs(held), factor, scale, wanted,
+    )  # fmt: skip
+    if failed:
+        raise MemoryError("no memory for the sums of a decoding step")
+    return out
+
+
+def _paged_like(
+    keys: Tensor, values: Tensor, positions: Tensor, slots: Tensor, noted: Tensor, q: Tensor,
+    *_: Any,
+) -> Tensor:  # fmt: skip
+    (b, h), e = q.shape[:2], values.shape[-1]
+    return q.new_empty_strided((b, h, 1, e), (h * e, e, h * e, 1))
+
+
 def _band(
     q: Tensor, k: Tensor, v: Tensor, offset: int, near: int, far: int, first: int, last: int,
     scale: float,
@@ -213,6 +264,7 @@ def _typed(library: Any) -> Any:
         pointer, number, word, *[number] * 5, ctypes.c_float, word, pointer, pointer,
     ]  # fmt: skip
     library.lengthwise_step.argtypes = [pointer, pointer, ctypes.c_float, ctypes.c_float]
+    library.lengthwise_paged.argtypes = [pointer, pointer, pointer, *[ctypes.c_float] * 3]
     for turn in (library.lengthwise_turn, library.lengthwise_turn_half):
         turn.argtypes = [pointer, *[number] * 10, pointer, pointer, number, pointer, word]
         turn.restype = None
@@ -237,6 +289,14 @@ OPERATORS: tuple[tuple[str, Like, Like], ...] = (
         _stepped_like,
     ),
     (
+        "paged(Tensor(a!) keys, Tensor(b!) values, Tensor(c!) positions, Tensor(d!) slots, "
+        "Tensor(e!) noted, Tensor q, Tensor k, Tensor v, Tensor at, Tensor circles, Tensor made, "
+        "int[] rows, int[] how, float factor, float scale, float wanted, Tensor[]? others=None) "
+        "-> Tensor",
+        _paged,
+        _paged_like,
+    ),
+    (
         "band(Tensor q, Tensor k, Tensor v, SymInt offset, SymInt near, SymInt far, SymInt first, "
         "SymInt last, float scale) -> (Tensor, Tensor)",
         _band,
@@ -254,4 +314,5 @@ if not hasattr(torch.ops.lengthwise, "turn"):  # a module that is loaded again k
 turn = torch.ops.lengthwise.turn.default
 decode = torch.ops.lengthwise.decode.default
 step = torch.ops.lengthwise.step.default
+paged = torch.ops.lengthwise.paged.default
 band = torch.ops.lengthwise.band.default

@@ -52,17 +52,22 @@ class SlotMap:
     def note(self, positions: Int[Tensor, "b n"]) -> None:
         """Take note of tokens in their order of arrival; padding takes a slot too."""
         b, n = positions.shape
-        longest = max(1, int(positions.max()) + 1)  # the first tokens may all be padding
-        held = 0 if self.slots is None else self.slots.shape[1]
-        if longest > held:
-            grown = positions.new_full((b, max(longest, 2 * held)), -1)
-            if self.slots is not None:
-                grown[:, :held] = self.slots
-            self.slots = grown
+        self.open(positions, max(1, int(positions.max()) + 1))  # the first may all be padding
         assert self.slots is not None
         rows, times = (positions >= 0).nonzero(as_tuple=True)
         self.slots[rows, positions[rows, times]] = times + self.arrived
         self.arrived += n
+
+    def open(self, like: Tensor, longest: int) -> Tensor:
+        """The table, with room for so many positions; `like` has its rows and type."""
+        held = 0 if self.slots is None else self.slots.shape[1]
+        if longest > held:
+            grown = like.new_full((len(like), max(longest, 2 * held)), -1)
+            if self.slots is not None:
+                grown[:, :held] = self.slots
+            self.slots = grown
+        assert self.slots is not None
+        return self.slots
 
     def of(self, positions: Int[Tensor, "b *kv m"]) -> Int[Tensor, "b *kv m"]:
         """Slots of positions; -1 where the position is out of range or nothing arrived."""

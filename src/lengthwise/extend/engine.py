@@ -16,6 +16,7 @@ from lengthwise.core.regions import Region
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.plan import Axes, Groups, Plan, Several, plans, times
 from lengthwise.extend.quick import AHEAD, Quick, quick
+from lengthwise.extend.quick_pages import QuickPages
 from lengthwise.extend.read import Tokens
 from lengthwise.extend.state import LayerState, Reading, SeveralStates
 from lengthwise.extend.stores.evicting import EvictingState, Piece, cuts
@@ -56,7 +57,7 @@ class Engine:
         self.geometry, self.axes, self._groups = geometry, axes, groups
         self.for_training = groups is not None
         self._rotaries: dict[Any, Rotary] = {}  # those that stay
-        self._quicks: dict[Any, Quick | None] = {}
+        self._quicks: dict[Any, Quick | QuickPages | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, deep or pickled, works out anew what plans and rotations are made of."""
@@ -158,7 +159,7 @@ class Engine:
         order = torch.tensor([head for plan in mine for head in plan.heads or ()]).argsort()
         return torch.cat(outs, dim=1)[:, order.to(q.device)]
 
-    def _quick(self, plan: Plan, step: Step) -> Quick | None:
+    def _quick(self, plan: Plan, step: Step) -> Quick | QuickPages | None:
         """The short way of one token through a plan's layer, where there is one."""
         start = step.start
         if start is None or step.order is not None or step.segments is not None:

@@ -152,13 +152,14 @@ def _choices(
             attend_blocks(
                 asked, blocks, plan.exact, rotary=None, softcap=facts.softcap, need_lse=merged
             )
-        if queries == 1 and not merged and facts.softcap is None and not training:
+        short = None
+        if queries == 1 and not facts.sinks and facts.softcap is None and not training:
             short = quick.carried_out(plan, facts.like)
             found = [(region, short or choice) for region, choice in found]
         by_region = {(id(region), choice): choice for region, choice in found}
         counted = Counter(by_region.values())
         for _ in range(len(plan.regions) - len(plan.exact)):
-            counted[choice_for_pages(queries)] += 1
+            counted[short or choice_for_pages(queries)] += 1
     return [(count, choice) for choice, count in counted.items()]
 
 

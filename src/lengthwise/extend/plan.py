@@ -153,15 +153,19 @@ class Plan:
         return self.stays and not chosen and places == {(self.stored, self.stored, False)}
 
     @cached_property
+    def sharp(self) -> bool:
+        """Whether queries are multiplied before they are read with."""
+        return self.geometry.layers[self.layer].sharpness is not None or any(
+            type(method).sharpness is not Method.sharpness
+            for method in (self.axes.scaling, self.axes.layout)
+        )
+
+    @cached_property
     def plain(self) -> bool:
         """Whether regions are bands of keys that are read where they are stored, with scores as
         they are.
         """
         chosen = self.pages or self.axes.store.every
-        sharp = self.geometry.layers[self.layer].sharpness is not None or any(
-            type(method).sharpness is not Method.sharpness
-            for method in (self.axes.scaling, self.axes.layout)
-        )
         bands = all(
             region.also is None is region.score
             and region.range_of is None
@@ -169,7 +173,7 @@ class Plan:
             and region.k_place == self.stored
             for region in self.regions
         )
-        return self.stays and bands and not chosen and not sharp
+        return self.stays and bands and not chosen and not self.sharp
 
     @cached_property
     def kind(self) -> tuple[int, int, int | None]:

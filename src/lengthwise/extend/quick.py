@@ -16,6 +16,7 @@ from lengthwise.core.keys import Run
 from lengthwise.core.regions import Region
 from lengthwise.core.rotary import Rotary
 from lengthwise.extend.plan import Plan
+from lengthwise.extend.quick_pages import QuickPages, in_one_call, quick_pages
 from lengthwise.extend.state import LayerState
 
 AHEAD = 64  # positions
@@ -87,13 +88,14 @@ def carried_out(plan: Plan, like: Tensor) -> Choice | None:
     """
     d = plan.geometry.head_dim
     by = native.why(d, d)
-    short = plan.plain and plan.heads is None and like.is_cpu and like.dtype in native.STEPS
+    short = in_one_call(plan) if plan.pages else plan.plain
+    short = short and plan.heads is None and like.is_cpu and like.dtype in native.STEPS
     if not short or plan.stored is None or by.startswith("torch"):
         return None
     return replace(FEW, reason=f"{FEW.reason} ({by})")
 
 
-def quick(plan: Plan, rotary: Rotary | None, first: int) -> Quick | None:
+def quick(plan: Plan, rotary: Rotary | None, first: int) -> Quick | QuickPages | None:
     """How layers like that of a plan read tokens at `first` to `first + AHEAD - 1`; None where
     keys are turned when they are read, or scores are not those of bands.
 
@@ -102,9 +104,13 @@ def quick(plan: Plan, rotary: Rotary | None, first: int) -> Quick | None:
     """
     stored = plan.stored
     factor = 1.0 if rotary is None else rotary.attention_factor
-    if stored is None or not plan.plain or isinstance(factor, Tensor):
+    if stored is None or isinstance(factor, Tensor):
         return None
     if rotary is not None and (rotary.inv_freq.ndim > 1 or not rotary.inv_freq.is_cpu):
+        return None
+    if plan.pages:
+        return quick_pages(plan, rotary, torch.arange(first, first + AHEAD))
+    if not plan.plain:
         return None
     ahead = torch.arange(first, first + AHEAD)[None, None]
     circles: dict[object, Tensor] = {}

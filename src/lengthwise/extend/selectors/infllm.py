@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lengthwise.core.attention import place_keys, place_queries
+from lengthwise.core.attention import place_keys
 from lengthwise.core.attention.mass import drawn_mass
 from lengthwise.core.attention.reference import at_least_float32
 from lengthwise.core.geometry import Geometry
@@ -15,7 +15,7 @@ from lengthwise.core.regions import Region
 from lengthwise.extend.layouts.far_as_one import FarAsOne
 from lengthwise.extend.method import Method, whole
 from lengthwise.extend.read import Read
-from lengthwise.extend.selectors.paged import LONG, Paged, PagedState, mapped_slots
+from lengthwise.extend.selectors.paged import LONG, Paged, PagedState, Rule, mapped_slots
 
 REPRESENTATIVES = 4
 
@@ -56,6 +56,7 @@ class InfLLM(Paged):
     page_size: int = 32
     sinks: int = 4
     window: int = 256
+    rule = Rule(shared=True, mass=True)
 
     def __post_init__(self) -> None:
         whole("InfLLM", "pages", self.pages, 1)
@@ -90,12 +91,14 @@ class InfLLM(Paged):
     def noted_bytes(self, ends: Sequence[int], geometry: Geometry) -> int:
         mass, pages = self.pages_made(ends)
         item = geometry.dtype_bytes
-        kept = pages * REPRESENTATIVES * (geometry.head_dim * item + LONG)
+        kept = pages * (geometry.head_dim * max(item, 4) + REPRESENTATIVES * LONG)
         return (mapped_slots(ends) + 2) * LONG + geometry.kv_heads * (mass * max(item, 4) + kept)
 
 
 class InfLLMState(PagedState):
-    """Noted of a token is the mass that it drew; of a page, its best keys and their positions."""
+    """Noted of a token is the mass that it drew; of a page, the mean of its best keys where they
+    are read, and their positions.
+    """
 
     def note(self, read: Read, first: int) -> tuple[int, Tensor]:
         """The probability that every key in the local window drew, of the window's alone."""
@@ -109,27 +112,28 @@ class InfLLMState(PagedState):
         drawn = drawn_mass(read.queries, block, local, None, p >= 0, **read.how)
         return max(start, first), drawn[:, :, max(0, first - start) :]
 
-    def sum_up(self, read: Read, noted: Tensor, pages: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
+    def sum_up(
+        self, read: Read, noted: Tensor | None, pages: Tensor, slots: Tensor
+    ) -> tuple[Tensor, ...]:
+        assert noted is not None
         kv = noted.shape[1]
         order = noted.sort(dim=-1, descending=True, stable=True).indices  # of equals, the first
         top = order[..., :REPRESENTATIVES].sort(dim=-1).values
         best = slots[:, None].expand(-1, kv, -1, -1).gather(3, top)
-        keys = read.store.gather(best.flatten(2)).keys.unflatten(2, best.shape[2:])
         starts = self.paging.first + pages * self.paging.size
         places = torch.where(best >= 0, starts[:, None] + top, -1)
-        return keys, places
+        region = next((region for region in read.regions if region.paged), Region())
+        return self._means(read, region, places), places
 
-    def score(self, read: Read, paged: Sequence[Region], last: Tensor) -> Tensor:
-        queries = read.queries
-        keys, places = (held.flatten(2, 3) for held in self.made)
-        summaries, asked = KeyBlock(keys, keys, places), queries.positions[:, :, None]
-        dtype = at_least_float32(queries.vectors[:0]).dtype
-        score = torch.zeros(*queries.positions.shape, len(last), dtype=dtype, device=last.device)
-        for region in paged:
-            q = at_least_float32(place_queries(queries, region, read.rotary).vectors)
-            k = at_least_float32(place_keys(summaries, region, read.rotary, read.stored).keys)
-            pooled = q.unflatten(1, (k.shape[1], -1)).sum(2)
-            means = k.unflatten(2, (len(last), REPRESENTATIVES)).mean(3)
-            product = torch.einsum("bhtd,bhpd->btp", pooled, means)
-            score = torch.where(region.visible(last, last, asked, last), product, score)
-        return score[:, None]
+    def _means(self, read: Read, region: Region, places: Tensor) -> Tensor:
+        """Of the keys at `places [b, kv, pages, 4]`, as a region puts them."""
+        found = read.store.gather(self.slots.of(places.flatten(2)))
+        summaries = KeyBlock(found.keys, found.values, places.flatten(2))
+        keys = at_least_float32(place_keys(summaries, region, read.rotary, read.stored).keys)
+        return keys.unflatten(2, places.shape[2:]).mean(3)
+
+    def asked_for(self, read: Read, region: Region) -> Tensor:
+        turning = read.rotary is not None and read.stored is None  # by other angles meanwhile
+        several = sum(region.paged for region in read.regions) > 1
+        means, places = self.made
+        return self._means(read, region, places) if turning or several else means

@@ -14,7 +14,7 @@ from lengthwise.core.regions import OWN, AllWhileFew, ByRank, InChunk, Region, S
 from lengthwise.extend.layouts.far_as_one import FarAsOne
 from lengthwise.extend.method import Method, whole
 from lengthwise.extend.read import Read
-from lengthwise.extend.selectors.paged import LONG, Paged, PagedState, mapped_slots
+from lengthwise.extend.selectors.paged import LONG, Paged, PagedState, Rule, mapped_slots
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class LongHeads(Paged):
     chunks: int = 8
     chunk: int = 64
     by_rank = True
+    rule = Rule(turned=False)
 
     def __post_init__(self) -> None:
         whole("LongHeads", "chunks", self.chunks, 4)
@@ -149,7 +150,10 @@ class LongHeadsState(PagedState):
         new[rows, :, at - start] = vectors[rows, :, times]
         return start, new
 
-    def sum_up(self, read: Read, noted: Tensor, pages: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
+    def sum_up(
+        self, read: Read, noted: Tensor | None, pages: Tensor, slots: Tensor
+    ) -> tuple[Tensor, ...]:
+        assert noted is not None
         b, count, size = slots.shape
         heads = noted.shape[1]
         block, rotary = read.store.gather(slots.flatten(1)[:, None]), read.rotary
@@ -172,6 +176,6 @@ class LongHeadsState(PagedState):
         made = scaled_dot_product_attention(mean, k, k, attn_mask=mask, scale=read.scale)
         return (made.nan_to_num(0.0).view(b, heads, count, -1),)  # 0 where no token arrived
 
-    def score(self, read: Read, paged: Sequence[Region], last: Tensor) -> Tensor:
-        product = at_least_float32(read.queries.vectors) @ self.made[0].transpose(2, 3)
-        return product.unflatten(1, (self.kv_heads, -1)).sum(2)
+    @property
+    def choices(self) -> int:
+        return self.kv_heads
