@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lengthwise.extend.adapt import restore as restore
     from lengthwise.extend.checkpoint import load as load
     from lengthwise.extend.checkpoint import save as save
+    from lengthwise.extend.context import load_context as load_context
+    from lengthwise.extend.context import save_context as save_context
     from lengthwise.extend.edit import edit as edit
     from lengthwise.extend.explain import explain as explain
     from lengthwise.extend.layouts import *  # noqa: F403
@@ -44,12 +46,14 @@ _VERBS = {
     "hirope_positions": "lengthwise.extend.layouts.code_units",
     "length_collapse": "lengthwise.extend.scaling.temp_scale",
     "load": "lengthwise.extend.checkpoint",
+    "load_context": "lengthwise.extend.context",
     "longrope2_search": "lengthwise.search",
     "longrope_search": "lengthwise.search",
     "new_cache": "lengthwise.extend.adapt",
     "prefix_budgets": "lengthwise.search.prefix",
     "restore": "lengthwise.extend.adapt",
     "save": "lengthwise.extend.checkpoint",
+    "save_context": "lengthwise.extend.context",
     "text_model": "lengthwise.hf.inner",
     "tune_head_scale": "lengthwise.extend.scaling.head_scale",
 }

@@ -345,8 +345,8 @@ class LengthwiseCache(Cache):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise ValueError(
-            "this cache belongs to a model in memory and cannot be pickled or saved; keep the "
-            "tokens and read them again, or fork it with copy.deepcopy(cache)"
+            "this cache belongs to a model in memory and cannot be pickled; write it with "
+            "lengthwise.save_context, or fork it with copy.deepcopy(cache)"
         )
 
     def bytes(self) -> int:

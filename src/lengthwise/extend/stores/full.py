@@ -66,6 +66,15 @@ class _Buffer:
     def full(self) -> bool:
         return self.shared or self.used == self.keys.shape[2]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a file holds of it: no free slots, in which anything may lie."""
+        held = {
+            name: x.narrow(1 if name == "segments" else 2, 0, self.used)
+            for name, x in vars(self).items()
+            if isinstance(x, Tensor)
+        }
+        return {**vars(self), **held, "shared": False}
+
     def block(self) -> KeyBlock:
         whole = KeyBlock(self.keys, self.values, self.positions, self.segments, self.start)
         return whole if self.used == self.keys.shape[2] else whole.slots(0, self.used)
