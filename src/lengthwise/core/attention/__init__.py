@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from lengthwise.core.attention.choice import (
 )
 from lengthwise.core.attention.chunked import chunked, coverage
 from lengthwise.core.attention.decode import decode
+from lengthwise.core.attention.documents import apart, each_alone
 from lengthwise.core.attention.flex import flex
 from lengthwise.core.attention.reference import reference, turn_keys
 from lengthwise.core.keys import KeyBlock, Queries, concatenate
@@ -134,6 +136,15 @@ def attend_blocks(
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
     scale = 1 / math.sqrt(queries.vectors.shape[-1]) if scale is None else scale
+    if impl == "auto" and apart(queries, blocks, regions) and record() is None:
+        kw: dict[str, Any] = {"stored": stored, "scale": scale, "softcap": softcap}
+
+        def document(of: Queries, block: KeyBlock) -> Partial:
+            return attend_blocks(of, [block], regions, rotary=rotary, need_lse=need_lse, **kw)
+
+        found = each_alone(queries, blocks[0], document)
+        if found is not None:
+            return found
     if impl == "reference":
         whole = reference(
             queries, concatenate(blocks), regions,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lengthwise.core.attention.reference import add_bias, apply_score, at_least_float32
+from lengthwise.core.attention.tiles import Tiles
 from lengthwise.core.keys import KeyBlock, Queries
 from lengthwise.core.partial import Partial
 from lengthwise.core.regions import Region, same_segment, visible_pairs
@@ -46,11 +47,12 @@ class _Chunked(torch.autograd.Function):
         b, h, t, _ = q.shape
         out = at_least_float32(q.new_zeros(b, h, t, v.shape[-1]))
         lse = out.new_full((b, h, t), float("-inf"))
-        for ts in tiles(t, Q_TILE):
+        rows_of, keys_of = sizes(region)
+        for ts in tiles(t, rows_of):
             o, peak = out[:, :, ts], lse[:, :, ts].clone()
             total = torch.zeros_like(peak)
             rows = at_least_float32(q[:, :, ts]) * scale
-            for ns in tiles(k.shape[2], K_TILE):
+            for ns in tiles(k.shape[2], keys_of):
                 score = score_tile(rows, queries, block, region, ts, ns, softcap)
                 if score is None:
                     continue
@@ -89,10 +91,11 @@ class _Chunked(torch.autograd.Function):
         # d score = weight * (d weight - delta + d lse), where delta = sum_k weight * d weight.
         delta = (at_least_float32(out) * d_out).sum(-1) - d_lse
         finite = torch.where(lse.isneginf(), 0.0, lse)
-        for ts in tiles(q.shape[2], Q_TILE):
+        rows_of, keys_of = sizes(region)
+        for ts in tiles(q.shape[2], rows_of):
             rows = at_least_float32(q[:, :, ts]) * scale
             grad = by_kv_head(at_least_float32(d_out[:, :, ts]), v)
-            for ns in tiles(k.shape[2], K_TILE):
+            for ns in tiles(k.shape[2], keys_of):
                 score = score_tile(rows, queries, block, region, ts, ns, softcap)
                 if score is None:
                     continue
@@ -110,6 +113,13 @@ class _Chunked(torch.autograd.Function):
                 dq[:, :, ts] += (d_score @ keys).mul_(scale).view_as(rows)
                 dk[:, :, ns] += d_score.transpose(-1, -2) @ by_kv_head(rows, k)
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None, None, None
+
+
+def sizes(region: Region) -> tuple[int, int]:
+    """Queries and keys of a tile: no larger than a mask of tiles has them, so that it skips."""
+    if isinstance(region.also, Tiles):
+        return min(Q_TILE, region.also.size), min(K_TILE, region.also.size)
+    return Q_TILE, K_TILE
 
 
 def tiles(length: int, size: int) -> list[slice]:
@@ -168,6 +178,11 @@ def coverage(region: Region, queries: Queries, block: KeyBlock) -> str:
     ):
         return "none"
     whole = region.also is None
+    if isinstance(region.also, Tiles):
+        part = region.also.covers(max(q_low, 0), q_high, max(k_low, 0), k_high)
+        if part == "none":
+            return "none"
+        whole = part == "all"
     if region.range_of is not None:
         firsts, lasts = region.range_of(queries.positions[0])
         if k_high < firsts.min() or k_low >= lasts.max():
