@@ -26,6 +26,7 @@ METHODS = (
     (lw.KeyDiff(tokens=10, every=4),),
     (lw.SnapKV(tokens=10, recent=3, kernel=3, every=4),),
     (lw.AdaKV(tokens=10, recent=3, kernel=3, every=4),),
+    (lw.ThinK(tokens=10, recent=3, kernel=3, every=4),),
     (lw.PyramidKV(tokens=10, recent=3, kernel=3, every=4),),
     (lw.PrefixKV(budgets=(9, 12), every=4),),
     (lw.Chelsea(tokens=14, sinks=2, recent=4, chunk=6, every=5),),

@@ -38,6 +38,7 @@ METHODS = {
     "SirLLM": "sirllm:tokens=128,recent=32,every=32",
     "SnapKV": "snapkv:tokens=128,recent=16,every=32",
     "StreamingLLM": "streamingllm:window=100",
+    "ThinK": "think:tokens=128,recent=16,every=32",
 }  # fmt: skip
 # For models without rotary positions, or with numbers that belong to one model.
 ELSEWHERE = {

@@ -10,6 +10,7 @@ from lengthwise.extend.stores.pyramidkv import PyramidKV
 from lengthwise.extend.stores.sirllm import SirLLM
 from lengthwise.extend.stores.snapkv import SnapKV
 from lengthwise.extend.stores.streaming_llm import StreamingLLM
+from lengthwise.extend.stores.think import ThinK
 from lengthwise.extend.stores.tova import TOVA
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "SirLLM",
     "SnapKV",
     "StreamingLLM",
+    "ThinK",
 ]

@@ -178,7 +178,11 @@ class EvictingState(StoreState):
         score = score.masked_fill(safe, float("inf")).masked_fill(positions < 0, float("-inf"))
         order = score.argsort(dim=-1, descending=True, stable=True)  # of equals, the older
         rank = order.argsort(dim=-1)
-        self._keep((positions >= 0) & (rank < self._most(read, score)))
+        self._drop(read, (positions >= 0) & (rank < self._most(read, score)))
+
+    def _drop(self, read: Read, wanted: Bool[Tensor, " b #kv n"]) -> None:
+        """What is not wanted goes, of rows that are due."""
+        self._keep(wanted)
 
     def _most(self, read: Read, score: Tensor) -> Tensor:
         """Keys `[b, #kv, 1]` that heads keep at most."""
