@@ -64,6 +64,15 @@ class KeyBlock:
             return self.start, self.start + len(self) - 1
         return self.span
 
+    @property
+    def live(self) -> bool:
+        """Whether somebody may differentiate by its keys or values."""
+        return self.keys.requires_grad or self.values.requires_grad
+
+    def opened(self, dtype: torch.dtype | None = None) -> "KeyBlock":
+        """With keys and values as tensors, in a type where they are packed (`core/packed.py`)."""
+        return self
+
     def bias_or_zeros(self) -> Float[Tensor, " b #kv n"]:
         """The bias, 0 where there is none."""
         if self.bias is not None:
@@ -138,6 +147,7 @@ class Room(NamedTuple):
 
 def concatenate(blocks: Sequence[KeyBlock]) -> KeyBlock:
     """One block that holds the slots of all of them, in order."""
+    blocks = [block.opened() for block in blocks]
     if len(blocks) == 1:
         return blocks[0]
     heads = max(block.positions.shape[1] for block in blocks)

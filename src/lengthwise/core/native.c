@@ -49,11 +49,23 @@ typedef int whole __attribute__((vector_size(4 * LANES), aligned(4)));
  * they would not, and fewer keys were slower. */
 static long tile_keys(long d) { return d > 32 && d <= 64 ? 32 : FEW; }
 
-/* Strides in numbers; a query's rows lie one after the other. Keys and values are floats or halves. */
+/* How keys and values lie in codes of a byte or half of one: a number is code * scale + zero. Keys have
+ * scales for each channel of a group of slots, values one for each slot; `packed.py` packs them. */
+typedef struct {
+    long kind, group, first; /* of the slots, which begin with this one of a group */
+    const half *k_scale, *k_zero, *v_scale, *v_zero; /* [groups, d] and [slots] of a head; zeros or 0 */
+    long k_batch, k_head, v_batch, v_head;
+} packing;
+
+enum { INT8 = 1, INT4, FLOAT8 };
+
+/* Strides in numbers, in bytes of codes; a query's rows lie one after the other. Keys and values are
+ * floats or halves, or codes where `how` says how. */
 typedef struct {
     const float *q;
     const void *k, *v;
     long keys, k_batch, k_head, k_row, v_batch, v_head, v_row;
+    const packing *how;
 } part;
 
 typedef struct {
@@ -239,14 +251,100 @@ static const float *floats(const void *from, long at, int halves, long *stride, 
     return room;
 }
 
+typedef unsigned char letters __attribute__((vector_size(LANES), aligned(1)));
+#define AS(type, x) __builtin_convertvector(x, type)
+
+/* The exponent and the digits of float8 move to their places; the smallest have no leading 1. */
+static inline lanes eighths(letters x) {
+    whole bits = AS(whole, x & 127), sign = AS(whole, x & 128); /* GCC 12 needs the masks here */
+    lanes number = (lanes)((bits << 20) + (120 << 23));
+    number = choose(bits < 8, 2 * (number - 0x1p-7f), number);
+    return (lanes)((whole)number | sign << 24);
+}
+
+/* Rows of codes as floats, without their scales; of two in a byte the lower ones are the first half of
+ * a row. */
+APART void unpack(long kind, const unsigned char *from, long stride, long rows, long width, float *to) {
+    long middle = width / 2;
+    if (kind == INT4 && middle % LANES) {
+        for (long r = 0; r < rows; r++, from += stride, to += width)
+            for (long c = 0; c < middle; c++) to[c] = from[c] & 15, to[c + middle] = from[c] >> 4;
+        return;
+    }
+    for (long r = 0; r < rows; r++, from += stride, to += width)
+        if (kind == INT8)
+            for (long c = 0; c < width; c += LANES)
+                *(lanes *)(to + c) = AS(lanes, AS(whole, *(const letters *)(from + c) ^ 128) - 128);
+        else if (kind == FLOAT8)
+            for (long c = 0; c < width; c += LANES)
+                *(lanes *)(to + c) = eighths(*(const letters *)(from + c));
+        else
+            for (long c = 0; c < middle; c += LANES) {
+                letters x = *(const letters *)(from + c);
+                *(lanes *)(to + c) = AS(lanes, AS(whole, x & 15));
+                *(lanes *)(to + c + middle) = AS(lanes, AS(whole, x >> 4));
+            }
+}
+
+/* A tile of packed keys and values: numbers without scales, which go to the queries and the weights. */
+typedef struct {
+    float *q, *shift;    /* [rows, d], times the scales of channels, and [rows], times their zeros */
+    float *scale, *zero; /* [FEW], of values; zero is 0 where there are none */
+    int zeros;
+} scaled;
+
+static scaled unpacked(const part *x, const float *q, long rows, long at, long head, long low, long keys,
+                       long d, long e, float *room) {
+    const packing *how = x->how;
+    float *values = room + FEW * d, *by = values + FEW * e;
+    scaled to = {by, by + rows * d, by + rows * (d + 1), by + rows * (d + 1) + FEW, how->k_zero != 0};
+    const half *k_scale = how->k_scale, *k_zero = how->k_zero;
+    long of_k = at * how->k_batch + head * how->k_head + (how->first + low) / how->group * d;
+    for (long r = 0; r < rows; r++) {
+        to.shift[r] = 0;
+        for (long c = 0; c < d; c++) to.q[r * d + c] = q[r * d + c] * widened(k_scale[of_k + c]);
+        for (long c = 0; c < d && k_zero; c++) to.shift[r] += q[r * d + c] * widened(k_zero[of_k + c]);
+    }
+    long of_v = at * how->v_batch + head * how->v_head + low;
+    for (long j = 0; j < FEW; j++) {
+        to.scale[j] = j < keys ? widened(how->v_scale[of_v + j]) : 0;
+        to.zero[j] = j < keys && to.zeros ? widened(how->v_zero[of_v + j]) : 0;
+    }
+    const unsigned char *k = x->k, *v = x->v;
+    unpack(how->kind, k + at * x->k_batch + head * x->k_head + low * x->k_row, x->k_row, keys, d, room);
+    unpack(how->kind, v + at * x->v_batch + head * x->v_head + low * x->v_row, x->v_row, keys, e, values);
+    return to;
+}
+
+/* Weights of a tile become those of its codes, and what the zeros of its values come to is added. */
+static void weigh(const scaled *by, float *w, long keys, long e, float *out) {
+    lanes sum[LANES] = {0};
+    for (long j = 0; j < keys; j += LANES) {
+        lanes x = *(const lanes *)(w + j);
+        if (by->zeros) sum[0] += x * *(const lanes *)(by->zero + j);
+        *(lanes *)(w + j) = x * *(const lanes *)(by->scale + j);
+    }
+    float shift = by->zeros ? sums(sum)[0] : 0;
+    for (long c = 0; c < e && by->zeros; c += LANES) *(lanes *)(out + c) += shift;
+}
+
+/* Floats that lie with a thread for a tile. */
+static long tile_room(long rows, long d, long e) {
+    return FEW * (d + e) + rows * (d + 1) + 2 * FEW;
+}
+
 /* The tile behind one, to be asked for. */
-static ahead behind(const void *from, long at, int halves, long stride, long keys, long width,
-                    long turns) {
+static ahead behind(const void *from, long at, int halves, const packing *how, long stride, long keys,
+                    long width, long turns) {
+    if (how) {
+        long bytes = how->kind == INT4 ? width / 2 : width;
+        return coming((const float *)((const char *)from + at), stride / 4, keys, bytes / 4, turns);
+    }
     if (!halves) return coming((const float *)from + at, stride, keys, width, turns);
     return coming((const float *)((const half *)from + at), stride / 2, keys, width / 2, turns);
 }
 
-/* `to` has room for an even number of rows, `room` for a tile of keys and one of values. */
+/* `to` has room for an even number of rows, `room` for `tile_room`. */
 static void item(const part *parts, long count, int halves, long at, long head, long kv, long share,
                  long shares, long rows, long d, long e, float scale, state to, float *room) {
     float weights[2 * FEW] = {0};
@@ -258,22 +356,33 @@ static void item(const part *parts, long count, int halves, long at, long head, 
         const float *q = x.q + (at * kv + head) * rows * d;
         long first_k = at * x.k_batch + head * x.k_head, first_v = at * x.v_batch + head * x.v_head;
         long last = x.keys * (share + 1) / shares;
-        for (long low = x.keys * share / shares; low < last; low += few) {
-            long keys = last - low < few ? last - low : few, k_row = x.k_row, v_row = x.v_row;
+        for (long low = x.keys * share / shares, keys; low < last; low += keys) {
+            long k_row = x.k_row, v_row = x.v_row;
+            keys = least(last - low, few);
+            if (x.how) keys = least(keys, x.how->group - (x.how->first + low) % x.how->group);
             long at_k = first_k + low * k_row, at_v = first_v + low * v_row;
             ahead next_k =
-                behind(x.k, at_k + few * k_row, halves, k_row, few, d, rows * few / LANES);
+                behind(x.k, at_k + few * k_row, halves, x.how, k_row, few, d, rows * few / LANES);
             ahead next_v =
-                behind(x.v, at_v + few * v_row, halves, v_row, few, e, rows * few * e / (8 * LANES));
-            const float *k = floats(x.k, at_k, halves, &k_row, keys, d, room);
-            const float *v = floats(x.v, at_v, halves, &v_row, keys, e, room + FEW * d);
+                behind(x.v, at_v + few * v_row, halves, x.how, v_row, few, e,
+                       rows * few * e / (8 * LANES));
+            const float *k = room, *v = room + FEW * d;
+            scaled by = {0};
+            if (x.how) {
+                by = unpacked(&x, q, rows, at, head, low, keys, d, e, room), k_row = d, v_row = e;
+            } else {
+                k = floats(x.k, at_k, halves, &k_row, keys, d, room);
+                v = floats(x.v, at_v, halves, &v_row, keys, e, room + FEW * d);
+            }
             for (long r = 0; r < rows; r += 2) {
                 if (r + 1 == rows) /* alone: its partner weighs nothing */
                     for (long j = 0; j < FEW; j++) weights[FEW + j] = 0;
                 for (int i = 0; i < 2 && r + i < rows; i++) {
                     float *w = weights + i * FEW;
-                    score(q + (r + i) * d, k, k_row, keys, d, scale, w, &next_k);
+                    score((x.how ? by.q : q) + (r + i) * d, k, k_row, keys, d, scale, w, &next_k);
+                    for (long j = 0; j < keys && by.zeros; j++) w[j] += by.shift[r + i] * scale;
                     soften(w, keys, e, to.top + r + i, to.total + r + i, to.out + (r + i) * e);
+                    if (x.how) weigh(&by, w, keys, e, to.out + (r + i) * e);
                 }
                 (e % (4 * LANES) ? add : add_wide)(weights, v, v_row, keys, e, to.out + r * e,
                                                    &next_v);
@@ -290,12 +399,12 @@ static void item(const part *parts, long count, int halves, long at, long head, 
 static int whole_softmax(const part *parts, long count, int halves, long batch, long kv, long rows,
                          long d, long e, float scale, int threads, int narrow, void *out,
                          float *lse) {
-    long keys = 0;
-    for (long p = 0; p < count; p++) keys += parts[p].keys;
+    long keys = 0, wide = halves;
+    for (long p = 0; p < count; p++) keys += parts[p].keys, wide |= parts[p].how != 0;
     if (batch * kv * rows * keys * (d + e) < SHARED) threads = 1;
     long shares = most(1, (threads + batch * kv - 1) / (batch * kv));
     long items = batch * kv * shares, sums = (rows + rows % 2) * (e + 2);
-    long size = sums + (halves ? FEW * (d + e) : 0);
+    long size = sums + (wide ? tile_room(rows, d, e) : 0);
     float *memory = malloc(sizeof(float) * (items * size + e));
     if (!memory) return 1;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)

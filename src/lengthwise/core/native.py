@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from lengthwise.core import operators
 from lengthwise.core.keys import KeyBlock, Room
 from lengthwise.core.operators import STEPS
+from lengthwise.core.packed import KINDS, PackedBlock
 from lengthwise.core.partial import Partial
 
 NO_LIMIT = 1 << 62
@@ -29,10 +30,21 @@ def takes(pairs: Sequence[tuple[Tensor, KeyBlock]]) -> bool:
     heads of whole lanes, and a compiler to be had.
     """
     for x, block in pairs:
+        if isinstance(block, PackedBlock):
+            if not _packed(x, block):
+                return False
+            continue
         k, v = block.keys, block.values
         if not _plain(x, k, v) or not operators.steps(k.shape[-1], v.shape[-1]):
             return False
     return True
+
+
+def _packed(x: Tensor, block: PackedBlock) -> bool:
+    held = block.held
+    d, e = held.widths
+    kind = x.is_cpu and held.keys.is_cpu and x.dtype is held.dtype and x.dtype in STEPS
+    return kind and len(block) > 0 < x.numel() and operators.steps(d, e)
 
 
 def takes_band(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -54,6 +66,18 @@ def decode(pairs: Sequence[tuple[Tensor, KeyBlock]], scale: float) -> Partial:
         pairs: Placed queries `[b, h, t, d]` and placed keys that `takes` has accepted.
     """
     queries, blocks = zip(*pairs, strict=True)
+    if any(isinstance(block, PackedBlock) for block in blocks):
+        how: list[int] = []
+        held: list[Tensor] = []
+        for block in blocks:
+            if isinstance(block, PackedBlock):
+                packed = block.held
+                how += (KINDS.index(packed.kind) + 1, packed.group, block.low, len(block))
+                held += packed.tensors()
+            else:
+                how += (0, 0, 0, len(block))
+                held += (block.keys, block.values)
+        return Partial(*operators.unpack(queries, held, how, scale))
     keys, values = [block.keys for block in blocks], [block.values for block in blocks]
     return Partial(*operators.decode(queries, keys, values, scale))
 

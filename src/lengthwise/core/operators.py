@@ -1,4 +1,5 @@
-"""`native.c` as operators of torch: `torch.ops.lengthwise` has turn, decode, step, paged and band.
+"""`native.c` as operators of torch: turn, decode, unpack, step, paged and band of
+`torch.ops.lengthwise`.
 
 A compiler sees in them what they read, write and return, a profiler their names. Who may call
 which with what is said in `native.py`; addresses of memory are taken here alone.
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from lengthwise.core import built
 
+PART = 11  # numbers that say what a part is
 STEPS = (torch.float32, torch.bfloat16)  # of a decoding step and a rotation; a band is float32
 
 
@@ -117,16 +119,69 @@ def _decode(
         kept.append((k, v))
         parts += (
             flat[id(x)].data_ptr(), k.data_ptr(), v.data_ptr(), k.shape[2],
-            *k.stride()[:3], *v.stride()[:3],
+            *k.stride()[:3], *v.stride()[:3], 0,
         )  # fmt: skip
+    return _decoded(library, parts, first, kv, e, scale)
+
+
+def _decoded(
+    library: Any, parts: Sequence[int], first: Tensor, kv: int, e: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention over parts as `native.c` has them, of queries like the first."""
+    b, h, t, d = first.shape
     out, lse = torch.empty(b, h, t, e), torch.empty(b, h, t)
     failed = library.lengthwise_decode(
-        _longs(parts), len(kept), first.dtype is torch.bfloat16, b, kv, h // kv * t, d, e, scale,
-        torch.get_num_threads(), out.data_ptr(), lse.data_ptr(),
+        _longs(parts), len(parts) // PART, first.dtype is torch.bfloat16, b, kv, h // kv * t, d, e,
+        scale, torch.get_num_threads(), out.data_ptr(), lse.data_ptr(),
     )  # fmt: skip
     if failed:
         raise MemoryError("no memory for the sums of a decoding step")
     return out if first.dtype is torch.float32 else out.to(first.dtype), lse
+
+
+def _unpack(
+    queries: Sequence[Tensor], held: Sequence[Tensor], how: Sequence[int], scale: float
+) -> tuple[Tensor, Tensor]:
+    first, of = queries[0], iter(held)
+    b, h, t, d = first.shape
+    parts: list[int] = []
+    kept: list[Tensor] = []  # while their addresses are in use
+    for x, (kind, group, low, keys) in zip(
+        queries, zip(*[iter(how)] * 4, strict=True), strict=True
+    ):
+        flat, k, v = _flat(x), _whole(next(of)), _whole(next(of))
+        kept += [flat, k, v]
+        packing = 0
+        if kind:
+            grids = [next(of) for _ in range(4 if kind == 2 else 2)]
+            k_scale, v_scale = grids[0], grids[-2] if kind == 2 else grids[1]
+            k_zero, v_zero = (grids[1], grids[3]) if kind == 2 else (None, None)
+            group_of, inside = divmod(low, group)
+            at_k, at_v = 2 * group_of * d, 2 * low  # bytes
+            said = [
+                kind, group, inside,
+                k_scale.data_ptr() + at_k, 0 if k_zero is None else k_zero.data_ptr() + at_k,
+                v_scale.data_ptr() + at_v, 0 if v_zero is None else v_zero.data_ptr() + at_v,
+                *k_scale.stride()[:2], *v_scale.stride()[:2],
+            ]  # fmt: skip
+            kept.append(torch.tensor(said))
+            packing = kept[-1].data_ptr()
+            k, v = k[:, :, low:], v[:, :, low:]
+        parts += (
+            flat.data_ptr(), k.data_ptr(), v.data_ptr(), keys, *k.stride()[:3], *v.stride()[:3],
+            packing,
+        )  # fmt: skip
+    kv, e = held[1].shape[1], held[1].shape[-1] * (2 if how[0] == 2 else 1)
+    library = _code(for_step(d, e), *queries)
+    return _decoded(library, parts, first, kv, e, scale)
+
+
+def _unpacked_like(
+    queries: Sequence[Tensor], held: Sequence[Tensor], how: Sequence[int], scale: float
+) -> tuple[Tensor, Tensor]:
+    e = held[1].shape[-1] * (2 if how[0] == 2 else 1)
+    shape = queries[0].shape[:3]
+    return queries[0].new_empty(*shape, e), queries[0].new_empty(shape, dtype=torch.float32)
 
 
 def _decoded_like(
@@ -282,6 +337,11 @@ OPERATORS: tuple[tuple[str, Like, Like], ...] = (
         _decoded_like,
     ),
     (
+        "unpack(Tensor[] queries, Tensor[] held, int[] how, float scale) -> (Tensor, Tensor)",
+        _unpack,
+        _unpacked_like,
+    ),
+    (
         "step(Tensor(a!) keys, Tensor(b!) values, Tensor(c!) positions, Tensor q, Tensor k, "
         "Tensor v, Tensor circles, int[] parts, int slot, int position, int ahead, "
         "bool interleaved, float factor, float scale, Tensor[]? others=None) -> Tensor",
@@ -313,6 +373,7 @@ if not hasattr(torch.ops.lengthwise, "turn"):  # a module that is loaded again k
 
 turn = torch.ops.lengthwise.turn.default
 decode = torch.ops.lengthwise.decode.default
+unpack = torch.ops.lengthwise.unpack.default
 step = torch.ops.lengthwise.step.default
 paged = torch.ops.lengthwise.paged.default
 band = torch.ops.lengthwise.band.default

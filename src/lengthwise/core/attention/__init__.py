@@ -174,6 +174,7 @@ def attend_blocks(
             parts.append((region, placed[region.q_place], keys))
         if few:
             return decode(parts, scale=scale, softcap=softcap, need_lse=need_lse)
+        parts = [(region, asked, keys.opened()) for region, asked, keys in parts]
         alone = len(parts) == 1 and not need_lse
         together = impl == "auto" and not need_lse and only_bands(parts, softcap)
         choice = choice_for(*parts[0], softcap, alone, together)
@@ -354,6 +355,7 @@ def place_keys(
     """The keys rotated to their apparent positions in a region."""
     if rotary is None or (block.places is None and stored == region.k_place):
         return block
+    block = block.opened()
     return replace(block, keys=turn_keys(block, region, rotary, stored))
 
 

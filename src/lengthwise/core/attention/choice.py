@@ -199,5 +199,6 @@ def triangular(region: Region, queries: Queries, block: KeyBlock) -> bool:
 
 
 def needs_grad(queries: Queries, *blocks: KeyBlock) -> bool:
-    tensors = (queries.vectors, *(x for block in blocks for x in (block.keys, block.values)))
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if not torch.is_grad_enabled():
+        return False
+    return queries.vectors.requires_grad or any(block.live for block in blocks)

@@ -33,14 +33,15 @@ def decode(
         parts: At least one: a region, the queries as it places them, and keys as it places them.
         need_lse: Whether anybody reads the log-sum-exp; without it, it is NaN.
     """
-    _, first, block = parts[0]
+    _, first, _ = parts[0]
     if in_c(parts, softcap):
         return native.decode([(queries.vectors, keys) for _, queries, keys in parts], scale)
     b, h, t, _ = first.vectors.shape
-    kv = block.keys.shape[1]
     exact = torch.promote_types(first.vectors.dtype, torch.float32)
+    parts = [(region, queries, block.opened(exact)) for region, queries, block in parts]
+    kv = parts[0][2].keys.shape[1]
     sizes = [len(block) for _, _, block in parts]
-    scores = torch.empty(b, kv, h // kv * t, sum(sizes), dtype=exact, device=block.keys.device)
+    scores = torch.empty(b, kv, h // kv * t, sum(sizes), dtype=exact, device=first.vectors.device)
     columns: dict[int, Tensor] = {}
     hidden, at = False, 0
     for (region, queries, block), size in zip(parts, sizes, strict=True):
@@ -62,7 +63,7 @@ def decode(
             out = piece if out is None else out.add_(piece)
         at += size
     assert out is not None
-    out = out.reshape(b, h, t, -1).to(parts[0][2].values.dtype)
+    out = out.reshape(b, h, t, -1).to(first.vectors.dtype)
     return Partial(out, lse.reshape(b, h, t))
 
 
