@@ -3,48 +3,48 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
-import lengthwise as lw
-from lengthwise.hf.weights import fingerprint
 from lengthwise.lab import evidence
 from lengthwise.lab.claims import claims
-from lengthwise.lab.evidence import AT_LEAST, AT_MOST, Finding, exact
+from lengthwise.lab.evidence import Finding, at_least, at_most, exact
+from lengthwise.measure.statistics.intervals import bootstrap_mean
 
-Records = dict[str, dict[str, Any]]
+Records = dict[str, list[dict[str, Any]]]  # by run, one of each seed
 
-# (what, run, twin, wanted): whether the run's number must be at most or at least the twin's.
+# (what, run, twin, wanted): how the run's number less the twin's must stand to 0.
 COMPARED = {
     "dataset_decomposition": (
-        ("flops", "grow_p2", "fixed_1024", AT_MOST),
-        ("held_out_loss.1024", "grow_p2", "fixed_1024", AT_MOST),
-        ("held_out_loss.256", "grow_p2", "fixed_1024", AT_MOST),
+        ("flops", "grow_p2", "fixed_1024", at_most),
+        ("held_out_loss.1024", "grow_p2", "fixed_1024", at_most),
+        ("held_out_loss.256", "grow_p2", "fixed_1024", at_most),
     ),
     "grow_length": (
-        ("cpu_seconds", "grow_length", "fixed_1024", AT_MOST),
-        ("held_out_loss.1024", "grow_length", "fixed_1024", AT_MOST),
-        ("held_out_loss.256", "grow_length", "fixed_1024", AT_MOST),
+        ("cpu_seconds", "grow_length", "fixed_1024", at_most),
+        ("held_out_loss.1024", "grow_length", "fixed_1024", at_most),
+        ("held_out_loss.256", "grow_length", "fixed_1024", at_most),
     ),
     "best_fit_trained": (
-        ("fitting_documents_cut", "best_fit", "fixed_1024", AT_MOST),
-        ("cuts", "best_fit", "fixed_1024", AT_MOST),
-        ("held_out_loss.1024", "best_fit", "fixed_1024", AT_MOST),
-        ("held_out_loss.256", "best_fit", "fixed_1024", AT_MOST),
+        ("fitting_documents_cut", "best_fit", "fixed_1024", at_most),
+        ("cuts", "best_fit", "fixed_1024", at_most),
+        ("held_out_loss.1024", "best_fit", "fixed_1024", at_most),
+        ("held_out_loss.256", "best_fit", "fixed_1024", at_most),
     ),
     "xgen": (
-        ("held_out_loss.1024", "xgen", "fixed_256", AT_MOST),
-        ("held_out_loss.256", "xgen", "fixed_256", AT_MOST),
-        ("held_out_loss.128", "xgen", "fixed_256", AT_MOST),
+        ("held_out_loss.1024", "xgen", "fixed_256", at_most),
+        ("held_out_loss.256", "xgen", "fixed_256", at_most),
+        ("held_out_loss.128", "xgen", "fixed_256", at_most),
     ),
     "untie_the_knots": (
-        ("recall.2048.answer_loss", "knots", "plain", AT_MOST),
-        ("recall.2048.answer_tokens_right", "knots", "plain", AT_LEAST),
-        ("recall.1024.answer_loss", "knots", "plain", AT_MOST),
-        ("recall.1024.answer_tokens_right", "knots", "plain", AT_LEAST),
+        ("recall.2048.answer_loss", "knots", "plain", at_most),
+        ("recall.2048.answer_tokens_right", "knots", "plain", at_least),
+        ("recall.1024.answer_loss", "knots", "plain", at_most),
+        ("recall.1024.answer_tokens_right", "knots", "plain", at_least),
     ),
     "prolong": (
-        ("recall.2048.answer_loss", "long_0.6", "long_1.0", AT_MOST),
-        ("recall.1024.answer_loss", "long_0.6", "long_1.0", AT_MOST),
-        ("held_out_loss.256", "long_0.6", "long_1.0", AT_MOST),
+        ("recall.2048.answer_loss", "long_0.6", "long_1.0", at_most),
+        ("recall.1024.answer_loss", "long_0.6", "long_1.0", at_most),
+        ("held_out_loss.256", "long_0.6", "long_1.0", at_most),
     ),
 }
 EXACT = ("flops", "cuts", "fitting_documents_cut")  # counts that nothing was drawn for
@@ -57,38 +57,54 @@ def runs_of(name: str) -> list[str]:
     return [*ALSO.get(name, ()), *sorted(compared)]
 
 
-def number(record: dict[str, Any], what: str) -> float:
-    """A number of a run, `a.b` inside."""
-    value: Any = record
-    for key in what.split("."):
-        value = value[key]
-    return float(value)
+def numbers(records: list[dict[str, Any]], what: str) -> Tensor:
+    """A number of every seed, `a.b` inside; of what is kept text by text, those of all texts."""
+    found: list[float] = []
+    for record in records:
+        value: Any = record
+        for key in what.split("."):
+            value = value[key]
+        found += value if isinstance(value, list) else [value]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def findings(name: str, records: Records) -> list[Finding]:
-    """The comparisons of a claim."""
+    """The comparisons of a claim, paired over seeds and over texts or problems."""
     found = []
     for what, run, twin, wanted in COMPARED[name]:
-        ours, theirs = number(records[run], what), number(records[twin], what)
-        finding = Finding(f"{what} of {run}, against {twin}", ours, wanted, theirs)
-        found.append(exact(finding) if what in EXACT else finding)
+        more = numbers(records[run], what) - numbers(records[twin], what)
+        says = f"{what} of {run} less that of {twin}"
+        if what in EXACT:
+            found.append(exact(wanted(says, float(more.max()), 0.0, twin)))
+        else:
+            interval = bootstrap_mean(more, torch.Generator().manual_seed(0))
+            found.append(wanted(says, interval, 0.0, twin))
     return found
+
+
+def means(value: Any) -> Any:
+    """The record of a run with the mean of every list in its place."""
+    if isinstance(value, dict):
+        return {key: means(one) for key, one in value.items()}
+    return round(sum(value) / len(value), 4) if isinstance(value, list) else value
 
 
 def judged(name: str, records: Records, items: dict[str, int]) -> evidence.Evidence:
     """The evidence of a claim from the records of all its runs."""
-    runs = {run: records[run] for run in runs_of(name)}
-    _, _, twin, _ = COMPARED[name][0]
-    scratch = {"name": "a Llama of half a million parameters trained here", "fingerprint": ""}
-    bundled = {"name": "demo", "fingerprint": fingerprint(lw.load("demo", dtype=torch.float32)[0])}
-    continued = "recall" in runs[twin]
+    _, mine, twin, _ = COMPARED[name][0]
+    continued = "recall" in records[twin][0]
+    own = "Llamas of half a million parameters trained here"
     return evidence.of(
         claims()[f"train_data/{name}"],
-        model={**bundled, "window": 512} if continued else {**scratch, "window": 1024},
-        seeds=(runs[twin]["seed"],),
+        model={
+            "name": "the bundled model, tuned here" if continued else own,
+            "fingerprint": records[mine][0]["fingerprint"],
+            "window": 512 if continued else 1024,
+        },
+        seeds=[one["seed"] for one in records[twin]],
         trained=True,
         items=items if continued else {"texts": items["texts"]},
-        numbers={"runs": runs},
+        numbers={"runs": {run: [means(one) for one in records[run]] for run in runs_of(name)}},
         findings=findings(name, records),
         control=f"the run {twin}",
     )

@@ -1,4 +1,4 @@
-"""Do the papers' claims about lengths in training hold on a small model? One seed, minutes a run.
+"""Do the papers' claims about lengths in training hold on a small model? Three seeds of each run.
 
     python experiments/length_curricula.py                      all claims
     python experiments/length_curricula.py --claim grow_length  the runs that one of them needs
@@ -6,8 +6,10 @@
 From scratch: a Llama of half a million parameters learns the same documents of the Python standard
 library (0.9 million tokens, once) in windows of 1,024 tokens, by dataset decomposition, at growing
 lengths, in stages, and packed best-fit. Continued: the bundled model, trained on 512 tokens, goes
-on at 2,048 with plain, tangled (Untie the Knots) and mixed long and short data (ProLong). A run
-that is finished is skipped; the same seed gives the same bits.
+on at 2,048 with plain, tangled (Untie the Knots) and mixed long and short data (ProLong). The
+seed draws weights, the order of documents, and which of them the bundled model goes on with. A run
+that is finished is skipped, one that was stopped goes on; the same seed gives the same bits. Two
+minutes a run from scratch, one of the others.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import lengthwise
 from lengthwise.files import whole_file
+from lengthwise.hf.weights import fingerprint
 from lengthwise.lab import evidence
 from lengthwise.lab.muon import muon_and_adamw
 from lengthwise.lab.training import held, learn, side_by_side
@@ -49,8 +52,8 @@ SCRATCH = 900_000  # tokens of documents for a run from scratch
 CONTINUED = 40_000  # tokens for a run that goes on
 VOCABULARY = 1536
 KNOTS, MARKERS = (1536, 1537), (1538, 1539, 1540, 1541, 1542)
-SEED = 0
-PROBLEMS = 12  # of a length
+SEEDS = 3
+PROBLEMS = 20  # of a length and seed
 
 Batches = Iterator[dict[str, Tensor]]
 
@@ -58,12 +61,13 @@ Batches = Iterator[dict[str, Tensor]]
 class Corpus:
     """Documents as lists of tokens between `<s>` and `</s>`, in an order drawn from the seed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.seed = seed
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(ASSETS, trust_remote_code=False)
         cache = folder / "tokens.npz"
         if not cache.exists():
             files = standard_library_files(held_out=False)
-            random.Random(SEED).shuffle(files)
+            random.Random(0).shuffle(files)
             self._encode(cache, [text for text in map(read_text, files) if text])
         saved = np.load(cache)
         ends = np.cumsum(saved["lengths"])[:-1]
@@ -87,7 +91,13 @@ class Corpus:
         documents = [d for d in self.documents if len(d) <= 4 * LENGTH]
         ends = np.cumsum([len(d) for d in documents])
         first, last = np.searchsorted(ends, [skip, skip + tokens])
-        return documents[first:last]
+        chosen = documents[first:last]
+        random.Random(self.seed).shuffle(chosen)
+        return chosen
+
+    def others(self) -> list[list[int]]:
+        """Documents that the bundled model goes on with, other ones for every seed."""
+        return self.part(CONTINUED, 300_000 + self.seed * CONTINUED)
 
 
 # Batches. Rows are whole windows, so plain causal attention, unless a batch has segments.
@@ -116,7 +126,7 @@ def staged(documents: list[list[int]], stages: Staged) -> Batches:
             yield {"input_ids": rows, "labels": rows}
 
 
-def decomposed(documents: list[list[int]]) -> Batches:
+def decomposed(documents: list[list[int]], seed: int) -> Batches:
     """Dataset decomposition: six buckets of about equal tokens, Grow-P2 over two cycles.
 
     Most tokens of this corpus lie in files longer than a window; the paper's curricula have equal
@@ -130,17 +140,17 @@ def decomposed(documents: list[list[int]]) -> Batches:
         for size, places in found.pieces.items():
             pieces[size] += [mine[d][start : start + size] for d, start in places.tolist()]
     counts = {size: len(rows) for size, rows in pieces.items()}
-    plan = GrowP2(cycles=2).plan(counts, STEP, np.random.default_rng(SEED))
+    plan = GrowP2(cycles=2).plan(counts, STEP, np.random.default_rng(seed))
     for step in plan.steps:
         rows = torch.tensor([pieces[step.length][n] for n in step.rows])
         yield {"input_ids": rows, "labels": rows}
 
 
-def packed(documents: list[list[int]], length: int) -> Batches:
+def packed(documents: list[list[int]], length: int, seed: int) -> Batches:
     """Best-fit: a document is cut only where it is longer than a window; no attention across."""
     pieces = [d[n : n + length] for d in documents for n in range(0, len(d), length)]
     bins = best_fit([len(piece) for piece in pieces], length)
-    random.Random(SEED).shuffle(bins)
+    random.Random(seed).shuffle(bins)
     rows = [
         {
             "input_ids": [token for n in b for token in pieces[n]],
@@ -152,13 +162,13 @@ def packed(documents: list[list[int]], length: int) -> Batches:
         yield PackedCollator(pad=2)(rows[n : n + STEP // length])
 
 
-def tangled(documents: list[list[int]], chunks: tuple[int, int]) -> Batches:
+def tangled(documents: list[list[int]], chunks: tuple[int, int], seed: int) -> Batches:
     """Untie the Knots over pieces of several documents a window; (1, 1) only concatenates them."""
     untie = UntieTheKnots(KNOTS, MARKERS, range(3, VOCABULARY), chunks=chunks)
     most = UntieTheKnots(KNOTS, MARKERS, range(3, VOCABULARY), chunks=(2, 3))
     pieces = [d[n : n + 700] for d in documents for n in range(0, len(d), 700)]
-    random.Random(SEED).shuffle(pieces)
-    generator = np.random.default_rng(SEED)
+    random.Random(seed).shuffle(pieces)
+    generator = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     group: list[list[int]] = []
     for piece in pieces:
@@ -172,7 +182,7 @@ def tangled(documents: list[list[int]], chunks: tuple[int, int]) -> Batches:
         yield PackedCollator(pad=2, unpacked=True)(rows[n : n + STEP // STRETCHED])
 
 
-def mixed(documents: list[list[int]], long_share: float) -> Batches:
+def mixed(documents: list[list[int]], long_share: float, seed: int) -> Batches:
     """So large a share of windows of long documents; the rest short ones, packed best-fit."""
     sources = {
         "long": [d[n : n + STRETCHED] for d in documents if len(d) >= 2 * STRETCHED
@@ -181,30 +191,30 @@ def mixed(documents: list[list[int]], long_share: float) -> Batches:
     }  # fmt: skip
     mix = sweep(Mix({"long": 1.0}), Mix({"short": 1.0}), [long_share])[long_share]
     lengths = {name: [len(d) for d in source] for name, source in sources.items()}
-    drawn = mix.draw(lengths, CONTINUED, np.random.default_rng(SEED), epochs=2)
+    drawn = mix.draw(lengths, CONTINUED, np.random.default_rng(seed), epochs=2)
     chosen = [sources[name][n] for name, numbers in drawn.items() for n in numbers]
-    return packed(chosen, STRETCHED)
+    return packed(chosen, STRETCHED, seed)
 
 
 Run = tuple[str, Callable[[Corpus], Batches]]  # the model it starts from, and its batches
 RUNS: dict[str, Run] = {
-    "fixed_1024": ("new", lambda corpus: fixed(corpus.part(SCRATCH), LENGTH)),
-    "fixed_256": ("new", lambda corpus: fixed(corpus.part(SCRATCH), LENGTH // 4)),
-    "grow_p2": ("new", lambda corpus: decomposed(corpus.part(SCRATCH))),
-    "grow_length": ("new", lambda corpus: staged(corpus.part(SCRATCH), GrowLength(64, LENGTH))),
-    "xgen": ("new", lambda corpus: staged(corpus.part(SCRATCH), XGen(LENGTH))),
-    "best_fit": ("new", lambda corpus: packed(corpus.part(SCRATCH), LENGTH)),
-    "plain": ("lab", lambda corpus: tangled(corpus.part(CONTINUED, 300_000), (1, 1))),
-    "knots": ("lab", lambda corpus: tangled(corpus.part(CONTINUED, 300_000), (2, 3))),
-    "long_0.0": ("lab", lambda corpus: mixed(corpus.documents, 0.0)),
-    "long_0.6": ("lab", lambda corpus: mixed(corpus.documents, 0.6)),
-    "long_1.0": ("lab", lambda corpus: mixed(corpus.documents, 1.0)),
+    "fixed_1024": ("new", lambda c: fixed(c.part(SCRATCH), LENGTH)),
+    "fixed_256": ("new", lambda c: fixed(c.part(SCRATCH), LENGTH // 4)),
+    "grow_p2": ("new", lambda c: decomposed(c.part(SCRATCH), c.seed)),
+    "grow_length": ("new", lambda c: staged(c.part(SCRATCH), GrowLength(64, LENGTH))),
+    "xgen": ("new", lambda c: staged(c.part(SCRATCH), XGen(LENGTH))),
+    "best_fit": ("new", lambda c: packed(c.part(SCRATCH), LENGTH, c.seed)),
+    "plain": ("lab", lambda c: tangled(c.others(), (1, 1), c.seed)),
+    "knots": ("lab", lambda c: tangled(c.others(), (2, 3), c.seed)),
+    "long_0.0": ("lab", lambda c: mixed(c.documents, 0.0, c.seed)),
+    "long_0.6": ("lab", lambda c: mixed(c.documents, 0.6, c.seed)),
+    "long_1.0": ("lab", lambda c: mixed(c.documents, 1.0, c.seed)),
 }
 
 
-def model_of(kind: str) -> LlamaForCausalLM:
+def model_of(kind: str, seed: int) -> LlamaForCausalLM:
     """A fresh model of half a million parameters, or the bundled one with its window stretched."""
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     if kind == "new":
         return LlamaForCausalLM(
             LlamaConfig(
@@ -226,7 +236,7 @@ def model_of(kind: str) -> LlamaForCausalLM:
 
 
 def train(
-    model: LlamaForCausalLM, batches: list[dict[str, Tensor]], peak: float, folder: Path | None
+    model: LlamaForCausalLM, batches: list[dict[str, Tensor]], peak: float, folder: Path, seed: int
 ) -> dict[str, Any]:
     """One pass; warm up over 10 steps, hold, and fall to zero over the last 40%."""
 
@@ -241,7 +251,7 @@ def train(
     rates = held(muon_and_adamw(model, peak, peak), steps, warmup=10)
     kernel = "per_document" if "segment_ids" in batches[0] else "sdpa"
     with document_attention(model, kernel):
-        learned = learn(model, batches, loss, rates, steps, folder, about={"seed": SEED})
+        learned = learn(model, batches, loss, rates, steps, folder, about={"seed": seed})
     # 6 per parameter and token; 4 per pair, layer and channel forward, three times with backward.
     attention = 12 * config.hidden_size * config.num_hidden_layers * pairs
     return {
@@ -263,22 +273,20 @@ def _pairs(batch: dict[str, Tensor]) -> int:
 @torch.no_grad()
 def text_losses(
     model: LlamaForCausalLM, corpus: Corpus, lengths: tuple[int, ...]
-) -> dict[str, float]:
-    """Nats per token of the first 2,048 tokens of every held-out file, in windows of a length."""
+) -> dict[str, list[float]]:
+    """Nats a token of the first 2,048 tokens, in windows of a length, of every held-out file."""
     model.eval()
-    losses = {}
-    for length in lengths:
-        rows = torch.tensor(
-            [[BOS, *doc[n : n + length - 1]]
-             for doc in corpus.held_out for n in range(0, 2048 - length + 1, length - 1)]
-        )  # fmt: skip
-        total = 0.0
+    losses: dict[str, list[float]] = {str(length): [] for length in lengths}
+    for length, doc in itertools.product(lengths, corpus.held_out):
+        starts = range(0, min(len(doc), 2048) - length + 1, length - 1)
+        if not starts:
+            continue
+        rows = torch.tensor([[BOS, *doc[n : n + length - 1]] for n in starts])
+        nats = []
         for part in rows.split(STEP // length):
             logits = model(input_ids=part, use_cache=False).logits[:, :-1]
-            total += cross_entropy(
-                logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum"
-            ).item()
-        losses[str(length)] = round(total / rows[:, 1:].numel(), 4)
+            nats.append(cross_entropy(logits.transpose(1, 2), part[:, 1:], reduction="none"))
+        losses[str(length)].append(round(torch.cat(nats).mean().item(), 5))
     return losses
 
 
@@ -286,10 +294,10 @@ def text_losses(
 def recall(model: LlamaForCausalLM, corpus: Corpus) -> dict[str, Any]:
     """Passkeys, key-value pairs, needles and chains of variables in held-out text."""
     model.eval()
-    data = Data(torch.tensor(list(itertools.chain(*corpus.held_out))), corpus.tokenizer, SEED)
+    data = Data(torch.tensor(list(itertools.chain(*corpus.held_out))), corpus.tokenizer, 0)
     found = {}
     for length in (1024, STRETCHED):
-        rng = random.Random(f"{SEED} {length}")
+        rng = random.Random(f"{corpus.seed} {length}")
         losses, right = [], []
         for _ in range(PROBLEMS):
             ids, mask = data._problem(rng, length)
@@ -299,8 +307,8 @@ def recall(model: LlamaForCausalLM, corpus: Corpus) -> dict[str, Any]:
             losses.append(cross_entropy(logits, targets).item())
             right.append((logits.argmax(-1) == targets).float().mean().item())
         found[str(length)] = {
-            "answer_loss": round(float(np.mean(losses)), 4),
-            "answer_tokens_right": round(float(np.mean(right)), 4),
+            "answer_loss": [round(one, 5) for one in losses],
+            "answer_tokens_right": [round(one, 5) for one in right],
         }
     return found
 
@@ -319,13 +327,15 @@ def cuts(documents: list[list[int]], whole: bool) -> dict[str, int]:
     return {"cuts": int(sum(inside)), "fitting_documents_cut": int(sum(fitting))}
 
 
-def run(name: str, out: Path) -> dict[str, Any]:
+def run(name: str, seed: int, out: Path) -> dict[str, Any]:
     """Train one of `RUNS` and measure it."""
     kind, make = RUNS[name]
-    corpus, model = Corpus(out), model_of(kind)
+    corpus, model = Corpus(out, seed), model_of(kind, seed)
     batches = list(make(corpus))
-    record = {"run": name, "seed": SEED, "threads": torch.get_num_threads()}
-    record |= train(model, batches, 3e-3 if kind == "new" else 5e-4, out / name)
+    record = {"run": name, "seed": seed, "threads": torch.get_num_threads()}
+    peak = 3e-3 if kind == "new" else 5e-4
+    record |= train(model, batches, peak, out / f"{name}-{seed}", seed)
+    record["fingerprint"] = fingerprint(model)
     lengths = (128, 256, LENGTH) if kind == "new" else (256, STRETCHED)
     record["held_out_loss"] = text_losses(model, corpus, lengths)
     if name in ("fixed_1024", "best_fit"):
@@ -347,7 +357,9 @@ def main() -> None:
     corpus = Corpus(out)  # its cache is made before two processes read it
     claims = arguments.claim or list(COMPARED)
     names = [name for claim in claims for name in runs_of(claim)]
-    records = side_by_side({name: partial(run, name, out) for name in names}, out)
+    jobs = {f"{name}-{n}": partial(run, name, n, out) for n in range(SEEDS) for name in names}
+    found = side_by_side(jobs, out)
+    records = {name: [found[f"{name}-{n}"] for n in range(SEEDS)] for name in names}
     for claim in claims:
         made = judged(claim, records, {"texts": len(corpus.held_out), "problems": PROBLEMS})
         print(f"{evidence.write(arguments.evidence, made)}: {made.verdict}", flush=True)

@@ -83,6 +83,7 @@ def twin(seed: int, weight: float) -> dict[str, Any]:
         "stops": [float(len(a) == len(b)) for a, b in zip(filled, right, strict=True)],
         "apart": (left[inside] - wanted[inside]).abs().mean().item(),
         "correlation": torch.corrcoef(pair)[0, 1].item(),
+        "weights": sum(one.numel() for one in model.parameters()),
         "fingerprint": fingerprint(model),
     }
 
@@ -118,6 +119,8 @@ def hlp_row() -> Row:
             exact(at_least("what is left follows the truth: correlation of the worst seed", follows,
                            0.9)),
             surely_at_least("it stops where it should more often than its twin", gain, 0.0),
+            exact(at_most("weights that it answers with, beyond the twin's",
+                          each[WEIGHT][0]["weights"] - each[0.0][0]["weights"], 0)),
         ],
         "control": "a twin without the head, on the same texts",
         "premise": at_most("the twin does not always stop where it should", mean(stops[0.0]), 0.98),

@@ -187,12 +187,15 @@ def longgen_row() -> Row:
     )  # fmt: skip
 
 
-def beside_dense(found: dict[str, dict[str, Any]], mine: str, of_work: Any, **counted: Any) -> Row:
+def beside_dense(
+    found: dict[str, dict[str, Any]], mine: str, exactly: list[Any], needles: int, **counted: Any
+) -> Row:
     """The row of a twin that is to do less and to model as well as dense.
 
     Args:
-        of_work: What it finds of the work.
-        counted: What that is from.
+        exactly: What is found without training, of the work for one.
+        needles: Of 100, that it is to find beyond windows.
+        counted: What the first are from.
     """
     gap = mean(found[mine]["nats"] - found["dense"]["nats"])
     more = mean(found[mine]["right"] - found["windows"]["right"])
@@ -200,9 +203,10 @@ def beside_dense(found: dict[str, dict[str, Any]], mine: str, of_work: Any, **co
         found, mine,
         numbers={**counted, "nats above dense": vars(gap)},
         findings=[
-            exact(of_work),
+            *map(exact, exactly),
             at_most("its loss is within 0.02 nats of dense", gap, 0.02),
-            surely_at_least("it finds at least 30 in 100 needles more than windows do", more, 0.3),
+            surely_at_least(f"it finds at least {needles} in 100 needles more than windows do",
+                            more, needles / 100),
         ],
         control="windows in all layers, tuned alike", premise=misses(found),
     )  # fmt: skip
@@ -213,7 +217,7 @@ def masformer_row() -> Row:
     read = {name: keys_read(TWINS[name], 4096) for name in ("dense", "masformer")}
     part = read["masformer"] / read["dense"]
     less = at_most("at 4,096 tokens it reads at most 35% of the keys of dense", part, 0.35)
-    return beside_dense(found, "masformer", less, **{"keys read by token 4,096": read})
+    return beside_dense(found, "masformer", [less], 30, **{"keys read by token 4,096": read})
 
 
 def longnet_row() -> Row:
@@ -228,7 +232,26 @@ def longnet_row() -> Row:
 
     times = pairs(2048) / pairs(512)
     linear = at_most("pairs for 4 times the text grow 4 times", times, 4.0)
-    return beside_dense(found, "longnet", linear, **{"pairs, 4 times the text": times})
+    # Both are handed angles that are rounded to float32, each by its own code.
+    off = at_most("logits differ from dense attention under its mask", longnet_off_dense(), 1e-6)
+    counted = {"pairs, 4 times the text": times}
+    return beside_dense(found, "longnet", [off, linear], 10, **counted)
+
+
+@torch.no_grad()
+def longnet_off_dense() -> float:
+    """How far logits are from those of dense attention that counts every pair as LongNet does."""
+    model: Any = subject(TWINS["longnet"]).double()
+    ids, at = texts(2, LENGTH, 0), torch.arange(LENGTH)
+    mine = model(input_ids=ids, use_cache=False).logits
+    weights = [
+        Dilated((16, 64, 128), (1, 2, 4), head).times(at[:, None], at) for head in range(HEADS)
+    ]
+    mask = torch.stack(weights)[None].tril().double().log()
+    lw.restore(model)
+    model.set_attn_implementation("eager")
+    dense = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return float((mine - dense).abs().max())
 
 
 ROWS = {

@@ -172,5 +172,7 @@ def test_the_record_of_an_ablation(tokenizer):
     assert rises["flagged"] == pytest.approx(
         numbers["without_flagged"]["answer"] - numbers["whole"]["answer"]
     )
-    assert found.findings[0].value == rises["flagged"] and len(found.findings) == 4
+    first = found.findings[0]
+    assert first.value == pytest.approx(rises["flagged"] - 2 * rises["random"], abs=1e-6)
+    assert first.low < first.high and len(found.findings) == 3
     assert found.command.startswith("lengthwise probe heads tiny --length 128")
