@@ -23,12 +23,19 @@ class CausalAttention(torch.autograd.Function):
     """Causal attention of grouped heads by blocks of queries; keeps weights for the way back."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
-        """`q` [n, heads, t, d]; `k`, `v` [n, of keys, t, d]; of one type."""
+    def forward(  # type: ignore[override]
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`q` [n, heads, t, d]; `k`, `v` [n, of keys, t, d]; of one type.
+
+        Returns:
+            What is read, `[n, heads, t, d]`, and the weight of the first key, `[n, heads, t]`.
+        """
         n, heads, t, d = q.shape
         rows = n * k.shape[1]
         q = q * d**-0.5
         out, kept = torch.empty_like(q), []
+        first = q.new_empty(n, heads, t)
         for a in range(0, t, BLOCK):
             b = min(a + BLOCK, t)
             asked = q[:, :, a:b].reshape(rows, -1, d)
@@ -38,12 +45,15 @@ class CausalAttention(torch.autograd.Function):
             weights = scores.softmax(-1)
             mixed = weights @ v[:, :, :b].reshape(rows, b, d)
             out[:, :, a:b] = mixed.view(n, heads, b - a, d)
+            first[:, :, a:b] = weights[..., 0].view(n, heads, b - a)
             kept.append(weights)
         ctx.save_for_backward(q, k, v, *kept)
-        return out
+        return out, first
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: Tensor, grad_first: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """By the same blocks."""
         q, k, v, *kept = ctx.saved_tensors
         n, heads, t, d = q.shape
@@ -55,14 +65,22 @@ class CausalAttention(torch.autograd.Function):
             asked = q[:, :, a:b].reshape(rows, -1, d)
             of_v[:, :, :b] += (weights.mT @ came).view(n, -1, b, d)
             slope = came @ v[:, :, :b].reshape(rows, b, d).mT
+            slope[..., 0] += grad_first[:, :, a:b].reshape(rows, -1)
             slope = torch._softmax_backward_data(slope, weights, -1, slope.dtype)
             of_q[:, :, a:b] = (slope @ k[:, :, :b].reshape(rows, b, d)).view(n, heads, b - a, d)
             of_k[:, :, :b] += (slope.mT @ asked).view(n, -1, b, d)
         return of_q * d**-0.5, of_k, of_v
 
 
-def hidden(model: LlamaForCausalLM, ids: Tensor, low: torch.dtype = torch.bfloat16) -> Tensor:
-    """The last hidden state `[n, length, width]`, as the model's own, with products in `low`."""
+def hidden(
+    model: LlamaForCausalLM, ids: Tensor, low: torch.dtype = torch.bfloat16
+) -> tuple[Tensor, Tensor]:
+    """The last hidden state, as the model's own, with products in `low`.
+
+    Returns:
+        States `[n, length, width]`, and the weight that queries give to the first token,
+        `[layers, n, heads, length]`.
+    """
     config = model.config
     n, length = ids.shape
     size, theta = config.head_dim, config.rope_parameters["rope_theta"]
@@ -82,16 +100,18 @@ def hidden(model: LlamaForCausalLM, ids: Tensor, low: torch.dtype = torch.bfloat
         one, two = split(x).float().chunk(2, -1)
         return torch.cat([one * cos - two * sin, two * cos + one * sin], -1).to(low)
 
+    firsts: list[Tensor] = []
     x = model.model.embed_tokens(ids)
     for layer in model.model.layers:
         own, mlp = layer.self_attn, layer.mlp
         y = normed(x, layer.input_layernorm).to(low)
         q, k = turned(product(y, own.q_proj)), turned(product(y, own.k_proj))
-        mixed = CausalAttention.apply(q, k, split(product(y, own.v_proj)))
+        mixed, first = CausalAttention.apply(q, k, split(product(y, own.v_proj)))
+        firsts.append(first)
         x = x + product(mixed.transpose(1, 2).reshape(n, length, -1), own.o_proj)
         y = normed(x, layer.post_attention_layernorm).to(low)
         x = x + product(silu(product(y, mlp.gate_proj)) * product(y, mlp.up_proj), mlp.down_proj)
-    return normed(x, model.model.norm)
+    return normed(x, model.model.norm), torch.stack(firsts)
 
 
 def loss_of(

@@ -128,13 +128,17 @@ def test_the_quick_forward_and_backward_are_the_models_own(lab, small):
     for parameter in model.parameters():  # attention that is not even
         parameter.data.mul_(3)
     ids = torch.randint(3, 2048, (2, 150))  # more than a block of queries
-    own = model.model(input_ids=ids).last_hidden_state
-    direction = torch.randn_like(own)
-    wanted = torch.autograd.grad((own * direction).sum(), [*model.parameters()])
+    model.set_attn_implementation("eager")
+    read = model.model(input_ids=ids, output_attentions=True)
+    own, first = read.last_hidden_state, torch.stack(read.attentions)[..., 0]
+    direction, push = torch.randn_like(own), 30 * torch.randn_like(first)
+    pulled = (own * direction).sum() + (first * push).sum()
+    wanted = torch.autograd.grad(pulled, [*model.parameters()])
     for low, most in ((torch.float32, 1e-4), (torch.bfloat16, 0.08)):
-        quick = hidden(model, ids, low)
-        found = torch.autograd.grad((quick * direction).sum(), [*model.parameters()])
-        for one, other in zip((own, *wanted), (quick, *found), strict=True):
+        quick, left = hidden(model, ids, low)
+        pulled = (quick * direction).sum() + (left * push).sum()
+        found = torch.autograd.grad(pulled, [*model.parameters()])
+        for one, other in zip((own, first, *wanted), (quick, left, *found), strict=True):
             assert (one - other).norm() <= most * one.norm(), low
 
 
