@@ -227,11 +227,19 @@ def test_a_graph_without_gaps_is_refused_with_the_reason():
 
 
 def test_a_configuration_of_its_own_makes_a_second_model():
-    model = lw.adapt(tiny_model("llama"), lw.YaRN(factor=4))
-    config = type(model.config).from_dict(model.config.to_dict())
-    second = type(model)(config).eval()
-    second.load_state_dict(model.state_dict())
-    assert torch.equal(logits(second), logits(tiny_model("llama")))
-    for shared in (model.config, copy.deepcopy(model.config)):
-        with pytest.raises(ValueError, match=r"type\(config\)\.from_dict"):
-            logits(type(model)(shared))
+    for family in (*KINDS, "falcon", "stablelm"):
+        model, plain = lw.adapt(tiny_model(family)), tiny_model(family)
+        config = type(model.config).from_dict(model.config.to_dict())
+        config._attn_implementation = plain.config._attn_implementation
+        second = type(model)(config).eval()
+        second.load_state_dict(model.state_dict())
+        assert torch.equal(logits(second), logits(plain)), family
+        for shared in (model.config, copy.deepcopy(model.config)):
+            for built in (type(model)(shared), AutoModelForCausalLM.from_config(shared)):
+                with pytest.raises(ValueError, match=r"type\(config\)\.from_dict"):
+                    logits(built)
+                built.load_state_dict(model.state_dict())
+                lw.adapt(built.eval())
+                assert torch.equal(logits(built), logits(model)), family
+                lw.restore(built)
+                assert torch.equal(logits(built), logits(plain)), family

@@ -22,7 +22,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from lengthwise.hf.cache import LengthwiseCache
 from lengthwise.hf.engine import AttentionEngine
 from lengthwise.hf.families import FAMILIES, decoder
-from lengthwise.hf.handing import CALL, PAST_THE_HEAD, ByMask, Falcon, OwnSetting
+from lengthwise.hf.handing import CALL, PAST_THE_HEAD, ByMask, Falcon, OwnSetting, let_falcons_be_built
 from lengthwise.hf.methods import OwnMethods
 from lengthwise.hf.positions import Past, Step, make_step, read_mask
 from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache
@@ -33,6 +33,10 @@ NAME = "lengthwise"
 # Kinds of caches that only say how memory is laid out; results do not depend on them.
 REPLACED = ("dynamic", "static", "sliding_window", "hybrid", "hybrid_chunked")
 INSIDE = "lengthwise_inside"  # tells the decoder that the model around it has still to end
+NOT_BY_NAME = (
+    "attn_implementation 'lengthwise' is set by lengthwise.adapt, not by name; two models need two "
+    "configurations, such as type(config).from_dict(config.to_dict())"
+)
 NO_GRAPH = (
     "an adapted model works out positions and sees to its cache between the parts of a graph, so "
     "it cannot be exported, traced or compiled with fullgraph=True; use torch.compile without "
@@ -114,6 +118,7 @@ class Binding(Generic[E]):
     def _choose(model: PreTrainedModel, name: str) -> None:
         if model.config.model_type == "falcon":  # which has no choice, by transformers' account
             model.config._attn_implementation = name
+            let_falcons_be_built(NAME)
         else:
             model.set_attn_implementation(name)
 
@@ -334,10 +339,7 @@ def attention(
     if isinstance(attention_mask, Call):
         lengthwise = attention_mask
     if lengthwise is None:
-        raise ValueError(
-            "attn_implementation 'lengthwise' is set by lengthwise.adapt, not by name; two models "
-            "need two configurations, such as type(config).from_dict(config.to_dict())"
-        )
+        raise ValueError(NOT_BY_NAME)
     if dropout:
         raise ValueError(f"an adapted model has no attention dropout, got {dropout}; set it to 0")
     cache = lengthwise.cache
@@ -369,9 +371,13 @@ def _plain_mode() -> Iterator[None]:
 def _no_mask(*args: Any, **kwargs: Any) -> Any:
     """Masks are computed from logical positions, so transformers needs to build none.
 
-    In a decoder that hands nothing else down it is the call.
+    In a decoder that hands nothing else down it is the call. Without one a Falcon would read on by
+    itself, and see every key.
     """
-    return CALL.get()
+    call, config = CALL.get(), kwargs.get("config")
+    if call is None and config is not None and config.model_type == "falcon":
+        raise ValueError(NOT_BY_NAME)
+    return call
 
 
 AttentionInterface.register(NAME, attention)

@@ -71,6 +71,16 @@ class Falcon:
         return module.dense(out.reshape(rows, count, -1)), None
 
 
+def let_falcons_be_built(name: str) -> None:
+    """Let a Falcon be built from the configuration of an adapted one, as models of other families.
+
+    Its layers look the class of their attention up by the name of the implementation.
+    """
+    from transformers.models.falcon import modeling_falcon
+
+    modeling_falcon.FALCON_ATTENTION_CLASSES[name] = modeling_falcon.FalconAttention
+
+
 class OwnSetting:
     """A setting of one module that is another while its model is adapted."""
 
