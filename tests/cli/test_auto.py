@@ -85,9 +85,10 @@ def test_a_race_that_was_interrupted_says_its_best_and_goes_on(
     [
         (("--auto", "--to", "64"), "above the model's window of 64"),
         (("--auto", "--to", "100000"), "give a longer one"),
-        (("--auto",), "--to must be at least 1"),
+        (("--auto",), "write --to TOKENS"),
+        (("--auto", "--to", "0"), "--to must be at least 1, got 0"),
         ((), "name a --method, or let a race choose"),
-        (("--auto", "--to", "160", "-m", "pi:factor=2"), "name a --method, or let"),
+        (("--auto", "--to", "160", "-m", "pi:factor=2"), "leave out --method pi:factor=2 or"),
         (("--auto", "--to", "160", "--budget", "ten"), "'ten' is no time"),
         (("--auto", "--to", "160", "--memory", "8"), "'8' is no size"),
     ],

@@ -75,6 +75,10 @@ def test_beyond_the_window_without_a_method_a_note_says_so(
     assert "beyond the 128 that YaRN was made for" in call(*words, "yarn:factor=2")[2]
     assert call(*words, "dynamicntk")[2] == ""
     assert call(*words, "yarn:factor=100")[2] == ""
+    assert "beyond the 64 that the plain" in call(*words, "h2o:heavy=8,recent=8,every=8")[2]
+    assert "StreamingLLM's window of 80 tokens" in call(*words, "streamingllm:window=80")[2]
+    assert "LMInfinite's window of 80 tokens" in call(*words, "lminfinite:window=80")[2]
+    assert call(*words, "streamingllm:window=60")[2] == ""
 
 
 def test_a_saved_method_is_used_and_takes_no_other(

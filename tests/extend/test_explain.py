@@ -55,13 +55,25 @@ def test_infllm_reads_what_it_says():
 
 
 def test_predicted_bytes_are_what_the_cache_holds():
-    model = lw.adapt(tiny_model("llama"), lw.StreamingLLM(sinks=4, window=12))
-    engine = binding_of(model).engine
-    cache = lw.new_cache(model)
-    with torch.no_grad():
-        model(torch.randint(3, 300, (1, 100)), past_key_values=cache)
-    positions = 2 * 16 * 8  # layers, slots, bytes of a position
-    assert cache.bytes() == cache_bytes(engine, 100) + positions
+    few = {"every": 32, "recent": 8}
+    for method in (
+        lw.Causal(),
+        lw.StreamingLLM(sinks=4, window=12),
+        lw.InfLLM(pages=3, page_size=8, sinks=2, window=16),
+        lw.H2O(heavy=8, **few),
+        lw.TOVA(tokens=16, **few),
+        lw.PrefixKV((12, 20), **few),
+        lw.Chelsea(tokens=24, sinks=2, **few),
+    ):
+        model = lw.adapt(tiny_model("llama"), method)
+        for length in (64, 256):
+            cache = lw.new_cache(model)
+            with torch.no_grad():
+                model(torch.randint(3, 300, (1, length)), past_key_values=cache)
+            assert cache.bytes() == cache_bytes(binding_of(model).engine, [length]), method
+            row = f"{length:,}"
+            (said,) = [line for line in lw.explain(model).splitlines() if line.split()[:1] == [row]]
+            assert f"{cache.bytes():,}" in said.split(), method
 
 
 @pytest.mark.parametrize(

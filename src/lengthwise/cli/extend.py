@@ -23,11 +23,11 @@ def extend(
         bool, typer.Option("--auto", help="Let a race over methods choose, on a text.")
     ] = False,
     to: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--to", metavar="TOKENS", max=MOST, help="The length that --auto is to reach."
         ),
-    ] = 0,
+    ] = None,
     budget: Annotated[
         str, typer.Option(metavar="TIME", help="How long --auto may take: 90s, 10m, 1h.")
     ] = "10m",
@@ -52,12 +52,16 @@ def extend(
     restore(output)
     forget_finished(output)
     check_place(output, force)
-    if auto == bool(method):
+    if auto and method:
+        raise ValueError(f"--auto chooses the method, so leave out --method {method[0]} or --auto")
+    if not auto and not method:
         raise ValueError("name a --method, or let a race choose with --auto --to TOKENS")
-    if auto and to < 1:
+    if auto and to is None:
+        raise ValueError("--auto needs the length to reach: write --to TOKENS")
+    if auto and to is not None and to < 1:
         raise ValueError(f"--auto needs the length to reach: --to must be at least 1, got {to}")
     check_inputs(model, method or [])
-    if auto:
+    if auto and to is not None:
         _race(model, output, to, budget, text, memory, force)
         return
 

@@ -17,7 +17,6 @@ from lengthwise.measure.report.words import size
 
 SPARE = 0.1  # of the free memory stays free
 TILE_QUERIES, TILE_KEYS = 512, 1024  # scores that attention holds at once, at most
-SUMMARIES = 0.25  # of the keys and values: InfLLM's 4 of 32 keys of a page, with their places
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,8 @@ def need(
     """
     shape: Geometry = engine.geometry
     kept = [axes.store.kept(length) for axes in engine.layers]
-    position = torch.long.itemsize
-    cache = cache_bytes(engine, length) + sum(kept) * position
-    if engine.axes.selector.state() is not None:
-        cache += int(cache * SUMMARIES)
+    # As after one token more: by then blocks have grown, as they may have anywhere in a text.
+    cache = cache_bytes(engine, [length - 1, length] if length > 1 else [length])
     # Keys and values of one layer may be copied while they are read: rotated to another place,
     # gathered from pages, or joined to the past.
     token = 2 * shape.kv_heads * shape.head_dim * shape.dtype_bytes

@@ -122,15 +122,26 @@ def run(
 
 
 def note_reach(engine: "Engine | ScoreEngine", length: int) -> None:
-    """Say that a text is too long, where nothing but a scaling could help with it."""
+    """Say that distances will be longer than the model knows: of a whole text where nothing but a
+    scaling could help with it, else of a window.
+    """
     from lengthwise.extend.adapt import compose
 
     axes, own = engine.axes, compose(())
     reach = axes.scaling.reach(engine.geometry.window)
-    scaled_alone = (axes.layout, axes.selector, axes.store) == (own.layout, own.selector, own.store)
-    if length > reach and scaled_alone and axes.scaling.static:
-        name = "the plain model" if axes == own else type(axes.scaling).__name__
+    if length <= reach or not axes.scaling.static:
+        return
+    name = "the plain model" if axes.scaling == own.scaling else type(axes.scaling).__name__
+    at_their_places = (axes.layout, axes.selector) == (own.layout, own.selector)
+    if at_their_places and not axes.store.in_cache:
         say(f"Note: {length:,} tokens are beyond the {reach:,} that {name} was made for.")
+        return
+    for method in (axes.store, axes.layout):
+        window = getattr(method, "window", 0)
+        if window > reach:
+            what = f"{type(method).__name__}'s window of {window:,} tokens"
+            say(f"Note: {what} is beyond the {reach:,} that {name} was made for.")
+            return
 
 
 def encode(

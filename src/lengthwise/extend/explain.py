@@ -1,6 +1,7 @@
 """What an adapted model does and what it costs, in words and numbers."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -76,7 +77,7 @@ def explain(model: PreTrainedModel) -> str:
     for length in (geometry.window * times for times in LENGTHS):
         reads = sum(engine.keys_read(i, length) for i in layers) / len(layers)
         turned = sum(engine.keys_turned(i, length) for i in layers) / len(layers)
-        held = cache_bytes(engine, length)
+        held = cache_bytes(engine, [length])
         lines.append(
             f"  {length:>10,}  {reads:>14,.0f}  {turned:>14,.0f}  {held:>14,}  {held / length:,.0f}"
         )
@@ -180,8 +181,13 @@ def _stored(plan: Plan, facts: Facts, queries: int, length: int, training: bool)
     return blocks
 
 
-def cache_bytes(engine: Engine | ScoreEngine, length: int) -> int:
-    """Bytes of keys and values that one row holds after `length` tokens, over all layers."""
-    geometry = engine.geometry
-    token = 2 * geometry.kv_heads * geometry.head_dim * geometry.dtype_bytes
-    return sum(axes.store.kept(length) * token for axes in engine.layers)
+def cache_bytes(engine: Engine | ScoreEngine, ends: Sequence[int]) -> int:
+    """Bytes that the cache allocates for one row, over all layers; of a model that keeps
+    transformers' own, bytes of its keys and values.
+
+    Args:
+        ends: Tokens read after each forward, rising.
+    """
+    if isinstance(engine, ScoreEngine):
+        return ends[-1] * engine.geometry.token_bytes * len(engine.geometry.layers)
+    return sum(plan.allocated(ends) for mine in engine.plans for plan in mine)

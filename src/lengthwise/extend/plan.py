@@ -233,6 +233,18 @@ class Plan:
             return exact
         return min(length, exact + self.axes.selector.keys_read(length))
 
+    def allocated(self, ends: Sequence[int], item: int | None = None) -> int:
+        """Bytes that the cache allocates for one row of these heads: keys, values, positions, and
+        what stores and selectors note of them.
+
+        Args:
+            ends: Tokens read after each forward, rising.
+            item: Bytes of a number; None for those of the model.
+        """
+        shape = self.shape if item is None else replace(self.shape, dtype_bytes=item)
+        noted = self.axes.selector.noted_bytes(ends, shape)
+        return self.axes.store.allocated(ends, shape, self.layer) + noted
+
 
 def _seen_by_the_last(regions: Sequence[Region], length: int, heads: int = 1) -> int:
     """The most keys that one of the heads sees."""

@@ -22,7 +22,14 @@ from transformers.masking_utils import AttentionMaskInterface
 from lengthwise.hf.cache import LengthwiseCache
 from lengthwise.hf.engine import AttentionEngine
 from lengthwise.hf.families import FAMILIES, decoder
-from lengthwise.hf.handing import CALL, PAST_THE_HEAD, ByMask, Falcon, OwnSetting, let_falcons_be_built
+from lengthwise.hf.handing import (
+    CALL,
+    PAST_THE_HEAD,
+    ByMask,
+    Falcon,
+    OwnSetting,
+    let_falcons_be_built,
+)
 from lengthwise.hf.methods import OwnMethods
 from lengthwise.hf.positions import Past, Step, make_step, read_mask
 from lengthwise.hf.release import CACHE, refuse_unknown_release, take_cache

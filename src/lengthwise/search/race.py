@@ -168,7 +168,7 @@ class Race:
 
     def _check_memory(self, methods: tuple[Method, ...]) -> None:
         with adapted(self.model, *methods):
-            held = cache_bytes(binding_of(self.model).engine, self.rungs[-1].texts.length)
+            held = cache_bytes(binding_of(self.model).engine, [self.rungs[-1].texts.length])
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         if self.memory is not None and held + weights > self.memory:
             raise ValueError(

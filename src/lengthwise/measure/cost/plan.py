@@ -7,7 +7,7 @@ Differs from the source: attention is counted from the model's own heads and win
     arithmetic too where a large batch makes it so.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
@@ -111,12 +111,8 @@ def store_bytes(engine: Engine, tokens: int, dtype: torch.dtype, chunk: int = CH
         chunk: Tokens of every forward but the last; `tokens` for one that reads all at once.
     """
     ends = [*range(chunk, tokens, chunk), tokens]
-    total = 0
-    for plan in (plan for mine in engine.plans for plan in mine):
-        shape = replace(plan.shape, dtype_bytes=dtype.itemsize)
-        total += plan.axes.store.allocated(ends, shape, plan.layer)
-        total += plan.axes.selector.noted_bytes(ends, shape)
-    return total
+    each = (plan for mine in engine.plans for plan in mine)
+    return sum(plan.allocated(ends, dtype.itemsize) for plan in each)
 
 
 def prefill_flops(geometry: Geometry, weights: Weights, tokens: int) -> int:
