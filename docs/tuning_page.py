@@ -22,11 +22,12 @@ INTRODUCTION = """\
 # What tuning recipes do to the bundled model
 
 The bundled model was trained on windows of 512 tokens. Every recipe of `lengthwise train` tunes it
-to 2,048 on the same text, with about {tokens:,} tokens each (see `experiments/tuning_evidence.py`;
-the learning rate is one for full tuning and one for adapters, not searched for each recipe). Loss
-is in nats a token on held-out files, always of the same tokens, after so many tokens of context;
-passkeys are the share found of {passkeys}. Seconds are of training alone, on {threads} thread of a
-CPU that other work shared. What each paper claims, and which parts of it held, is on the page of
+to a longer window, with as many tokens as its line says. `experiments/tuning_rows.py` makes lines
+of two million, each recipe at the best of three learning rates, mean of three seeds; lines of
+100,000 are older: to 2,048 tokens, one rate for full tuning and one for adapters, one seed. Loss is
+in nats a token on held-out files, always of the same tokens, after so many tokens of context;
+passkeys are the share found. Seconds are of training alone, on {threads} thread of a CPU that other
+work shared. What each paper claims, and which parts of it held, is on the page of
 [evidence](evidence.md#tuning).
 
 ![Loss at 2,048 tokens before and after tuning](figures/tuning.svg)
@@ -79,8 +80,6 @@ def page(found: list[Evidence]) -> str:
     """The page in Markdown."""
     first = found[0]
     words = INTRODUCTION.format(
-        tokens=round(max(one.details["tokens"] for one in found), -3),
-        passkeys=first.items["passkeys"],
         threads=first.details["hardware"]["threads"],
     )
     return words + table(found) + "\n\n" + COVERAGE.format(draws=DRAWS).rstrip() + "\n"

@@ -151,14 +151,14 @@ def test_a_tiny_model_is_measured_and_judged(tmp_path, monkeypatch) -> None:
 
 SCRIPT = """
 import shutil, sys
-assert sys.argv[1:4] == ["--only", "pose", "--evidence"]
-shutil.copyfile({!r}, sys.argv[4] + "/tuning/pose.json")
+assert sys.argv[1:3] == ["pose", "--evidence"]
+shutil.copyfile({!r}, sys.argv[3] + "/tuning/pose.json")
 """
 
 
 def test_a_script_makes_its_evidence(call: Call, refused, tmp_path, monkeypatch) -> None:
     """A stand-in for the script: what it writes is read, and one that fails is told."""
-    script = tmp_path / "tuning_evidence.py"
+    script = tmp_path / "tuning_rows.py"
     monkeypatch.setattr(making, "SCRIPTS", tmp_path)
     script.write_text(SCRIPT.format(str(ROOT / "evidence" / "tuning" / "pose.json")))
     (tmp_path / "tuning").mkdir()

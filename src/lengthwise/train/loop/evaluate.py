@@ -56,25 +56,32 @@ class Evaluation:
 
     def loss(self, model: PreTrainedModel, length: int) -> float:
         """The mean loss of the last tokens of texts of `length` tokens."""
+        return round(sum(self.losses(model, length)) / self.texts, 4)
+
+    def losses(self, model: PreTrainedModel, length: int) -> list[float]:
+        """The same, text by text."""
         lead = [] if self.head is None else [self.head]
         longest = max(self.lengths)
         room = len(self.ids) - longest
-        total = 0.0
+        found = []
         for number in range(self.texts):
             stop = longest + room * number // max(1, self.texts - 1)
             piece = self.ids[stop - (length - len(lead)) : stop]
             row = torch.cat([torch.tensor(lead, dtype=torch.long), piece])[None]
             losses = losses_by_position(model, row)
-            total += float(losses[0, -self.counted :].double().mean())
-        return round(total / self.texts, 4)
+            found.append(float(losses[0, -self.counted :].double().mean()))
+        return found
 
     def found(self, model: PreTrainedModel, length: int) -> float:
         """The share of passkeys that are found in texts of `length` tokens."""
+        return round(sum(self.scores(model, length)) / self.passkeys, 4)
+
+    def scores(self, model: PreTrainedModel, length: int) -> list[float]:
+        """1 for every passkey that is found, else 0."""
         task = Passkey(self.text)
         items = task.build(self.tokenizer, length, self.passkeys, seed=0)
         replies = answers(model, self.tokenizer, items)
-        scores = [task.score(*pair) for pair in zip(replies, items, strict=True)]
-        return round(sum(scores) / len(scores), 4)
+        return [task.score(*pair) for pair in zip(replies, items, strict=True)]
 
 
 def make_evaluation(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, facts: Facts) -> Evaluation:

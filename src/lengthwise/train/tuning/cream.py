@@ -10,8 +10,6 @@ import torch
 
 from lengthwise.train.tuning.rows import PositionSynthesis, Row, Text, check_window, draw
 
-DEVIATION = 3.0  # of the Gaussian, in half windows
-
 
 @dataclass(frozen=True)
 class CREAM(PositionSynthesis):
@@ -33,6 +31,8 @@ class CREAM(PositionSynthesis):
     Args:
         window: Tokens of a row, above 8 * factor: the trained window.
         target: Tokens of the wanted window, a multiple of `window`.
+        deviation: Of the Gaussian in half windows, above 0 and at most 1,000, which is a uniform
+            draw, the paper's control.
 
     Raises:
         ValueError: If a number is out of its range, or, in a call, for a text below the window.
@@ -40,9 +40,14 @@ class CREAM(PositionSynthesis):
 
     window: int
     target: int
+    deviation: float = 3.0
 
     def __post_init__(self) -> None:
         check_window("CREAM", self.window, self.target)
+        if not 0 < self.deviation <= 1000:
+            raise ValueError(
+                f"CREAM: deviation must be above 0 and at most 1000, got {self.deviation!r}"
+            )
         if self.target % self.window:
             raise ValueError(
                 f"CREAM: target must be a multiple of the window {self.window}, got {self.target}"
@@ -90,7 +95,7 @@ class CREAM(PositionSynthesis):
             share: From 0 to 1.
         """
         low, high = 2.0, 2.0 * self.factor
-        bell = NormalDist((low + high) / 2, DEVIATION)
+        bell = NormalDist((low + high) / 2, self.deviation)
         below, above = bell.cdf(low), bell.cdf(high)
         mass = below + share * (above - below)
         halves = bell.inv_cdf(mass) if above > below else low
