@@ -77,7 +77,7 @@ def read_corpus(
     return Corpus(model, tokenizer, window, 4 * window, 10 * window, count, long, short)
 
 
-def write_validation(folder: Path, characters: int = 400_000) -> Path:
+def write_validation(folder: Path, characters: int) -> Path:
     """The text to choose learning rates by."""
     file = folder / VALIDATION
     if not file.is_file():

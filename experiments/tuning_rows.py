@@ -68,6 +68,7 @@ class Size:
         corpus: Tokens of text that rows are drawn from, about.
         rows: Rows of problems; see `tuning_data`.
         texts, passkeys: Of a measurement.
+        validation: Characters of the text that rates are chosen by.
     """
 
     tokens: int = 2_000_000
@@ -77,6 +78,7 @@ class Size:
     seeds: tuple[int, ...] = (0, 1, 2)
     texts: int = 20
     passkeys: int = 20
+    validation: int = 400_000
     threads: int = 1
 
 
@@ -170,6 +172,10 @@ class Runs:
         self.console.print("reading the standard library …")
         return read_corpus(*self.loaded, self.window, self.size.corpus, self.size.rows)
 
+    @cached_property
+    def validation(self) -> Path:
+        return write_validation(self.folder, self.size.validation)
+
     def data(self, kind: str) -> Path:
         """The rows of a kind."""
         place = self.folder / "data" / kind
@@ -192,7 +198,7 @@ class Runs:
             "step_tokens": size.step, "steps": max(2, round(size.tokens * share / size.step)),
             "schedule": "cosine", "learning_rate": rate, "seed": seed, "save_every": 25,
             "evaluate_lengths": (arm.windows * window,), "texts": 8, "passkeys": 0,
-            "evaluate_text": str(write_validation(self.folder)),
+            "evaluate_text": str(self.validation),
         }  # fmt: skip
         changes["warmup"] = min(20, changes["steps"] // 10)
         if recipe.tune == "lora":
@@ -244,7 +250,7 @@ class Runs:
             elif arm.by == "training":
                 loss = training_loss(folder)
             else:
-                text = write_validation(self.folder).read_text(encoding="utf-8")
+                text = self.validation.read_text(encoding="utf-8")
                 loss = float(torch.tensor(self._nats(self._load(folder), text, arm.windows)).mean())
             write_text(file, json.dumps(loss))
         return float(json.loads(file.read_text(encoding="utf-8")))

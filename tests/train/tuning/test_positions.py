@@ -89,6 +89,8 @@ def test_creams_gaussian_is_cut_off_and_in_the_middle():
     near = sum(3.5 <= value < 5.5 for value in values) / 1000  # 7 to 11 of N(9, 3) cut at 2, 16
     assert abs(near - 0.495 / 0.98) < 0.02
     assert CREAM(window=60, target=60).middle(0.7) == 1.0
+    uniform = CREAM(window=512, target=4096, deviation=1000.0)
+    assert [uniform.middle(n / 14 + 0.01) for n in range(14)] == [1 + n / 2 for n in range(14)]
 
 
 def test_cream_of_the_window_itself_is_the_text(monkeypatch):
@@ -243,6 +245,7 @@ def test_a_jump_of_positions_does_not_cut_attention(adapted):
         (lambda: PoSE(window=1, target=8), "window must be a whole number of at least 2"),
         (lambda: PoSE(window=64, target=32), "target must be a whole number of at least 64"),
         (lambda: CREAM(window=64, target=100), "must be a multiple of the window 64"),
+        (lambda: CREAM(64, 128, deviation=0.0), "deviation must be above 0 and at most 1000"),
         (lambda: CREAM(window=64, target=640), "window must be above 8 tokens"),
         (lambda: SegmentedTraining(8, 16, segments=9), "segments must be from 1 to the window 8"),
         (lambda: SkipAlign(64, where="middle"), "where must be one of outer, inner, all"),
