@@ -33,8 +33,8 @@ class Corpus(NamedTuple):
     """A base, and what rows are made of.
 
     Attributes:
-        window, target, longest: Tokens of the base's window, of most targets and of the longest.
-        tokens: Of long texts that rows are made of, about.
+        window, target, longest: Tokens of the base's window, of most targets (four windows) and of
+            the longest (ten).
         count: Rows of problems and of questions; of preferences an eighth.
         long: Texts of at least `longest` tokens.
         short: Other texts.
@@ -61,18 +61,15 @@ def split(seed: int = 0) -> tuple[list[Path], list[Path]]:
 def read_corpus(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: int, tokens: int, count: int
 ) -> Corpus:
-    """Texts up to so many tokens in long ones; the target is four windows, the longest ten."""
+    """Long texts with so many tokens, and short ones with a quarter of that at least."""
     long: list[list[int]] = []
     short: list[list[int]] = []
-    encode, held = encoder(tokenizer), 0
+    encode = encoder(tokenizer)
     for path in split()[0]:
         ids = encode(read_text(path))
-        if len(ids) >= 10 * window:
-            long.append(ids)
-            held += len(ids)
-        else:
-            short.append(ids)
-        if held >= tokens:
+        if ids:
+            (long if len(ids) >= 10 * window else short).append(ids)
+        if sum(map(len, long)) >= tokens and sum(map(len, short)) >= tokens // 4:
             break
     return Corpus(model, tokenizer, window, 4 * window, 10 * window, count, long, short)
 
@@ -102,7 +99,6 @@ def packed(corpus: Corpus) -> list[dict[str, Any]]:
     """Rows of several short documents."""
     target = corpus.target
     pieces = [ids[n : n + target] for ids in corpus.short for n in range(0, len(ids), target)]
-    pieces = [piece for piece in pieces if piece]
     return [{"input_ids": [token for n in chosen for token in pieces[n]],
              "seq_lengths": [len(pieces[n]) for n in chosen]}
             for chosen in best_fit([len(piece) for piece in pieces], target)]  # fmt: skip
