@@ -289,6 +289,8 @@ def test_every_family_reads_alike_in_one_forward_and_in_chunks():
         for store in (
             lw.H2O(heavy=6, recent=4, every=5),
             lw.AdaKV(tokens=10, recent=3, kernel=3, every=4),
+            lw.KeyDiff(tokens=10, every=5),
+            lw.ThinK(tokens=10, recent=3, kernel=3, every=4),
         ):
             model = lw.adapt(tiny_model(family).double(), store)
             whole, cache = model(ids, use_cache=False).logits, lw.new_cache(model)
