@@ -1,5 +1,6 @@
 """The model that every speed benchmark uses, and how a result is written down."""
 
+import copy
 import json
 import os
 import platform
@@ -45,7 +46,7 @@ def fill(model: LlamaForCausalLM, cache: Any, tokens: int, chunk: int = 2048) ->
 
     What decoding costs depends on how much is cached, not on what; reading 131,072 tokens with
     full attention would take an hour. Our caches are filled through the same `extend` that a
-    forward calls.
+    forward calls, and selectors take in random queries with the keys. All layers hold the same.
     """
     config = model.config
     g = torch.Generator().manual_seed(1)
@@ -53,17 +54,38 @@ def fill(model: LlamaForCausalLM, cache: Any, tokens: int, chunk: int = 2048) ->
         count = min(chunk, tokens - start)
         shape = (1, config.num_key_value_heads, count, config.head_dim)
         keys, values = torch.randn(shape, generator=g), torch.randn(shape, generator=g)
-        for index in range(config.num_hidden_layers):
-            if hasattr(cache, "owner"):
-                from lengthwise.core.keys import KeyBlock
+        if hasattr(cache, "owner"):
+            from lengthwise.core.keys import KeyBlock
 
-                positions = torch.arange(start, start + count).expand(1, 1, -1)
-                layer = cache.layers[index]
-                layer.state.store.extend(KeyBlock(keys, values, positions, None, start))
-            else:
+            positions = torch.arange(start, start + count).expand(1, 1, -1)
+            state = cache.layers[0].state
+            state.store.extend(KeyBlock(keys, values, positions, None, start))
+            if state.selector is not None:
+                shape = (1, config.num_attention_heads, count, config.head_dim)
+                _take_in(model, state, torch.randn(shape, generator=g), positions[0])
+        else:
+            for index in range(config.num_hidden_layers):
                 cache.update(keys, values, index)
     if hasattr(cache, "owner"):
+        for layer in cache.layers[1:]:
+            layer.state = copy.deepcopy(cache.layers[0].state)
         cache.restart(tokens, torch.tensor([tokens]))
+
+
+@torch.no_grad()
+def _take_in(model: LlamaForCausalLM, state: Any, vectors: torch.Tensor, at: torch.Tensor) -> None:
+    """Queries at positions `at`, whose keys are stored, come to a selector."""
+    from lengthwise.core.keys import Queries
+    from lengthwise.extend.adapt import binding_of
+    from lengthwise.extend.state import Reading
+    from lengthwise.hf.positions import Step
+
+    engine, lengths = binding_of(model).engine, at[:, -1] + 1
+    plan, step = engine.plans[0][0], Step(at, None, int(at[0, 0]), lengths)
+    rotary = engine._rotary(plan, step)
+    kw = {"scale": model.config.head_dim**-0.5, "softcap": None, "stored": plan.stored}
+    reading = Reading(plan, step, rotary, state, None, kw)
+    state.selector.take_in(reading.of(Queries(vectors, at, None, int(at[0, 0])), rotary))
 
 
 def write(name: str, question: str, rows: list[dict[str, Any]], command: str = "") -> None:

@@ -235,7 +235,8 @@ class PagedState(SelectorState):
             score = torch.where(region.visible(last, last, positions, last), product, score)
         return score
 
-    def attend(self, read: Read) -> list[Partial]:
+    def take_in(self, read: Read) -> None:
+        """Take note of the newest tokens, and sum up the pages that they close."""
         queries = read.queries
         self.slots.note(queries.positions)
         longest = queries.positions.amax(1) + 1
@@ -245,6 +246,10 @@ class PagedState(SelectorState):
         self.seen = torch.maximum(self.seen, longest)
         self._note(read)
         self._sum_up(read)
+
+    def attend(self, read: Read) -> list[Partial]:
+        self.take_in(read)
+        queries = read.queries
         paged = [region for region in read.regions if region.paged]
         chosen = self._choose(read, paged)
         if chosen is None:
