@@ -73,7 +73,10 @@ def test_a_trial_is_measured_judged_and_kept(window: int | None, tmp_path: Path)
 
 
 def test_scripts_that_take_a_row_know_it() -> None:
-    taking = {"trials.py", "exact_rows.py", "probe_rows.py", "memory_rows.py", "task_rows.py"}
+    taking = {
+        "trials.py", "exact_rows.py", "probe_rows.py", "memory_rows.py", "task_rows.py",
+        "recency_rows.py", "harness_rows.py", "set_rows.py",
+    }  # fmt: skip
     for claim in claims().values():
         if claim.script and claim.script[0] in taking:
             assert claim.script[1:] == (claim.name,)
