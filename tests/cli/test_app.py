@@ -92,6 +92,12 @@ def test_wrong_words_are_one_line(words: list[str], said: str, refused: Callable
         (FileNotFoundError(2, "No such file", "x.txt"), 2, "lengthwise: x.txt: No such file\n"),
         (OSError("disk full"), 2, "lengthwise: disk full\n"),
         (MemoryError(), 2, "lengthwise: out of memory; "),
+        (
+            ModuleNotFoundError("no", name="pyarrow.lib"),
+            2,
+            "lengthwise: this needs pyarrow.lib: pip install 'lengthwise[train]'\n",
+        ),
+        (ModuleNotFoundError("no", name="torch"), 70, "lengthwise: internal error, Module"),
         (KeyError("x"), 70, "lengthwise: internal error, KeyError: 'x' (set LENGTHWISE_DEBUG=1"),
         (KeyboardInterrupt(), 130, "Interrupted.\n"),
         (KeyboardInterrupt("two lines are kept"), 130, "Interrupted: two lines are kept\n"),

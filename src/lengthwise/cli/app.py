@@ -6,6 +6,7 @@ read the output has gone.
 """
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -75,11 +76,31 @@ def _explain(error: Exception) -> int:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         _say("lengthwise: out of memory; try a shorter text, a smaller --chunk or a smaller model")
         return USER_ERROR
+    if isinstance(error, ModuleNotFoundError) and (extra := _extra(error.name or "")):
+        _say(f"lengthwise: this needs {error.name}: pip install 'lengthwise[{extra}]'")
+        return USER_ERROR
     _say(
         f"lengthwise: internal error, {type(error).__name__}: {words} "
         "(set LENGTHWISE_DEBUG=1 for the traceback, and please report it)"
     )
     return BUG
+
+
+def _extra(module: str) -> str:
+    """The optional part of the package that brings a module; empty if none does."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        needs = requires("lengthwise") or []
+    except PackageNotFoundError:
+        return ""
+    for need in needs:
+        package, _, extra = need.partition("; extra == ")
+        name = re.split(r"[^\w-]", package)[0].replace("-", "_")
+        extra = extra.strip("'\"")
+        if extra not in ("", "dev") and name == module.partition(".")[0]:  # dev holds the others
+            return extra
+    return ""
 
 
 def _say(words: str) -> None:
