@@ -34,7 +34,7 @@ INTERNAL = ("CacheSlots", "FarAsOne", "OwnScaling")  # what others bring, or not
 def room() -> Room:
     """All methods, axis by axis."""
     homes = {name: home for home in AXES.values() for name in outline(home, "__all__")}
-    return Room("method", homes, nested="Scaling", internal=INTERNAL)
+    return Room("method", homes, nested=("Scaling", "Store"), internal=INTERNAL)
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ class Room:
 
     word: str
     homes: Mapping[str, str]
-    nested: str = ""
+    nested: tuple[str, ...] = ()
     internal: tuple[str, ...] = ()
 
     def known(self, name: str) -> str:
@@ -257,7 +257,7 @@ class Room:
         values = {}
         for key, text in given.items():
             option = known[key]
-            if option.kind == self.nested:
+            if option.kind in self.nested:
                 values[key] = inner(text[1:-1] if text[:1] + text[-1:] == "()" else text)
             elif option.kind not in READERS:
                 raise ValueError(f"{owner}: {key} is a {option.kind}, which only Python can give")

@@ -243,6 +243,7 @@ class Store(Method):
     """
 
     axis = "store"
+    packable = False  # whether a quantised store can wrap it
     every: int = 0
     in_cache: ClassVar[bool] = False
 

@@ -2,8 +2,11 @@
 
 from lengthwise.extend.stores.adakv import AdaKV
 from lengthwise.extend.stores.chelsea import Chelsea
+from lengthwise.extend.stores.fp8 import Fp8
 from lengthwise.extend.stores.full import FullStore
 from lengthwise.extend.stores.h2o import H2O
+from lengthwise.extend.stores.int4 import Int4
+from lengthwise.extend.stores.int8 import Int8
 from lengthwise.extend.stores.keydiff import KeyDiff
 from lengthwise.extend.stores.prefixkv import PrefixKV
 from lengthwise.extend.stores.pyramidkv import PyramidKV
@@ -18,7 +21,10 @@ __all__ = [
     "TOVA",
     "AdaKV",
     "Chelsea",
+    "Fp8",
     "FullStore",
+    "Int4",
+    "Int8",
     "KeyDiff",
     "PrefixKV",
     "PyramidKV",

@@ -31,6 +31,7 @@ class AdaKV(Ragged, SnapKV):
         ValueError: If a number is out of its range.
     """
 
+    packable = False
     kernel: int = 7
     safe: float = 0.2
 

@@ -26,6 +26,7 @@ class FullStore(Store):
     Reduces to: the untouched model.
     """
 
+    packable = True
     offers: ClassVar[frozenset[str]] = frozenset({"all keys"})
 
     def state(self, layer: int = 0, layers: int = 1) -> "FullState":

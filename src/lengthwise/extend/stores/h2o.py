@@ -32,6 +32,7 @@ class H2O(Evicting):
         ValueError: If a number is out of its range.
     """
 
+    packable = True
     heavy: int = 256
     recent: int = 256
     every: int = 128

@@ -35,6 +35,7 @@ class KeyDiff(Evicting):
         ValueError: If a number is out of its range.
     """
 
+    packable = True
     tokens: int = 512
     recent: int = 0
     every: int = 128

@@ -35,6 +35,7 @@ class SnapKV(Evicting):
         ValueError: If a number is out of its range.
     """
 
+    packable = True
     tokens: int = 512
     recent: int = 32
     kernel: int = 5

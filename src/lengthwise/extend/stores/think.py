@@ -37,6 +37,7 @@ class ThinK(SnapKV):
         ValueError: If a number is out of its range.
     """
 
+    packable = False
     ratio: float = 0.4
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ class TOVA(Evicting):
         ValueError: If a number is out of its range.
     """
 
+    packable = True
     tokens: int = 512
     every: int = 128
     recent: int = 1
