@@ -444,6 +444,78 @@ int lengthwise_decode(const part *parts, long count, int halves, long batch, lon
     return whole_softmax(parts, count, halves, batch, kv, rows, d, e, scale, threads, 0, out, lse);
 }
 
+/* ---- A few queries of rows of different lengths. ----
+ *
+ * All tiles of all rows and heads are one list, and every worker takes an equal run of it, across the
+ * borders of heads: no worker waits for a long row. A run that ends within a head leaves a part of
+ * its sums, and those of a head are merged at the end. */
+
+typedef struct {
+    long unit, low, high; /* a row and head, and its keys */
+} stretch;
+
+/* `rows` of the batch, each with its queries [kv, times, d] and no stride of a batch; out [b, kv,
+ * times, e] and lse [b, kv, times] are written, and how many tiles each worker had.
+ * Returns 0, or 1 where no memory was to be had. */
+int lengthwise_ragged(const part *rows, int halves, long batch, long kv, long times, long d, long e,
+                      float scale, long tile, long workers, float *out, float *lse, long *loads) {
+    long tiles = 0, units = batch * kv, count = 0, at = 0;
+    for (long b = 0; b < batch; b++) tiles += kv * ((rows[b].keys + tile - 1) / tile);
+    long sums = (times + times % 2) * (e + 2), size = sums + (halves ? tile_room(times, d, e) : 0);
+    float *memory = malloc(sizeof(float) * (units + workers) * size);
+    stretch *of = malloc(sizeof(stretch) * (units + workers));
+    long *begin = malloc(sizeof(long) * (workers + 1));
+    if (!memory || !of || !begin) return free(memory), free(of), free(begin), 1;
+    long unit = 0, done = 0;
+    for (long w = 0; w < workers; w++) {
+        begin[w] = count;
+        for (long last = tiles * (w + 1) / workers; at < last;) {
+            long keys = rows[unit / kv].keys, mine = (keys + tile - 1) / tile;
+            if (done == mine) { /* also of a row without keys */
+                unit++, done = 0;
+                continue;
+            }
+            long taken = least(mine - done, last - at);
+            of[count++] = (stretch){unit, done * tile, least(keys, (done + taken) * tile)};
+            done += taken, at += taken;
+        }
+        loads[w] = tiles * (w + 1) / workers - tiles * w / workers;
+    }
+    begin[workers] = count;
+#pragma omp parallel for num_threads(workers) schedule(static) if (workers > 1)
+    for (long w = 0; w < workers; w++)
+        for (long i = begin[w]; i < begin[w + 1]; i++) {
+            part x = rows[of[i].unit / kv];
+            long k = of[i].low * x.k_row, v = of[i].low * x.v_row;
+            x.k = halves ? (const void *)((const half *)x.k + k) : (const float *)x.k + k;
+            x.v = halves ? (const void *)((const half *)x.v + v) : (const float *)x.v + v;
+            x.keys = of[i].high - of[i].low;
+            float *mine = memory + i * size;
+            state to = {mine, mine + times, mine + 2 * times};
+            item(&x, 1, halves, 0, of[i].unit % kv, kv, 0, 1, times, d, e, scale, to, mine + sums);
+        }
+    for (long i = 0; i < units * times * e; i++) out[i] = 0;
+    for (long i = 0; i < units * times; i++) lse[i] = -INFINITY;
+    for (long first = 0, end; first < count; first = end) {
+        for (end = first; end < count && of[end].unit == of[first].unit;) end++;
+        for (long r = 0; r < times; r++) {
+            long place = of[first].unit * times + r;
+            float top = -INFINITY, total = 0;
+            for (long i = first; i < end; i++) top = fmaxf(top, memory[i * size + r]);
+            for (long i = first; i < end; i++) {
+                const float *mine = memory + i * size;
+                float shrink = mine[r] == top ? 1 : expf(mine[r] - top);
+                total += shrink * mine[times + r];
+                for (long c = 0; c < e; c++) out[place * e + c] += shrink * mine[2 * times + r * e + c];
+            }
+            for (long c = 0; c < e && total != 0; c++) out[place * e + c] /= total;
+            lse[place] = top + logf(total);
+        }
+    }
+    free(memory), free(of), free(begin);
+    return 0;
+}
+
 /* ---- Rotation by positions. ----
  *
  * x [b, h, t, width] by strides; cosine and sine [b or 1, t, pairs]; to [b, h, t, width]. The

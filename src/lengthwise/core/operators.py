@@ -184,6 +184,24 @@ def _unpacked_like(
     return queries[0].new_empty(*shape, e), queries[0].new_empty(shape, dtype=torch.float32)
 
 
+def ragged(
+    q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], *how: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `attention/ragged.py`; `how` is scale, keys of a tile, and workers."""
+    (b, h, t, d), (kv, _, e) = q.shape, values[0].shape
+    library, flat, rows = _code(for_step(d, e), q, *keys, *values), _flat(q), list[int]()
+    for i, (k, v) in enumerate(zip(keys, values, strict=True)):
+        at = flat.data_ptr() + 4 * i * h * t * d
+        rows += (at, k.data_ptr(), v.data_ptr(), len(k[0]), 0, *k.stride()[:2])
+        rows += (0, *v.stride()[:2], 0)
+    outs = torch.empty(b, h, t, e), torch.empty(b, h, t), torch.empty(int(how[2])).long()
+    to = [x.data_ptr() for x in outs]
+    halves, times = q.dtype is torch.bfloat16, h // kv * t
+    if library.lengthwise_ragged(_longs(rows), halves, b, kv, times, d, e, *how, *to):
+        raise MemoryError("no memory for the sums of a decoding step")
+    return outs[0].to(q.dtype), outs[1], outs[2]
+
+
 def _decoded_like(
     queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor], scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -317,6 +335,9 @@ def _typed(library: Any) -> Any:
     pointer, number, word = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     library.lengthwise_decode.argtypes = [
         pointer, number, word, *[number] * 5, ctypes.c_float, word, pointer, pointer,
+    ]  # fmt: skip
+    library.lengthwise_ragged.argtypes = [
+        pointer, word, *[number] * 5, ctypes.c_float, number, number, pointer, pointer, pointer,
     ]  # fmt: skip
     library.lengthwise_step.argtypes = [pointer, pointer, ctypes.c_float, ctypes.c_float]
     library.lengthwise_paged.argtypes = [pointer, pointer, pointer, *[ctypes.c_float] * 3]
