@@ -195,8 +195,7 @@ def ragged(
         rows += (at, k.data_ptr(), v.data_ptr(), len(k[0]), 0, *k.stride()[:2])
         rows += (0, *v.stride()[:2], 0)
     outs = torch.empty(b, h, t, e), torch.empty(b, h, t), torch.empty(int(how[2])).long()
-    to = [x.data_ptr() for x in outs]
-    halves, times = q.dtype is torch.bfloat16, h // kv * t
+    to, halves, times = map(Tensor.data_ptr, outs), q.dtype is torch.bfloat16, h // kv * t
     if library.lengthwise_ragged(_longs(rows), halves, b, kv, times, d, e, *how, *to):
         raise MemoryError("no memory for the sums of a decoding step")
     return outs[0].to(q.dtype), outs[1], outs[2]
