@@ -20,6 +20,7 @@ import lengthwise as lw
 THEIRS, OURS = "transformers DynamicCache", "lengthwise FullStore"
 SELECTORS = {
     "InfLLM": lw.InfLLM(pages=31, page_size=32, sinks=32, window=1024),
+    "Quest": lw.Quest(pages=62, page_size=16, sinks=32, window=1024),
     "LongHeads": lw.LongHeads(chunks=32, chunk=64),
 }
 LENGTHS = (32768, 131072)

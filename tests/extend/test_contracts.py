@@ -64,6 +64,47 @@ def infllm_pages(bench, axes, tensors):
     return read
 
 
+def quest_pages(bench, axes, tensors):
+    """Quest spelled out with loops: bounds of rotated keys, the largest product within them."""
+    q, k, _ = (x.double() for x in tensors)
+    s, (rows, heads, length, d) = axes.selector, q.shape
+    group, shown = heads // bench.kv_heads, bench.window or length
+    f, factor, _ = bench.angles(axes, length)
+    half = bench.rotary_dim // 2
+    near = bench.pairing == "interleaved"
+    first, second = (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if near else (
+        slice(half), slice(half, 2 * half)
+    )  # fmt: skip
+
+    def turn(x):
+        a, b, turned = x[..., first], x[..., second], x.clone()
+        angle = torch.arange(length)[:, None] * f
+        c, n = factor * angle.cos(), factor * angle.sin()
+        turned[..., first], turned[..., second] = a * c - b * n, b * c + a * n
+        return turned
+
+    q, k = (turn(x).to(tensors[0].dtype).double() for x in (q, k))  # as they are held
+    ends = {p: s.sinks + (p + 1) * s.page_size - 1 for p in range(length)}
+    read = torch.zeros(rows, heads, length, length, dtype=torch.bool)
+    for row in range(rows):
+        for i in range(length):
+            done = [p for p, end in ends.items() if end <= i - s.window]
+            for kv in range(bench.kv_heads):
+                values = {}
+                for p in done:
+                    keys = k[row, kv, ends[p] - s.page_size + 1 : ends[p] + 1]
+                    asked = q[row, kv * group : (kv + 1) * group, i]
+                    bound = torch.maximum(asked * keys.amax(0), asked * keys.amin(0))
+                    values[p] = round(1024 * float(bound.sum()) / d**0.5)
+                last_seen = [p for p in done if i - ends[p] < shown]
+                best = sorted(last_seen, key=lambda p: -values[p])[: s.pages]
+                for j in range(i + 1):
+                    page = (j - s.sinks) // s.page_size
+                    always = j < s.sinks or i - j < s.window or page not in done
+                    read[row, kv * group : (kv + 1) * group, i, j] = always or page in best
+    return read
+
+
 def longheads_pages(bench, axes, tensors):
     """LongHeads spelled out with loops: a vector of every chunk, scores, chunks in a row."""
     q, k, v = (x.double() for x in tensors)
@@ -263,6 +304,18 @@ SELECTORS = [
         pages=infllm_pages,
     ),
     Case(
+        (lw.Quest(pages=2, page_size=4, sinks=2, window=6),),
+        6,
+        (lw.Quest(pages=2, page_size=4, sinks=2, window=40),),
+        pages=quest_pages,
+    ),
+    Case(
+        (lw.Quest(pages=1, page_size=3, sinks=0, window=5), lw.YaRN(factor=4)),
+        5,
+        (lw.Quest(pages=99, page_size=3, sinks=0, window=5),),
+        pages=quest_pages,
+    ),
+    Case(
         (lw.LongHeads(chunks=4, chunk=4),),
         16,
         (lw.LongHeads(chunks=5, chunk=8),),
@@ -353,7 +406,7 @@ def test_gradients_through_adapt_are_those_of_differences():
                 return value().item()
 
         lw.adapt(model, *methods)
-        if isinstance(methods[0], lw.InfLLM | lw.LongHeads | lw.LongCache):
+        if isinstance(methods[0], lw.InfLLM | lw.LongHeads | lw.LongCache | lw.Quest):
             words = f"{type(methods[0]).__name__} has no gradient for the keys of its pag"
             with pytest.raises(ValueError, match=words):
                 value().backward()

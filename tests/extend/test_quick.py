@@ -35,6 +35,7 @@ PAGED = {
     "pages": (lw.InfLLM(pages=2, page_size=8, sinks=4, window=16),),
     "pages where they stand": (lw.InfLLM(pages=3, page_size=5, sinks=0, window=8), lw.Causal()),
     "pages beyond groups": (lw.InfLLM(pages=2, window=8, page_size=8), lw.STRING(4, 2)),
+    "pages by bounds": (lw.Quest(pages=2, page_size=5, sinks=3, window=9),),
     "pages in a row": (lw.LongHeads(chunks=4, chunk=4),),
 }
 
