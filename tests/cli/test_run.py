@@ -1,5 +1,6 @@
 """`lengthwise run`: the answer is the model's own, and it comes token by token."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import lengthwise as lw
 from lengthwise.cli import run as run_module
 from lengthwise.cli.run import generate, pieces
+from lengthwise.core import built
 from lengthwise.extend.adapt import adapted
 from lengthwise.measure.engines import greedy as engine
 from lengthwise.testing.models import tiny_tokenizer
@@ -219,3 +221,21 @@ def test_a_chat_template_that_cannot_be_used_is_named(
     status, out, err = call("run", bad, "--prompt-file", book, "--max-new-tokens", 1)
     assert (status, out) == (2, "") and err.count("\n") == 1
     assert f"the chat template of {bad} cannot be used: ZeroDivisionError" in err
+
+
+def test_a_failed_build_of_the_c_code_is_said_in_one_line(
+    checkpoint: Path, book: Path, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\necho 'native.c:1:2: error: no such machine' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    environ = {**os.environ, "CC": str(compiler), "XDG_CACHE_HOME": str(tmp_path)}
+    environ.pop("LENGTHWISE_NATIVE", None)
+    words = [sys.executable, "-m", "lengthwise", "run", checkpoint, "--prompt-file", book]
+    done = subprocess.run(
+        [*words, "--max-new-tokens", "3", "-m", METHOD], env=environ, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    if built.kinds()[0]:  # else nothing is built on this processor
+        assert done.stderr.startswith("Note: building the C code with"), done.stderr
+        assert "error: no such machine" in done.stderr and done.stderr.count("\n") == 1

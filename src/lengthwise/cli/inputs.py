@@ -168,11 +168,15 @@ def open_model(
 
 
 def be_quiet() -> None:
-    """Keep the libraries' own warnings and progress bars off the terminal."""
+    """Keep the libraries' own warnings and progress bars off the terminal; ours are a line."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if os.environ.get("LENGTHWISE_DEBUG") == "1":
         return
+    from lengthwise.core.built import BuildWarning
+
     warnings.simplefilter("ignore")
+    warnings.simplefilter("default", BuildWarning)
+    warnings.showwarning = lambda message, *_, **__: say(f"Note: {message}")
     # On some processors it asks for a package that would fetch code from the hub.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import huggingface_hub.utils.logging as hub

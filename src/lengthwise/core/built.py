@@ -24,6 +24,10 @@ ASKED = "LENGTHWISE_NATIVE"  # 0, avx2 or avx512: the most that the C code may u
 SEAL = hashlib.sha256().digest_size
 
 
+class BuildWarning(RuntimeWarning):
+    """C code that cannot be built, or not be kept: results are the same, and slower."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a build may use of a processor, and how many floats it handles at once."""
@@ -75,7 +79,7 @@ def library(kind: Kind) -> tuple[Any, str]:
         why = f"building the C code with {shlex.join(compiler)} failed: {_first_line(error)}"
         warnings.warn(
             f"{why}. Slower code takes its place; name another compiler by CC, or write {ASKED}=0",
-            RuntimeWarning,
+            BuildWarning,
             stacklevel=2,
         )
         return None, why
@@ -130,7 +134,7 @@ def _home() -> Path | None:
         warnings.warn(
             f"{home} belongs to somebody else, so no code in it is run and each process builds the "
             "C code anew; name a folder of your own by XDG_CACHE_HOME",
-            RuntimeWarning,
+            BuildWarning,
             stacklevel=2,
         )
         return None
