@@ -137,7 +137,8 @@ def _choices(
     store, shape = plan.axes.store, plan.shape
     if store.every:  # a forward is read in pieces, behind what was kept
         queries = min(queries, store.every)
-        length = store.kept(length - queries) + queries
+        # No more than its slots before any key is packed: what is packed is read in the same way.
+        length = min(store.kept(length - queries), store.slots([0]) - queries) + queries
     first = length - queries
     with torch.set_grad_enabled(training):
         like = facts.like.new_empty(1, 1, 1, shape.head_dim).requires_grad_(training)

@@ -8,7 +8,9 @@ import torch
 
 import lengthwise as lw
 from lengthwise.core.packed import decode, encode, grid
+from lengthwise.extend.adapt import binding_of
 from lengthwise.extend.stores.quantised import PackedState
+from lengthwise.extend.words import FORMAT, read_methods, write_methods
 from lengthwise.testing import Case, parametrize
 from lengthwise.testing.bench import Bench
 from lengthwise.testing.models import tiny_model
@@ -172,3 +174,13 @@ def test_on_the_command_line():
     check([words])
     assert parse(words) == lw.Int8(lw.H2O(heavy=5, recent=4), group=32)
     assert parse("int4:store=tova") == lw.Int4(lw.TOVA())
+
+
+def test_explained_and_named_by_a_checkpoint():
+    model = tiny_model("llama")
+    for method in (lw.Int4(), lw.Int8(lw.H2O(heavy=5, recent=4), group=16)):
+        lw.adapt(model, method)
+        assert f"store     {method}" in lw.explain(model)
+        written = write_methods(binding_of(model).engine.to_save())
+        assert read_methods({"format": FORMAT, "methods": written}) == [method]
+        lw.restore(model)

@@ -17,9 +17,10 @@ from lengthwise.core.packed import Packed, PackedBlock, packed_bytes, room
 from lengthwise.extend.method import Store, whole
 from lengthwise.extend.read import Read
 from lengthwise.extend.stores.evicting import Evicting, EvictingState
-from lengthwise.extend.stores.full import FullStore, growth
+from lengthwise.extend.stores.full import MOST, FullStore
 
 ALL = FullStore()
+SHARE = 64  # of what is packed, one waits to be filled: a copy costs less than in full precision
 ENDLESS = 1 << 40  # tokens: the budget of a store that keeps everything
 
 
@@ -81,7 +82,9 @@ class Quantised(Evicting):
         kv, d = geometry.kv_heads, geometry.head_dim
         slot, group = packed_bytes(self.kind, d, d, self.group)
         slots = self._packed(ends[-1], budget)
-        beside = self.beside(geometry) if budget < ENDLESS else 8
+        beside = 4  # a position
+        if budget < ENDLESS:
+            beside = self.beside(geometry) - 4 * (1 if self.shared else kv)
         packed = slots * (kv * slot + beside) + slots // self.group * kv * group
         fresh = 2 * self.every * (geometry.token_bytes + self.beside(geometry)) + 8
         counts = 8 if slots and budget == ENDLESS else 0
@@ -92,7 +95,7 @@ def grown(slots: int, end: int, group: int) -> int:
     """Slots for packed keys that hold `end` tokens, if there were `slots` before."""
     if end <= slots:
         return slots
-    return slots + -(-growth(slots, end - slots) // group) * group
+    return slots + -(-max(end - slots, min(slots // SHARE, MOST)) // group) * group
 
 
 class PackedState(EvictingState):
@@ -127,7 +130,7 @@ class PackedState(EvictingState):
     def _area(self) -> PackedBlock:
         """What is packed."""
         assert self.packed is not None and self.at is not None
-        positions = self.at[:, :, : self.filled]
+        positions = self.at[:, :, : self.filled].long()
         span = (0, self._highest) if self._level else None
         return PackedBlock(self.packed, 0, positions, 0 if span and self._endless else None, span)
 
@@ -193,7 +196,7 @@ class PackedState(EvictingState):
             into = slice(low, low + width)
             pieces = keys[mine], values[mine], shown[mine]
             self.packed.put(rows[mine], low, *pieces, nested=not self._endless)
-            self.at[rows[mine], :, into] = positions[mine]
+            self.at[rows[mine], :, into] = positions[mine].to(self.at.dtype)
             if self.noted is not None:
                 self.noted[rows[mine], :, into] = taken(numbers, 0)[mine] * shown[mine]
         self._filled_by(rows, first + width, count)
@@ -232,7 +235,7 @@ class PackedState(EvictingState):
         size = self.quantised.group
         more = grown(slots, end, size) if self._endless else end
         held = room(like, self.quantised.kind, more, size)
-        at = like.positions.new_full((*like.positions.shape[:2], more), -1)
+        at = like.positions.new_full((*like.positions.shape[:2], more), -1, dtype=torch.int32)
         if self.packed is not None and self.at is not None:
             for new, old in zip(held.tensors(), self.packed.tensors(), strict=True):
                 new[:, :, : old.shape[2]] = old
