@@ -184,3 +184,20 @@ def test_explained_and_named_by_a_checkpoint():
         written = write_methods(binding_of(model).engine.to_save())
         assert read_methods({"format": FORMAT, "methods": written}) == [method]
         lw.restore(model)
+
+
+@torch.no_grad()
+def test_saved_and_forked_as_it_lies(tmp_path):
+    ids = torch.randint(3, 300, (1, 60), generator=torch.Generator().manual_seed(0))
+    for method in (lw.Int8(group=16), lw.Int4(lw.H2O(heavy=9, recent=9, every=16), group=8)):
+        model = lw.adapt(tiny_model("llama"), method)
+        cache = lw.new_cache(model)
+        model(ids, past_key_values=cache)
+        lw.save_context(model, cache, tmp_path / f"{method.kind}.safetensors")
+        loaded = lw.load_context(model, tmp_path / f"{method.kind}.safetensors")
+        assert loaded.bytes() == cache.bytes()
+        fork = cache.fork()
+        for other in (loaded, fork):  # the first is not moved by what the others read
+            got = model(ids[:, :20], past_key_values=other).logits
+            again = model(ids[:, :20], past_key_values=copy.deepcopy(cache)).logits
+            assert torch.equal(got, again)
