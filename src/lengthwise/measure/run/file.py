@@ -40,7 +40,7 @@ VALUES: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 
 # What was not in files at first, and is left out where it is empty.
-_LATER = {"groups", "characters", "shortcuts", "parts", "found"}
+_LATER = {"groups", "characters", "shortcuts", "parts", "found", "read"}
 
 Key = tuple[str, str, int, int]  # method, task, length, and which item or sample
 

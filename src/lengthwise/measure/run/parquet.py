@@ -47,6 +47,7 @@ def write_parquet(results: Results, folder: Path) -> Path:
         "shortcuts": pa.map_(pa.string(), pa.float64()),
         "parts": pa.map_(pa.string(), pa.float64()),
         "found": pa.list_(pa.float64()),
+        "read": pa.int64(),
     }
     about = {
         "lengthwise_plan": json.dumps(results.plan, ensure_ascii=False),
