@@ -31,6 +31,9 @@ METHODS = (
     (lw.PrefixKV(budgets=(9, 12), every=4),),
     (lw.Chelsea(tokens=14, sinks=2, recent=4, chunk=6, every=5),),
     (lw.SirLLM(tokens=14, sinks=2, recent=4, every=6, decay=0.5, turn=50),),
+    (lw.Int8(group=8),),
+    (lw.Int4(lw.H2O(heavy=6, recent=4, every=5), group=8),),
+    (lw.Fp8(group=8),),
 )
 
 
