@@ -608,6 +608,17 @@ PARTS = {
     "families": family_table,
     "decode": lambda: benchmark_table("decode"),
     "prefill": lambda: benchmark_table("prefill"),
+    "pages": lambda: benchmark_table("pages"),
+    "quantised": lambda: rows_table(
+        "quantised",
+        {
+            "who": "who",
+            "seconds": "seconds.median",
+            "times FullStore's": "times_full",
+            "bytes": "bytes",
+            "of FullStore's": "bytes_of_full",
+        },
+    ),
 }
 
 
