@@ -3,15 +3,12 @@
 python experiments/attention_rows.py attention/flash
 """
 
-import argparse
 import random
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
+from exact_rows import Row, main, mean
 from torch import Tensor
 
 import lengthwise as lw
@@ -23,18 +20,9 @@ from lengthwise.core.regions import Region
 from lengthwise.extend.adapt import adapt
 from lengthwise.extend.unpadded import unpadded_logits
 from lengthwise.hf.weights import fingerprint
-from lengthwise.lab import evidence
-from lengthwise.lab.claims import claims
 from lengthwise.lab.evidence import NO_MODEL, at_least, at_most, exact
 from lengthwise.measure.cost.peak import PeakBytes
-from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
 from lengthwise.measure.tasks.text import held_out_text
-
-Row = dict[str, Any]  # what `evidence.of` takes
-
-
-def mean(values: Any) -> Interval:
-    return bootstrap_mean(torch.as_tensor(values).double(), torch.Generator().manual_seed(0))
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -42,10 +30,10 @@ def drawn(seed: int, *shape: int) -> Tensor:
 
 
 def gradients(impl: str, seed: int, t: int, region: Region) -> list[Tensor]:
-    leaves = [drawn(seed + i, 1, h, t, 32).requires_grad_() for i, h in enumerate((4, 2, 2))]
-    part = attend(*leaves, [region], impl=impl)
+    q, k, v = (drawn(seed + i, 1, h, t, 32).requires_grad_() for i, h in enumerate((4, 2, 2)))
+    part = attend(q, k, v, [region], impl=impl)
     part.out.square().sum().backward()
-    return [part.out.detach(), *(x.grad for x in leaves if x.grad is not None)]
+    return [part.out.detach(), *(x.grad for x in (q, k, v) if x.grad is not None)]
 
 
 def off(found: list[Tensor], wanted: list[Tensor]) -> float:
@@ -180,12 +168,17 @@ def byte_row() -> Row:
         for row, length in enumerate(lengths):
             start = rng.randrange(len(ids) - length)
             rows[row, :length], mask[row, :length] = ids[start : start + length], 1
-        with torch.no_grad():
-            began = time.perf_counter()
-            padded = model(input_ids=rows, attention_mask=mask, use_cache=False).logits
-            middle = time.perf_counter()
-            ours = unpadded_logits(model, rows, mask)
-        ratios.append((time.perf_counter() - middle) / (middle - began))
+        logits, seconds = {}, {}
+        for side in ("padded", "ours") if seed % 2 else ("ours", "padded"):  # each first in turns
+            with torch.no_grad():
+                began = time.perf_counter()
+                if side == "ours":
+                    logits[side] = unpadded_logits(model, rows, mask)
+                else:
+                    logits[side] = model(rows, attention_mask=mask, use_cache=False).logits
+                seconds[side] = time.perf_counter() - began
+        padded, ours = logits["padded"], logits["ours"]
+        ratios.append(seconds["ours"] / seconds["padded"])
         real = mask.bool()
         apart.append(float((padded[real] - ours[real]).abs().max()))
         shares.append(float(mask.float().mean()))
@@ -212,19 +205,5 @@ ROWS: dict[str, Callable[[], Row]] = {
 }
 
 
-def main() -> None:
-    """Measure, judge, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=[*ROWS], metavar="NAME")
-    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
-    args = parser.parse_args()
-    for name in args.names:
-        made = evidence.of(claims()[name], **ROWS[name]())
-        Console(stderr=True).print(name, made.verdict, made.reason, made.lacking)
-        for one in filter(None, [made.premise, *made.findings]):
-            Console(stderr=True).print(f"  {one}")
-        evidence.write(args.evidence, made)
-
-
 if __name__ == "__main__":
-    main()
+    main(ROWS)

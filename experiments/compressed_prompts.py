@@ -57,7 +57,8 @@ class Run:
     def __init__(self, folder: Path, name: str = "demo") -> None:
         self.model: PreTrainedModel
         self.tokenizer: PreTrainedTokenizerBase
-        self.name, where, dtype = name, name, torch.float32
+        self.name, dtype = name, torch.float32
+        where: str | Path = name
         if name in evidence.REAL:
             from real_models import get
 

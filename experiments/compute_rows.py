@@ -143,6 +143,11 @@ def plot(points: dict[str, list[Point]]) -> str:
     return svg.alone(svg.picture(620, 384, title, parts))
 
 
+def mean_of(runs: list[Any], at: int, key: str) -> float:
+    """Over runs, what a point of them says."""
+    return float(sum(one["points"][at][key] for one in runs) / len(runs))
+
+
 def languini() -> Row:
     RUNS.mkdir(parents=True, exist_ok=True)
     Corpus(RUNS)  # its cache is made before two processes read it
@@ -156,9 +161,8 @@ def languini() -> Row:
     nats = {k: torch.tensor([one["nats a byte"] for one in some]) for k, some in runs.items()}
     points = {
         kind: [
-            Point(seconds, *(round(sum(one["points"][n][key] for one in some) / SEEDS)
-                             for key in ("tokens", "steps")),
-                  sum(one["points"][n]["perplexity"] for one in some) / SEEDS)
+            Point(seconds, round(mean_of(some, n, "tokens")), round(mean_of(some, n, "steps")),
+                  mean_of(some, n, "perplexity"))
             for n, seconds in enumerate(CLASSES)
         ]
         for kind, some in runs.items()

@@ -7,7 +7,6 @@ what is said of it is paired over them. `experiments/real_models.py` gets the mo
 kept under runs/prompts, so that a run that was interrupted goes on.
 """
 
-import argparse
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +16,9 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from rich.console import Console
+from exact_rows import Row, main
 
 import lengthwise as lw
-from lengthwise.lab import evidence
-from lengthwise.lab.claims import claims
 from lengthwise.lab.evidence import at_least, at_most, exact, share
 from lengthwise.measure import ItemRow, LocalReader, Suite, measure
 from lengthwise.measure.report.table import Table
@@ -42,7 +39,6 @@ from lengthwise.measure.tasks.metrics import match_all
 from lengthwise.measure.tasks.text import held_out_text
 from lengthwise.measure.tasks.words import NAMES
 
-Row = dict[str, Any]  # what `evidence.of` takes
 WINDOW, LENGTH, ITEMS = 384, 1152, 12
 OWN_PLAIN, CUT = "whole", "cut"
 
@@ -274,8 +270,10 @@ def random_access_row() -> Row:
         CUT: Truncation(WINDOW),
     })  # fmt: skip
     made = rows["by confidence"]
-    read = [row.read / other.read for row, other in zip(made, rows["in order"], strict=True)]
-    evenly = [row.read / other.read for row, other in zip(rows["evenly"], made, strict=True)]
+    told = {name: [row.read or 0 for row in some] for name, some in rows.items()}
+    ours = told["by confidence"]
+    read = [n / whole for n, whole in zip(ours, told["in order"], strict=True)]
+    evenly = [n / other for n, other in zip(told["evenly"], ours, strict=True)]
     draws = torch.Generator().manual_seed(0)
     return row_of(
         rows, about, "as many tokens read at even distances; the prompt cut in its middle",
@@ -298,19 +296,5 @@ ROWS: dict[str, Callable[[], Row]] = {
 }
 
 
-def main() -> None:
-    """Measure, judge, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=[*ROWS], metavar="NAME")
-    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
-    args = parser.parse_args()
-    for name in args.names:
-        made = evidence.of(claims()[name], **ROWS[name]())
-        Console(stderr=True).print(name, made.verdict, made.reason, made.lacking)
-        for one in filter(None, [made.premise, *made.findings]):
-            Console(stderr=True).print(f"  {one}")
-        evidence.write(args.evidence, made)
-
-
 if __name__ == "__main__":
-    main()
+    main(ROWS)

@@ -9,7 +9,6 @@ LV-Eval is measured on SmolLM2, which `experiments/real_models.py` gets; results
 runs/tasks, so that a run that was interrupted goes on.
 """
 
-import argparse
 import random
 import re
 import tempfile
@@ -18,23 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from exact_rows import Row, main, mean
 from rich.console import Console
 
 import lengthwise as lw
-from lengthwise.lab import evidence
-from lengthwise.lab.claims import claims
 from lengthwise.lab.evidence import NO_MODEL, at_least, at_most, exact, share
 from lengthwise.measure import LocalReader, Suite, measure, suite
 from lengthwise.measure.engines.base import Reply
 from lengthwise.measure.report.curves import against_base, contours
 from lengthwise.measure.report.table import Table
-from lengthwise.measure.statistics.intervals import Interval, bootstrap_mean
 from lengthwise.measure.tasks import Item, Task
 from lengthwise.measure.tasks.axes import AXES
 from lengthwise.measure.tasks.base import by_shortcuts
 from lengthwise.measure.tasks.text import held_out_text
 
-Row = dict[str, Any]  # what `evidence.of` takes
 Answer = Callable[[Any, Item], str]
 PLAIN = "plain"
 SIMULATED = {"model": NO_MODEL, "control": "a reader that takes the best shortcut"}
@@ -80,13 +76,6 @@ def shortcut(task: Any, item: Item) -> str:
     """The reply of a shortcut that scores best on the item."""
     scores = by_shortcuts(task, item)
     return task.shortcuts(item)[max(scores, key=scores.__getitem__)]
-
-
-def mean(scores: Sequence[float]) -> Interval:
-    """A mean with its interval."""
-    return bootstrap_mean(
-        torch.tensor(scores, dtype=torch.float64), torch.Generator().manual_seed(0)
-    )
 
 
 def scores_of(table: Table, task: str, length: int) -> list[float]:
@@ -369,19 +358,5 @@ ROWS: dict[str, Callable[[], Row]] = {
 }
 
 
-def main() -> None:
-    """Measure, judge, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=[*ROWS], metavar="NAME")
-    parser.add_argument("--evidence", type=Path, default=Path("evidence"))
-    args = parser.parse_args()
-    for name in args.names:
-        made = evidence.of(claims()[name], **ROWS[name]())
-        Console(stderr=True).print(name, made.verdict, made.reason, made.lacking)
-        for one in filter(None, [made.premise, *made.findings]):
-            Console(stderr=True).print(f"  {one}")
-        evidence.write(args.evidence, made)
-
-
 if __name__ == "__main__":
-    main()
+    main(ROWS)

@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +308,7 @@ def fables_row() -> Row:
         texts[book] = " ".join(text)
         data[book] = {"writer": {"summary": "", "general_comment": "", "claims": claims}}
 
-    def judges(item: Item, blind: Callable[[Item, str], bool]) -> str:
+    def judges(blind: Callable[[Item, str], bool], item: Item) -> str:
         claim = re.findall(r"\n\nClaim: (.+)\n", item.prompt)[-1]
         told = claim.removeprefix("It was a cause that ")
         return "Yes" if blind(item, claim) or told in item.prompt.split("\n\nClaim:")[0] else "No"
@@ -321,7 +322,7 @@ def fables_row() -> Row:
         file.write_text(json.dumps({"FABLES": data}), encoding="utf-8")
         people = read_claims(file)
         sees, middle, causes, control = (
-            of_sets(folder, "fables", length, lambda item, blind=blind: judges(item, blind))
+            of_sets(folder, "fables", length, partial(judges, blind))
             for blind in (
                 lambda item, claim: False,
                 lambda item, claim: 0.4 <= item.depths[0] < 0.6,
@@ -422,9 +423,9 @@ def cnnsum_row() -> Row:
         pairs = zip(known["scaled"][tier], known[PLAIN][tier], strict=True)
         return mean([a - b for a, b in pairs])
 
-    told = reader.describe()
+    about = reader.describe()
     return {
-        "model": {key: told[key] for key in ("name", "fingerprint", "window", "dtype")},
+        "model": {key: about[key] for key in ("name", "fingerprint", "window", "dtype")},
         "items": {"texts of a tier": count, "tiers": len(tiers), "Chinese texts": len(rows)},
         "numbers": {"ROUGE-L by tier": {
             method: {tier: round(mean(s).value, 4) for tier, s in of.items()}

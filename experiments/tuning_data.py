@@ -7,8 +7,9 @@ a tenth of them left out to choose learning rates by; held-out files are for wha
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -29,7 +30,8 @@ VALIDATION = "validation.txt"
 SHARE = 0.05  # of tokens that are impactful; a sentence of ten then is in two of five cases
 
 
-class Corpus(NamedTuple):
+@dataclass(frozen=True)
+class Corpus:
     """A base, and what rows are made of.
 
     Attributes:
@@ -129,7 +131,7 @@ def problems(corpus: Corpus) -> list[dict[str, Any]]:
 
 def questions(corpus: Corpus) -> list[dict[str, Any]]:
     """Problems in texts of the longest target, and as many plain texts; all tokens are targets."""
-    asked = [ids for ids, _ in _problems(corpus._replace(count=corpus.count // 8),
+    asked = [ids for ids, _ in _problems(replace(corpus, count=corpus.count // 8),
                                          corpus.longest, 2)]  # fmt: skip
     rows = [{"input_ids": ids} for ids in asked]
     return rows + texts(corpus)[: len(rows)]

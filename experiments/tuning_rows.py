@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -377,7 +377,7 @@ class Runs:
             tuned = self._load(folder)
             return [short_kl(tuned, model, text[None]) for text in texts]
 
-        each = [self.kept(folder, "short_kl", lambda folder=folder: of(folder))
+        each = [self.kept(folder, "short_kl", partial(of, folder))
                 for folder in self.runs(name)]  # fmt: skip
         return [one for run in each for one in run]
 
@@ -389,7 +389,8 @@ class Runs:
                                torch.linspace(0, len(ids) - window, count).long()])  # fmt: skip
         new = window // 2
 
-        def of(model: PreTrainedModel) -> dict[str, list[float]]:
+        def of(folder: Path | None) -> dict[str, list[float]]:
+            model = self.loaded[0] if folder is None else self._load(folder)
             with torch.no_grad():
                 made = model.generate(  # type: ignore[operator]
                     input_ids=prompts, attention_mask=torch.ones_like(prompts),
@@ -398,10 +399,10 @@ class Runs:
             return {"ratio": [*map(type_token_ratio, made)], "again": [*map(repetition, made)]}
 
         if name == BASE:
-            each = [self.kept(self.folder / BASE, "greedy", lambda: of(self.loaded[0]))]
+            each = [self.kept(self.folder / BASE, "greedy", partial(of, None))]
             each *= len(self.size.seeds)
         else:
-            each = [self.kept(folder, "greedy", lambda folder=folder: of(self._load(folder)))
+            each = [self.kept(folder, "greedy", partial(of, folder))
                     for folder in self.runs(name)]  # fmt: skip
         return {key: torch.tensor([x for run in each for x in run[key]]) for key in each[0]}
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lengthwise.extend.method import Store
-from lengthwise.extend.stores.quantised import ALL, Quantised
+from lengthwise.extend.stores.quantised import Quantised
 
 
 @dataclass(frozen=True)
@@ -31,5 +30,3 @@ class Fp8(Quantised):
     """
 
     kind: ClassVar[str] = "float8"
-    store: Store = ALL
-    group: int = 64

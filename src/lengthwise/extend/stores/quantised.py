@@ -6,6 +6,7 @@ happens at the same tokens however a text was cut into forwards, as in every sto
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -24,6 +25,7 @@ SHARE = 64  # of what is packed, one waits to be filled: a copy costs less than 
 ENDLESS = 1 << 40  # tokens: the budget of a store that keeps everything
 
 
+@dataclass(frozen=True)
 class Quantised(Evicting):
     """A store whose keys and values are packed.
 
@@ -34,8 +36,8 @@ class Quantised(Evicting):
     """
 
     kind: ClassVar[str]
-    store: Store
-    group: int
+    store: Store = ALL
+    group: int = 64
 
     def __post_init__(self) -> None:
         name, inner = type(self).__name__, self.store
